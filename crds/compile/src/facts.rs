@@ -1,0 +1,59 @@
+//! What the world says beside our kinds, for one namespace: Services and their addresses, pods,
+//! Secrets. Plain values: the operator fills them from its watches, the standalone data plane
+//! from Secret documents in its files.
+
+use std::collections::BTreeMap;
+
+use dataplane_protocol::Secret;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// False in the standalone data plane: `service` and `podSelector` then cannot be resolved,
+    /// and the verdict says so.
+    pub in_cluster: bool,
+    pub services: BTreeMap<String, ServiceFact>,
+    pub pods: BTreeMap<String, PodFact>,
+    /// Secrets by name, their values by key.
+    pub secrets: BTreeMap<String, BTreeMap<String, Secret>>,
+}
+
+/// A Service and its EndpointSlices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceFact {
+    pub ports: Vec<ServicePort>,
+    pub slices: Vec<SliceFact>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Empty for the only, unnamed port.
+    pub name: String,
+    /// As the Service names it.
+    pub port: u16,
+}
+
+/// One EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceFact {
+    /// Target ports by port name (empty for the unnamed).
+    pub ports: BTreeMap<String, u16>,
+    pub addresses: Vec<SliceAddress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceAddress {
+    pub ip: String,
+    /// The slice's `ready` condition (absent there means true), and not terminating.
+    pub ready: bool,
+    /// Name of the pod behind it, if it is one.
+    pub pod: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFact {
+    pub labels: BTreeMap<String, String>,
+    /// Empty until assigned.
+    pub ip: String,
+    /// The pod's `Ready` condition, and no deletion timestamp.
+    pub ready: bool,
+}

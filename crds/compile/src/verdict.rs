@@ -1,0 +1,55 @@
+//! What became of one object. Status conditions, `check` and logs all print these.
+
+use std::fmt;
+
+use crds::Reason;
+
+/// A verdict's kind of object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    LlmEndpoint,
+    OllaRoute,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LlmEndpoint => "LlmEndpoint",
+            Self::OllaRoute => "OllaRoute",
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub kind: Kind,
+    pub name: String,
+    /// Generation of the object that was judged; 0 outside a cluster.
+    pub generation: i64,
+    /// `Accepted`: whether it is in the table.
+    pub accepted: Result<(), Problem>,
+    /// `ResolvedRefs`: a broken reference leaves out what it names, not the whole object.
+    pub resolved_refs: Result<(), Problem>,
+    /// Ready addresses found for an LlmEndpoint; 0 for a route.
+    pub instances: u32,
+}
+
+/// Why not, for programs and for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub reason: Reason,
+    /// Field path the message is about, such as `spec.service.port`; empty for the object.
+    pub field: String,
+    /// What is wrong and what to do, without the field.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.field, self.message)
+        }
+    }
+}

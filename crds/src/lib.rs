@@ -1,0 +1,35 @@
+//! What a user may write: the kinds of group `olla.dev`.
+//!
+//! Types only. What they mean is decided in `compile`; what is refused by the API server stands
+//! here as schema and CEL rules. Doc comments become `kubectl explain`.
+
+pub mod common;
+pub mod endpoint;
+pub mod route;
+
+pub use common::{Duration, LabelSelector, Reason, condition};
+pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
+pub use route::{OllaRoute, OllaRouteSpec, OllaRouteStatus};
+
+/// API group of all kinds.
+pub const GROUP: &str = "olla.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+/// All CRDs, as applied to a cluster.
+pub fn all() -> Vec<CustomResourceDefinition> {
+    vec![LlmEndpoint::crd(), OllaRoute::crd()]
+}
+
+/// A CRD as committed in `generated/`.
+pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, Box<dyn std::error::Error>> {
+    // Through a JSON value, so that empty members that a type would print are dropped alike.
+    let value = serde_json::to_value(crd)?;
+    Ok(format!(
+        "# Made by `just crds` from the types in crds/src.\n{}",
+        serde_saphyr::to_string(&value)?
+    ))
+}

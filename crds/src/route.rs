@@ -1,0 +1,308 @@
+//! `OllaRoute`: how a namespace's requests find a place.
+
+#![allow(
+    unreachable_pub,
+    reason = "what KubeSchema derives repeats the structs inside functions"
+)]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Duration, LabelSelector};
+
+/// How the requests of a namespace find an LlmEndpoint. One empty route sends everything to all
+/// endpoints of the namespace, best priority first.
+#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "olla.dev",
+    version = "v1alpha1",
+    kind = "OllaRoute",
+    namespaced,
+    status = "OllaRouteStatus",
+    shortname = "olr",
+    category = "olla",
+    doc = "How the requests of a namespace find an LlmEndpoint.",
+    printcolumn(json_path = ".spec.engine", name = "Engine", type_ = "string"),
+    printcolumn(json_path = ".spec.loadBalancer", name = "Balancer", type_ = "string"),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Accepted')].status",
+        name = "Accepted",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Programmed')].status",
+        name = "Programmed",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Programmed')].message",
+        name = "Message",
+        type_ = "string"
+    ),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
+    validation = Rule::new("!(self.spec.engine == 'sherpa' && has(self.spec.circuitBreaker))")
+        .message("spec.circuitBreaker: engine sherpa has no circuit breaker; use engine olla")
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+pub struct OllaRouteSpec {
+    /// Which requests take this route; absent = all. Where several routes fit, the most
+    /// specific wins: longest pathPrefix, then models, then most headers, then the oldest
+    /// route, then its name.
+    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
+    pub matches: Option<RouteMatch>,
+
+    /// Which endpoints answer; absent = every LlmEndpoint of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<EndpointsSpec>,
+
+    /// A preset for `circuitBreaker` and `failover`. `olla` (default): breaker on, failover on
+    /// connection failures, resets, first-token timeouts, 429, 502, 503 and 504. `sherpa`: no
+    /// breaker, and another endpoint is tried only when connecting failed.
+    #[serde(default)]
+    pub engine: Engine,
+
+    /// `priority` (default): best tier first, weighted round robin inside it. `round_robin`:
+    /// weighted round robin over all endpoints, priorities unused. `least_connections`: fewest
+    /// requests in flight, priorities unused.
+    #[serde(default)]
+    pub load_balancer: LoadBalancer,
+
+    /// Direction of `priority`. `LowestFirst` (default) or `HighestFirst` (Olla's own).
+    #[serde(default)]
+    pub priority_order: PriorityOrder,
+
+    /// When a request that failed before its first byte goes to another endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<FailoverSpec>,
+
+    /// When an instance that keeps failing is left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreakerSpec>,
+
+    /// How long to wait for what.
+    #[serde(default)]
+    pub timeouts: TimeoutsSpec,
+}
+
+/// All members that are set must fit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteMatch {
+    /// Path as the client sent it, by whole segments: `/olla/openai` fits
+    /// `/olla/openai/v1/models`, not `/olla/openaix`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = "^/"))]
+    pub path_prefix: Option<String>,
+    /// Globs (`*`, `?`) of which one must fit the requested model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    pub models: Vec<String>,
+    /// Request headers that must all be there with these values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"]
+    ))]
+    pub headers: Vec<HeaderMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderMatch {
+    /// Header name, any case.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    pub name: String,
+    /// Exact value.
+    #[schemars(length(max = 4096))]
+    pub value: String,
+}
+
+/// `refs` and `selector` add up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.refs) || has(self.selector)")
+    .message("endpoints: set refs, selector or both; leave endpoints out to use all"))]
+pub struct EndpointsSpec {
+    /// LlmEndpoints of the same namespace by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"]
+    ))]
+    pub refs: Vec<EndpointRef>,
+    /// LlmEndpoints of the same namespace by their labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRef {
+    /// Name of the LlmEndpoint.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Instead of the endpoint's own priority, for this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub priority: Option<u32>,
+    /// Instead of the endpoint's own weight, for this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
+    pub weight: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    #[default]
+    Olla,
+    Sherpa,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadBalancer {
+    #[default]
+    Priority,
+    RoundRobin,
+    LeastConnections,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PriorityOrder {
+    #[default]
+    LowestFirst,
+    HighestFirst,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FailoverSpec {
+    /// What sends a request elsewhere. Default: the engine's preset. `Reset` also covers a
+    /// close before the first byte, and an endpoint that fails its health check meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub on: Option<Vec<FailoverCause>>,
+    /// Attempts of one request, the first included. Default 3; 1 = never elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16))]
+    pub attempts: Option<u32>,
+    /// Attempts beyond the first, as percent of the route's requests over the last 10 seconds,
+    /// so that an outage is not answered with a multiple of its load. Default 20. Ten a window
+    /// are always allowed. Failed connects cost nothing and do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub budget_percent: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum FailoverCause {
+    ConnectFailure,
+    Reset,
+    FirstTokenTimeout,
+    #[serde(rename = "429")]
+    Status429,
+    #[serde(rename = "500")]
+    Status500,
+    #[serde(rename = "502")]
+    Status502,
+    #[serde(rename = "503")]
+    Status503,
+    #[serde(rename = "504")]
+    Status504,
+    #[serde(rename = "529")]
+    Status529,
+}
+
+/// Closed: traffic flows. Open: none does. HalfOpen: a few requests show whether it works again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.minRequests) || has(self.failurePercent)")
+    .message("circuitBreaker.minRequests: has no effect without failurePercent"))]
+#[x_kube(validation = Rule::new("!has(self.openFor) || duration(self.openFor) > duration('0s')")
+    .message("circuitBreaker.openFor: must be longer than 0s"))]
+pub struct CircuitBreakerSpec {
+    /// Failures in a row that open it: 5xx, resets, timeouts, cut streams. Default 5. A client
+    /// that hangs up, a 429 and a 503 with Retry-After are no failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub consecutive_failures: Option<u32>,
+    /// Failures as percent of the results of the last 10 seconds that open it too. Default:
+    /// not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_percent: Option<u32>,
+    /// Results that must lie in those 10 seconds before failurePercent counts. Default 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub min_requests: Option<u32>,
+    /// Time until it lets the first request try again. Default 30s; doubles with each failed
+    /// try, up to 5m (or this value, if that is longer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_for: Option<Duration>,
+    /// Requests that may try at the same time. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub half_open_requests: Option<u32>,
+    /// At most this percent of the route's instances are left out because of their breakers.
+    /// Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 100))]
+    pub max_ejected_percent: Option<u32>,
+    /// When nothing but open breakers is left: `TryBest` (default) sends to the one that would
+    /// close first, `Fail` answers 503 at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_all_open: Option<WhenAllOpen>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenAllOpen {
+    #[default]
+    TryBest,
+    Fail,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(
+    "[has(self.connect) ? self.connect : '1s', has(self.firstToken) ? self.firstToken : '1s', \
+     has(self.streamIdle) ? self.streamIdle : '1s', has(self.request) ? self.request : '1s']\
+     .all(t, duration(t) > duration('0s'))")
+    .message("timeouts: each must be longer than 0s; leave one out for its default"))]
+pub struct TimeoutsSpec {
+    /// To have a connection. Default 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Duration>,
+    /// From sending the request to the first byte of the answer's body. Default 120s for
+    /// streams, so that a cold model may load; for answers that are not streamed it spans the
+    /// whole generation, so there only a value that is set counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token: Option<Duration>,
+    /// Longest silence inside a stream. Default 120s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Duration>,
+    /// From the request to the end of the answer, all attempts together. Default none: long
+    /// generations are not an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Duration>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OllaRouteStatus {
+    /// `Accepted`, `ResolvedRefs`, `Programmed`.
+    #[serde(default)]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["type"],
+        "maxItems" = 8
+    ))]
+    pub conditions: Vec<Condition>,
+    /// Generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}

@@ -1,0 +1,23 @@
+//! What operator and data plane say to each other. Serde only: no sockets, no clock, no decisions.
+//!
+//! ```text
+//! operator ── Begin, Upsert…, Remove…, Commit ──▶ data plane
+//!          ◀── Hello, Ack | Nack, Report ────────
+//! ```
+//!
+//! [`RoutingTable`] is the one intermediate form: `compile` makes it, the wire carries it in
+//! [`Resource`]s, `dataplane-core` decides by it.
+
+pub mod dialect;
+pub mod frame;
+pub mod id;
+pub mod resource;
+pub mod secret;
+pub mod sync;
+pub mod table;
+
+pub use dialect::Dialect;
+pub use id::{EndpointId, InstanceId, ModelName, Revision, RouteId};
+pub use resource::{Resource, ResourceKey, TableHash};
+pub use secret::Secret;
+pub use table::RoutingTable;
