@@ -51,6 +51,10 @@ impl Decoder {
 
     /// The next document, or `None` until more bytes come. After an error the decoder is of no
     /// more use: close the stream. Empty lines are skipped.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "no iterator: it may fail and go on later"
+    )]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Error> {
         loop {
             let unsearched = self.buffer.get(self.searched..).unwrap_or_default();

@@ -1,0 +1,413 @@
+//! Request body in (any cut of its bytes), model and stream flag out.
+//!
+//! Only the top level of a JSON object counts: a `model` inside a message or a tool's schema is
+//! not the model. Nothing is parsed into a tree and nothing is copied but the two values, because
+//! prompts reach megabytes. Keys are compared without regard to ASCII case, as Go backends do;
+//! a key that routing reads and that stands there twice is refused, because backends would take
+//! the last one and we the first.
+
+use memchr::memchr2;
+
+/// What routing wants to know of a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Trimmed; absent when there is none, or it is no string, or it is empty.
+    pub model: Option<String>,
+    pub stream: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The key stands twice at the top level.
+    DuplicateKey(&'static str),
+    /// A model name of over [`MAX_VALUE`] bytes.
+    ModelTooLong,
+}
+
+/// Longest model name, bytes; far above any in use.
+pub const MAX_VALUE: usize = 1024;
+
+/// Keys longer than this are none of ours, even when every byte is escaped (`\u006d…`).
+const MAX_KEY: usize = 64;
+
+/// Incremental scanner. A body that is not a JSON object, or breaks off, gives what was found
+/// until then: the backend judges it.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    state: State,
+    /// Open brackets below the top level.
+    depth: u32,
+    /// The last byte was a backslash inside a string.
+    escaped: bool,
+    /// Raw text of the key or value being kept.
+    kept: Vec<u8>,
+    key: Key,
+    seen_model: bool,
+    seen_stream: bool,
+    facts: Facts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Start,
+    /// After `{` or `,`: a key or the end.
+    BeforeKey,
+    InKey,
+    AfterKey,
+    BeforeValue,
+    InString,
+    InScalar,
+    /// Inside an object or array value.
+    Nested,
+    NestedString,
+    AfterValue,
+    /// The object ended, or this is none.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Key {
+    Model,
+    Stream,
+    #[default]
+    Other,
+}
+
+impl Scanner {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Problem> {
+        while !bytes.is_empty() && self.state != State::Done {
+            let used = match self.state {
+                State::InKey | State::InString | State::NestedString => self.string(bytes)?,
+                State::Nested => self.nested(bytes),
+                _ => self.structure(bytes)?,
+            };
+            bytes = bytes.get(used..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    pub fn finish(self) -> Facts {
+        self.facts
+    }
+
+    /// One byte outside strings, at the top level.
+    fn structure(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
+        let Some(&byte) = bytes.first() else {
+            return Ok(0);
+        };
+        if self.state == State::InScalar {
+            return Ok(self.scalar(byte));
+        }
+        if byte.is_ascii_whitespace() {
+            return Ok(1);
+        }
+        self.state = match (self.state, byte) {
+            (State::Start, b'{') | (State::AfterValue, b',') => State::BeforeKey,
+            (State::BeforeKey, b'"') => {
+                self.kept.clear();
+                State::InKey
+            }
+            (State::AfterKey, b':') => State::BeforeValue,
+            (State::BeforeValue, b'"') => {
+                self.kept.clear();
+                State::InString
+            }
+            (State::BeforeValue, b'{' | b'[') => {
+                self.depth = 1;
+                State::Nested
+            }
+            (State::BeforeValue, _) => {
+                self.kept.clear();
+                self.kept.push(byte);
+                State::InScalar
+            }
+            // A byte-order mark is not JSON, but harmless.
+            (State::Start, 0xef | 0xbb | 0xbf) => State::Start,
+            _ => State::Done,
+        };
+        Ok(1)
+    }
+
+    fn scalar(&mut self, byte: u8) -> usize {
+        if !matches!(byte, b',' | b'}') && !byte.is_ascii_whitespace() {
+            if self.kept.len() < MAX_KEY {
+                self.kept.push(byte);
+            }
+            return 1;
+        }
+        if self.key == Key::Stream {
+            match self.kept.as_slice() {
+                b"true" => self.facts.stream = Some(true),
+                b"false" => self.facts.stream = Some(false),
+                _ => {}
+            }
+        }
+        // The byte itself is structure: looked at again in the next state.
+        self.state = State::AfterValue;
+        0
+    }
+
+    /// Bytes of a string, up to its end or that of `bytes`.
+    fn string(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
+        if self.escaped {
+            self.escaped = false;
+            self.keep(bytes.get(..1).unwrap_or_default())?;
+            return Ok(1);
+        }
+        let Some(at) = memchr2(b'"', b'\\', bytes) else {
+            self.keep(bytes)?;
+            return Ok(bytes.len());
+        };
+        let end = bytes.get(at) == Some(&b'"');
+        self.keep(bytes.get(..at + usize::from(!end)).unwrap_or_default())?;
+        if end {
+            self.string_ended()?;
+        } else {
+            self.escaped = true;
+        }
+        Ok(at + 1)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        match self.state {
+            State::InKey if self.kept.len() <= MAX_KEY * 6 => self.kept.extend_from_slice(
+                bytes
+                    .get(..bytes.len().min(MAX_KEY * 6 + 1))
+                    .unwrap_or_default(),
+            ),
+            State::InString if self.key == Key::Model => {
+                if self.kept.len() + bytes.len() > MAX_VALUE {
+                    return Err(Problem::ModelTooLong);
+                }
+                self.kept.extend_from_slice(bytes);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn string_ended(&mut self) -> Result<(), Problem> {
+        self.state = match self.state {
+            State::InKey => {
+                self.key_ended()?;
+                State::AfterKey
+            }
+            State::InString => {
+                if self.key == Key::Model {
+                    let model = unescape(&self.kept);
+                    self.facts.model = model
+                        .map(|m| m.trim().to_owned())
+                        .filter(|model| !model.is_empty());
+                }
+                State::AfterValue
+            }
+            _ => State::Nested,
+        };
+        Ok(())
+    }
+
+    fn key_ended(&mut self) -> Result<(), Problem> {
+        let is = |name: &str| {
+            self.kept.eq_ignore_ascii_case(name.as_bytes())
+                || (self.kept.contains(&b'\\')
+                    && unescape(&self.kept).is_some_and(|key| key.eq_ignore_ascii_case(name)))
+        };
+        self.key = if is("model") {
+            Key::Model
+        } else if is("stream") {
+            Key::Stream
+        } else {
+            Key::Other
+        };
+        let (seen, name) = match self.key {
+            Key::Model => (&mut self.seen_model, "model"),
+            Key::Stream => (&mut self.seen_stream, "stream"),
+            Key::Other => return Ok(()),
+        };
+        if std::mem::replace(seen, true) {
+            return Err(Problem::DuplicateKey(name));
+        }
+        Ok(())
+    }
+
+    /// Bytes inside an object or array value, up to a string or its end.
+    fn nested(&mut self, bytes: &[u8]) -> usize {
+        for (at, byte) in bytes.iter().enumerate() {
+            match byte {
+                b'"' => self.state = State::NestedString,
+                b'{' | b'[' => {
+                    self.depth += 1;
+                    continue;
+                }
+                b'}' | b']' => {
+                    self.depth -= 1;
+                    if self.depth > 0 {
+                        continue;
+                    }
+                    self.state = State::AfterValue;
+                }
+                _ => continue,
+            }
+            return at + 1;
+        }
+        bytes.len()
+    }
+}
+
+/// Text of a JSON string from what stood between its quotes.
+fn unescape(raw: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(raw).ok()?;
+    if !text.contains('\\') {
+        return Some(text.to_owned());
+    }
+    serde_json::from_str(&format!("\"{text}\"")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn scan(body: &str) -> Result<Facts, Problem> {
+        let mut scanner = Scanner::new();
+        scanner.push(body.as_bytes())?;
+        Ok(scanner.finish())
+    }
+
+    fn model(body: &str) -> Option<String> {
+        scan(body).unwrap().model
+    }
+
+    #[test]
+    fn the_top_level_model_is_found_wherever_it_stands() {
+        assert_eq!(model(r#"{"model":"m"}"#).as_deref(), Some("m"));
+        assert_eq!(
+            model(r#" { "messages" : [ ] , "model" : " m " } "#).as_deref(),
+            Some("m")
+        );
+        assert_eq!(
+            model(r#"{"n":1,"x":null,"model":"a/b:c"}"#).as_deref(),
+            Some("a/b:c")
+        );
+    }
+
+    #[test]
+    fn a_model_inside_a_message_or_a_tool_is_not_the_model() {
+        assert_eq!(
+            model(r#"{"messages":[{"model":"x","content":"{\"model\":\"y\"}"}]}"#),
+            None
+        );
+        assert_eq!(
+            model(r#"{"tools":[{"f":{"model":"x"}}],"model":"m"}"#).as_deref(),
+            Some("m")
+        );
+    }
+
+    #[test]
+    fn escaped_keys_and_values_mean_the_same() {
+        assert_eq!(
+            model(r#"{"\u006dodel":"a\u0062\"c"}"#).as_deref(),
+            Some("ab\"c")
+        );
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_is_refused_in_any_case_and_spelling() {
+        for body in [
+            r#"{"model":"a","model":"b"}"#,
+            r#"{"model":"a","Model":"b"}"#,
+            r#"{"model":null,"\u006dodel":"b"}"#,
+        ] {
+            assert_eq!(scan(body), Err(Problem::DuplicateKey("model")), "{body}");
+        }
+        let twice = scan(r#"{"stream":true,"x":1,"stream":false}"#);
+        assert_eq!(twice, Err(Problem::DuplicateKey("stream")));
+    }
+
+    #[test]
+    fn the_stream_flag_is_read() {
+        assert_eq!(scan(r#"{"stream":true}"#).unwrap().stream, Some(true));
+        assert_eq!(scan(r#"{"stream": false }"#).unwrap().stream, Some(false));
+        assert_eq!(scan(r#"{"stream":"yes"}"#).unwrap().stream, None);
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_judged() {
+        for body in [
+            "",
+            "[1,2]",
+            "hello",
+            "{",
+            "{\"model",
+            "null",
+            "{\"model\":\"a",
+        ] {
+            assert_eq!(scan(body).unwrap(), Facts::default(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_endless_model_name_is_refused() {
+        let body = format!(r#"{{"model":"{}"}}"#, "x".repeat(MAX_VALUE + 1));
+        assert_eq!(scan(&body), Err(Problem::ModelTooLong));
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("model|stream|[a-z\"\\\\]{0,6}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_finds_what_a_parser_finds(
+            rest in prop::collection::btree_map("[a-l]{1,8}", value(), 0..6),
+            name in ".{1,20}",
+            stream in any::<bool>(),
+            cut in 1..9_usize,
+            pretty in any::<bool>(),
+        ) {
+            let mut object: serde_json::Map<String, Value> = rest.into_iter().collect();
+            object.insert("model".into(), json!(name));
+            object.insert("stream".into(), json!(stream));
+            let value = Value::Object(object);
+            let text = if pretty {
+                serde_json::to_string_pretty(&value).unwrap()
+            } else {
+                value.to_string()
+            };
+            let mut scanner = Scanner::new();
+            for part in text.as_bytes().chunks(cut) {
+                scanner.push(part).unwrap();
+            }
+            let facts = scanner.finish();
+            let name = name.trim();
+            prop_assert_eq!(facts.model.as_deref(), (!name.is_empty()).then_some(name));
+            prop_assert_eq!(facts.stream, Some(stream));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut scanner = Scanner::new();
+            let _ = scanner.push(&bytes);
+            scanner.finish();
+        }
+    }
+}
