@@ -1,0 +1,276 @@
+//! A real control plane: etcd, kube-apiserver and kube-controller-manager as child processes, one
+//! for all tests of a run. In: the binary that `e2e/setup` built, and the private namespaces that
+//! `e2e/test` made. Out: `kubectl`, plain requests, and what `objects.rs` adds.
+//!
+//! There is no kubelet: pods are objects whose status the tests write themselves, and what answers
+//! on a pod's address is started by the test.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::api::Api;
+use crate::pki::Pki;
+use crate::process::{Process, run_dir};
+use crate::wait;
+
+/// The machine's address inside the namespaces; `e2e/test` gives it to the bridge.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+
+/// The node all pods are on. The EndpointSlice controller leaves out pods without one.
+pub const NODE: &str = "node-1";
+
+const PROXY_PORT: u16 = 8001;
+
+/// Ready takes about 6 s on an idle machine; a busy one has to be really stuck.
+const START: Duration = Duration::from_secs(120);
+
+/// Lives as long as the test process; the pid namespace ends the children with it.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) kube: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) scratch: PathBuf,
+    pub(crate) pki: Pki,
+    pub(crate) api: Api,
+    pub(crate) namespaces: AtomicUsize,
+    processes: Mutex<Vec<Process>>,
+}
+
+impl Cluster {
+    /// The cluster of this run; the first call starts it and the others wait for that.
+    pub fn shared() -> Result<&'static Self> {
+        static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
+        SHARED
+            .get_or_init(Self::start)
+            .as_ref()
+            .map_err(|error| anyhow!("the control plane did not start: {error:#}"))
+    }
+
+    fn start() -> Result<Self> {
+        let kube = std::env::var_os("OLLA_E2E_KUBE")
+            .context("OLLA_E2E_KUBE is not set: run the cluster tests by ./e2e/test cluster")?;
+        // Fixed ports are fine in a network of our own and would do harm elsewhere.
+        TcpListener::bind((HOST, 0))
+            .with_context(|| format!("{HOST} is not ours: run by ./e2e/test cluster"))?;
+        let scratch = run_dir()?.join("scratch");
+        let pki = Pki::create(&scratch.join("pki"), &[HOST, Ipv4Addr::LOCALHOST])?;
+        let cluster = Self {
+            kube: kube.into(),
+            kubeconfig: scratch.join("admin.kubeconfig"),
+            scratch,
+            pki,
+            api: Api::new(SocketAddr::from((Ipv4Addr::LOCALHOST, PROXY_PORT))),
+            namespaces: AtomicUsize::new(0),
+            processes: Mutex::default(),
+        };
+        let user = json!({
+            "client-certificate": cluster.pki.path("admin.crt"),
+            "client-key": cluster.pki.path("admin.key"),
+        });
+        cluster.write_kubeconfig(&cluster.kubeconfig, "default", &user)?;
+        cluster.start_processes()?;
+        cluster.wait_ready()?;
+        cluster.api.create(
+            "/api/v1/nodes",
+            &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {
+                "kubernetes.io/hostname": NODE,
+                "topology.kubernetes.io/region": "region-1",
+                "topology.kubernetes.io/zone": "zone-1",
+            }}}),
+        )?;
+        Ok(cluster)
+    }
+
+    fn start_processes(&self) -> Result<()> {
+        let file = |name: &str| self.pki.path(name).display().to_string();
+        let kubeconfig = self.kubeconfig.display().to_string();
+        self.spawn(
+            "etcd",
+            &[
+                format!("--data-dir={}", self.scratch.join("etcd").display()),
+                "--listen-client-urls=http://127.0.0.1:2379".into(),
+                "--advertise-client-urls=http://127.0.0.1:2379".into(),
+                "--listen-peer-urls=http://127.0.0.1:2380".into(),
+                "--unsafe-no-fsync".into(), // nobody will want this data after a crash
+                "--log-level=warn".into(),
+            ],
+        )?;
+        self.spawn(
+            "kube-apiserver",
+            &[
+                "--etcd-servers=http://127.0.0.1:2379".into(),
+                format!("--advertise-address={HOST}"),
+                "--secure-port=6443".into(),
+                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                format!("--tls-cert-file={}", file("apiserver.crt")),
+                format!("--tls-private-key-file={}", file("apiserver.key")),
+                format!("--client-ca-file={}", file("ca.crt")),
+                "--authorization-mode=RBAC".into(),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!("--service-account-key-file={}", file("service-account.pub")),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    file("service-account.key")
+                ),
+            ],
+        )?;
+        self.spawn(
+            "kube-controller-manager",
+            &[
+                format!("--kubeconfig={kubeconfig}"),
+                // No kubelet renews the node's lease: without these off its pods would turn
+                // unready and be evicted by themselves.
+                "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller".into(),
+                "--leader-elect=false".into(),
+                format!("--root-ca-file={}", file("ca.crt")),
+                format!(
+                    "--service-account-private-key-file={}",
+                    file("service-account.key")
+                ),
+                format!("--cluster-signing-cert-file={}", file("ca.crt")),
+                format!("--cluster-signing-key-file={}", file("ca.key")),
+            ],
+        )?;
+        let proxy = [
+            "proxy".into(),
+            format!("--port={PROXY_PORT}"),
+            format!("--kubeconfig={kubeconfig}"),
+        ];
+        self.spawn("kubectl", &proxy)
+    }
+
+    fn spawn(&self, part: &str, args: &[String]) -> Result<()> {
+        let mut command = Command::new(&self.kube);
+        command.arg(part).args(args);
+        let process = Process::start(part, &mut command)?;
+        self.processes().push(process);
+        Ok(())
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        wait("the API server is ready", START, || {
+            self.ensure_running()?;
+            self.api.text("/readyz").map(Some)
+        })?;
+        wait("the controller manager works", START, || {
+            self.ensure_running()?;
+            let account = "/api/v1/namespaces/default/serviceaccounts/default";
+            self.api.get(account)
+        })?;
+        Ok(())
+    }
+
+    fn ensure_running(&self) -> Result<()> {
+        self.processes()
+            .iter_mut()
+            .try_for_each(Process::ensure_running)
+    }
+
+    fn processes(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
+        self.processes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Plain requests as the admin: fast enough for polling.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
+    /// Runs the real kubectl as the admin; out: its standard output.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.run_kubectl(&self.kubeconfig, args, "")
+    }
+
+    /// The same as somebody else: see `kubeconfig_for`.
+    pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<String> {
+        self.run_kubectl(kubeconfig, args, "")
+    }
+
+    /// The same as the admin, with a text for its standard input (`-f -`).
+    pub fn kubectl_stdin(&self, args: &[&str], input: &str) -> Result<String> {
+        self.run_kubectl(&self.kubeconfig, args, input)
+    }
+
+    fn run_kubectl(&self, kubeconfig: &Path, args: &[&str], input: &str) -> Result<String> {
+        let what = || format!("kubectl {}", args.join(" "));
+        let mut child = Command::new(&self.kube)
+            .arg("kubectl")
+            .args(args)
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg("--cache-dir")
+            .arg(self.scratch.join("kubectl-cache"))
+            .env("KUBERC", "off") // whoever runs the tests may have preferences
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(what)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that ended without reading says why on its standard error.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let output = child.wait_with_output().with_context(what)?;
+        if !output.status.success() {
+            bail!(
+                "{}: {}: {}",
+                what(),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        String::from_utf8(output.stdout).with_context(what)
+    }
+
+    /// Server-side apply, as the operator and the documentation do it.
+    pub fn apply(&self, yaml: &str) -> Result<String> {
+        self.kubectl_stdin(&["apply", "--server-side", "-f", "-"], yaml)
+    }
+
+    pub fn apply_file(&self, path: &Path) -> Result<String> {
+        let path = path.to_str().context("the path is not UTF-8")?;
+        self.kubectl(&["apply", "--server-side", "-f", path])
+    }
+
+    /// `kubectl <args> -o json`, such as `["get", "pods", "-n", ns]`.
+    pub fn get_json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[args, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("kubectl {}: JSON", args.join(" ")))
+    }
+
+    /// Writes a kubeconfig for this API server. JSON is YAML.
+    pub(crate) fn write_kubeconfig(
+        &self,
+        path: &Path,
+        namespace: &str,
+        user: &Value,
+    ) -> Result<()> {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "e2e",
+            "clusters": [{"name": "e2e", "cluster": {
+                "server": format!("https://{HOST}:6443"),
+                "certificate-authority": self.pki.path("ca.crt"),
+            }}],
+            "users": [{"name": "e2e", "user": user}],
+            "contexts": [{"name": "e2e", "context": {
+                "cluster": "e2e", "user": "e2e", "namespace": namespace,
+            }}],
+        });
+        std::fs::write(path, config.to_string())
+            .with_context(|| format!("write {}", path.display()))
+    }
+}

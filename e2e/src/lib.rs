@@ -1,0 +1,17 @@
+//! The harness of the end-to-end tests: a real Kubernetes control plane, and our own programs as
+//! processes that can be killed and frozen. Tests should read like what a user would say; whatever
+//! does not is in here.
+//!
+//! in: the environment that `e2e/test` sets (where the programs are); out: handles that end with
+//! the test. It sees the operator and the data plane only from outside: binaries, files, sockets.
+
+pub mod api;
+pub mod cluster;
+mod objects;
+mod pki;
+pub mod process;
+mod wait;
+
+pub use cluster::Cluster;
+pub use process::Process;
+pub use wait::wait;

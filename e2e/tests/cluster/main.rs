@@ -1,0 +1,4 @@
+//! Tests against a real control plane. Run by `./e2e/test cluster [FILTER]`, which makes it and
+//! the private network they live in.
+
+mod control_plane;
