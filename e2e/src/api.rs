@@ -68,13 +68,12 @@ impl Api {
         let what = || format!("{method} {path}");
         let mut stream = TcpStream::connect_timeout(&self.proxy, TIMEOUT).with_context(what)?;
         stream.set_read_timeout(Some(TIMEOUT)).with_context(what)?;
-        let mut head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n");
-        if !body.is_empty() {
-            head += &format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
-        }
-        stream
-            .write_all(format!("{head}\r\n{body}").as_bytes())
-            .with_context(what)?;
+        let entity = match body.len() {
+            0 => String::new(),
+            length => format!("Content-Type: {kind}\r\nContent-Length: {length}\r\n"),
+        };
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n{entity}\r\n{body}");
+        stream.write_all(request.as_bytes()).with_context(what)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).with_context(what)?;
         let answer = String::from_utf8(answer).with_context(what)?;
