@@ -12,7 +12,16 @@
 pub mod facts;
 pub mod verdict;
 
+mod credential;
+mod duration;
+mod endpoint;
+mod instances;
+mod profile;
+mod route;
+mod url;
+
 pub use facts::Facts;
+pub use profile::profiles;
 pub use verdict::{Kind, Problem, Verdict};
 
 use std::sync::Arc;
@@ -20,7 +29,7 @@ use std::sync::Arc;
 use crds::{LlmEndpoint, OllaRoute};
 use dataplane_protocol::RoutingTable;
 
-/// The objects of one namespace, in any order.
+/// The objects of one namespace, in any order, each name once a kind.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
     pub endpoints: Vec<Arc<LlmEndpoint>>,
@@ -37,12 +46,33 @@ pub struct Compiled {
 
 /// Never fails: an object that makes no sense is left out of the table and says why in its
 /// verdict; the others are not touched by it.
-pub fn compile(namespace: &str, _objects: &Objects, _facts: &Facts) -> Compiled {
-    Compiled {
-        table: RoutingTable {
-            namespace: namespace.to_owned(),
-            ..RoutingTable::default()
-        },
-        verdicts: Vec::new(),
+pub fn compile(namespace: &str, objects: &Objects, facts: &Facts) -> Compiled {
+    let mut table = RoutingTable {
+        namespace: namespace.to_owned(),
+        ..RoutingTable::default()
+    };
+    let mut verdicts = Vec::new();
+    let mut accepted = route::Accepted::new();
+    for object in &objects.endpoints {
+        let (verdict, part) = endpoint::compile(object, facts);
+        if let Some(part) = part {
+            accepted.insert(verdict.name.clone(), object.clone());
+            add(&mut table, part);
+        }
+        verdicts.push(verdict);
     }
+    let (route_verdicts, routes) = route::compile(&objects.routes, &accepted);
+    table.routes = routes;
+    verdicts.extend(route_verdicts);
+    verdicts.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    Compiled { table, verdicts }
+}
+
+fn add(table: &mut RoutingTable, part: endpoint::Part) {
+    for profile in profile::with_detected(&part.profile) {
+        table.profiles.insert(profile.name.clone(), profile);
+    }
+    let id = part.endpoint.id.clone();
+    table.instances.insert(id.clone(), Arc::new(part.instances));
+    table.endpoints.insert(id, Arc::new(part.endpoint));
 }

@@ -44,6 +44,21 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    pub(crate) fn new(reason: Reason, field: &str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// A value that the schema lets pass but that makes no sense.
+    pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::new(Reason::Invalid, field, message)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.field.is_empty() {

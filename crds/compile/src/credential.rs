@@ -1,0 +1,214 @@
+//! What is sent to a backend to be let in. In: `spec.auth` and the Secrets of the namespace.
+//! Out: one request header. No message ever holds a part of a value.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use crds::{
+    Reason,
+    endpoint::{AuthSpec, SecretKeyRef},
+};
+use dataplane_protocol::{Secret, table::Credential};
+use http::HeaderName;
+
+use crate::{Facts, Problem};
+
+/// Headers that frame the message or steer the connection: a credential there would break every
+/// request.
+const RESERVED: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Whether the shape of `auth` makes sense, whatever the Secrets hold.
+pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
+    let kinds = [
+        auth.bearer.is_some(),
+        auth.basic.is_some(),
+        auth.api_key.is_some(),
+        auth.header.is_some(),
+    ];
+    if kinds.iter().filter(|set| **set).count() != 1 {
+        return Err(Problem::invalid(
+            "spec.auth",
+            "set exactly one of bearer, basic, apiKey, header",
+        ));
+    }
+    let Some(header) = &auth.header else {
+        return Ok(());
+    };
+    let field = "spec.auth.header.name";
+    let name: HeaderName = header
+        .name
+        .parse()
+        .map_err(|_| Problem::invalid(field, "not a header name; write it like X-Api-Key"))?;
+    if RESERVED.contains(&name.as_str()) {
+        let message = format!("`{name}` belongs to the connection and cannot be a credential");
+        return Err(Problem::invalid(field, message));
+    }
+    Ok(())
+}
+
+/// The header that `auth`, which passed [`check`], asks for.
+pub(crate) fn resolve(auth: Option<&AuthSpec>, facts: &Facts) -> Result<Credential, Problem> {
+    let Some(auth) = auth else {
+        return Ok(Credential::None);
+    };
+    if let Some(key) = &auth.bearer {
+        let value = header_value("spec.auth.bearer", key, facts)?;
+        Ok(header("authorization", format!("Bearer {value}")))
+    } else if let Some(secret) = &auth.basic {
+        let username = basic_part(&secret.name, "username", facts)?;
+        if username.contains(':') {
+            let message = format!(
+                "key `username` of Secret `{}` holds a colon, which basic authentication cannot carry",
+                secret.name
+            );
+            return Err(Problem::invalid("spec.auth.basic", message));
+        }
+        let password = basic_part(&secret.name, "password", facts)?;
+        let pair = STANDARD.encode(format!("{username}:{password}"));
+        Ok(header("authorization", format!("Basic {pair}")))
+    } else if let Some(key) = &auth.api_key {
+        let value = header_value("spec.auth.apiKey", key, facts)?;
+        Ok(header("x-api-key", value.to_owned()))
+    } else if let Some(custom) = &auth.header {
+        let value = header_value("spec.auth.header.valueFrom", &custom.value_from, facts)?;
+        Ok(header(&custom.name, value.to_owned()))
+    } else {
+        Ok(Credential::None)
+    }
+}
+
+fn header(name: &str, value: String) -> Credential {
+    Credential::Header {
+        name: name.to_ascii_lowercase(),
+        value: Secret::new(value),
+    }
+}
+
+fn basic_part<'a>(secret: &str, key: &str, facts: &'a Facts) -> Result<&'a str, Problem> {
+    let key = SecretKeyRef {
+        name: secret.to_owned(),
+        key: key.to_owned(),
+    };
+    text("spec.auth.basic", &key, facts)
+}
+
+/// A value that can stand in a header as it is.
+fn header_value<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str, Problem> {
+    let value = text(field, key, facts)?;
+    let problem = |what: &str| {
+        let message = format!("key `{}` of Secret `{}` {what}", key.key, key.name);
+        Problem::invalid(field, message)
+    };
+    if value.is_empty() {
+        return Err(problem("is empty"));
+    }
+    if value.trim() != value || !value.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Err(problem(
+            "cannot be sent in a header: it holds a line break, outer spaces or other than ASCII \
+             characters",
+        ));
+    }
+    Ok(value)
+}
+
+/// Editors and `kubectl create secret --from-file` leave one line end behind; it is dropped.
+fn text<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str, Problem> {
+    let not_found = |message: String| Problem::new(Reason::SecretNotFound, field, message);
+    let Some(secret) = facts.secrets.get(&key.name) else {
+        return Err(not_found(format!(
+            "there is no Secret `{}` in this namespace",
+            key.name
+        )));
+    };
+    let Some(value) = secret.get(&key.key) else {
+        return Err(not_found(missing_key(key, secret)));
+    };
+    let value = value.expose();
+    let value = value.strip_suffix('\n').unwrap_or(value);
+    Ok(value.strip_suffix('\r').unwrap_or(value))
+}
+
+fn missing_key(key: &SecretKeyRef, secret: &BTreeMap<String, Secret>) -> String {
+    let keys: Vec<_> = secret.keys().map(|key| format!("`{key}`")).collect();
+    let has = if keys.is_empty() {
+        "it has none".to_owned()
+    } else {
+        format!("it has {}", keys.join(", "))
+    };
+    format!("Secret `{}` has no key `{}`; {has}", key.name, key.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bearer() -> AuthSpec {
+        AuthSpec {
+            bearer: Some(SecretKeyRef {
+                name: "cloud".into(),
+                key: "token".into(),
+            }),
+            basic: None,
+            api_key: None,
+            header: None,
+        }
+    }
+
+    fn facts(key: &str, value: &str) -> Facts {
+        let keys = BTreeMap::from([(key.to_owned(), Secret::new(value))]);
+        Facts {
+            secrets: BTreeMap::from([("cloud".to_owned(), keys)]),
+            ..Facts::default()
+        }
+    }
+
+    fn sent(value: &str) -> Result<String, Problem> {
+        match resolve(Some(&bearer()), &facts("token", value))? {
+            Credential::Header { name, value } => Ok(format!("{name}: {}", value.expose())),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_line_end_after_a_token_is_dropped() {
+        for value in ["abc", "abc\n", "abc\r\n"] {
+            assert_eq!(sent(value).unwrap(), "authorization: Bearer abc");
+        }
+    }
+
+    #[test]
+    fn a_token_that_would_split_the_header_is_refused_without_being_shown() {
+        for value in [
+            "top\nsecret",
+            "top-secret\n\n",
+            " top-secret",
+            "top\u{7f}secret",
+            "törp",
+        ] {
+            let problem = sent(value).unwrap_err();
+            assert_eq!(problem.reason, Reason::Invalid);
+            assert!(!problem.to_string().contains("top"), "{problem}");
+        }
+        assert!(sent("\n").unwrap_err().message.ends_with("is empty"));
+    }
+
+    #[test]
+    fn a_missing_key_is_answered_with_those_that_exist() {
+        let problem = resolve(Some(&bearer()), &facts("tokn", "x")).unwrap_err();
+        assert_eq!(problem.reason, Reason::SecretNotFound);
+        assert_eq!(
+            problem.to_string(),
+            "spec.auth.bearer: Secret `cloud` has no key `token`; it has `tokn`"
+        );
+    }
+}

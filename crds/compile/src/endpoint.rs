@@ -1,0 +1,215 @@
+//! One `LlmEndpoint`. In: the object and the facts. Out: what it adds to the table, with its
+//! instances, and its verdict.
+
+use std::sync::Arc;
+
+use crds::{
+    LlmEndpoint, LlmEndpointSpec, Reason,
+    endpoint::{HealthMode as HealthModeSpec, HealthSpec, ModelsSpec},
+};
+use dataplane_protocol::{
+    EndpointId, ModelName,
+    table::{
+        Credential, Discovery, Endpoint, HealthMode, HealthPolicy, Instance, Listing, ModelPolicy,
+        Profile,
+    },
+};
+
+use crate::{Facts, Kind, Problem, Verdict, credential, duration::millis, instances, profile, url};
+
+/// What an accepted endpoint adds to the table.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) instances: Vec<Instance>,
+}
+
+/// `None` beside a verdict that says why it is not accepted. A reference that does not resolve
+/// leaves the endpoint in the table without instances: routes still name it, and nothing is ever
+/// sent without the credential that belongs to it.
+pub(crate) fn compile(object: &LlmEndpoint, facts: &Facts) -> (Verdict, Option<Part>) {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let mut verdict = Verdict {
+        kind: Kind::LlmEndpoint,
+        name: name.clone(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        accepted: Ok(()),
+        resolved_refs: Ok(()),
+        instances: 0,
+    };
+    let checked = match check(&object.spec) {
+        Ok(checked) => checked,
+        Err(problem) => {
+            verdict.accepted = Err(problem);
+            return (verdict, None);
+        }
+    };
+    let found = checked.target.instances(&name, facts);
+    let credential = credential::resolve(object.spec.auth.as_ref(), facts);
+    let (instances, credential) = match (found, credential) {
+        (Ok(instances), Ok(credential)) => (instances, credential),
+        (Ok(_), Err(problem)) | (Err(problem), _) => {
+            verdict.resolved_refs = Err(problem);
+            (Vec::new(), unresolved(&object.spec))
+        }
+    };
+    verdict.instances = instances.len() as u32;
+    let endpoint = Endpoint {
+        id: EndpointId::from(name),
+        profile: checked.profile.name.clone(),
+        base_path: checked.target.base_path(),
+        credential,
+        health: checked.health,
+        models: checked.models,
+    };
+    let part = Part {
+        endpoint,
+        profile: checked.profile,
+        instances,
+    };
+    (verdict, Some(part))
+}
+
+/// Says that there should be a credential, so that no reader takes the endpoint for an open one.
+fn unresolved(spec: &LlmEndpointSpec) -> Credential {
+    match spec.auth {
+        Some(_) => Credential::Withheld,
+        None => Credential::None,
+    }
+}
+
+/// A spec that makes sense by itself.
+struct Checked<'a> {
+    profile: Arc<Profile>,
+    target: Target<'a>,
+    health: HealthPolicy,
+    models: ModelPolicy,
+}
+
+fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
+    let profile = profile::find(&spec.type_).ok_or_else(|| {
+        let known = profile::known_types().join(", ");
+        let message = format!("`{}` is no known type; known are {known}", spec.type_);
+        Problem::new(Reason::UnknownType, "spec.type", message)
+    })?;
+    let target = Target::of(spec)?;
+    if let Some(auth) = &spec.auth {
+        credential::check(auth)?;
+    }
+    Ok(Checked {
+        health: health(&spec.health, &profile)?,
+        models: models(&spec.models, &profile)?,
+        target,
+        profile,
+    })
+}
+
+enum Target<'a> {
+    Url(url::Url),
+    Service(&'a crds::endpoint::ServiceTarget),
+    Pods(&'a crds::endpoint::PodSelectorTarget),
+}
+
+impl<'a> Target<'a> {
+    fn of(spec: &'a LlmEndpointSpec) -> Result<Self, Problem> {
+        match (&spec.url, &spec.service, &spec.pod_selector) {
+            (Some(text), None, None) => url::Url::parse(text)
+                .map(Self::Url)
+                .map_err(|error| Problem::invalid("spec.url", error.to_string())),
+            (None, Some(service), None) => Ok(Self::Service(service)),
+            (None, None, Some(pods)) if pods.match_labels.is_empty() => Err(Problem::invalid(
+                "spec.podSelector.matchLabels",
+                "name at least one label, or every pod would be a backend",
+            )),
+            (None, None, Some(pods)) => Ok(Self::Pods(pods)),
+            _ => Err(Problem::invalid(
+                "spec",
+                "set exactly one of url, service, podSelector",
+            )),
+        }
+    }
+
+    fn instances(&self, name: &str, facts: &Facts) -> Result<Vec<Instance>, Problem> {
+        match self {
+            Self::Url(url) => Ok(instances::of_url(name, url)),
+            Self::Service(service) => instances::of_service(name, service, facts),
+            Self::Pods(pods) => instances::of_pods(name, pods, facts),
+        }
+    }
+
+    fn base_path(&self) -> String {
+        match self {
+            Self::Url(url) => url.base_path.clone(),
+            Self::Service(_) | Self::Pods(_) => String::new(),
+        }
+    }
+}
+
+fn health(spec: &HealthSpec, profile: &Profile) -> Result<HealthPolicy, Problem> {
+    let paths = match &spec.path {
+        Some(path) => vec![absolute("spec.health.path", path)?],
+        None => profile.health_paths.clone(),
+    };
+    Ok(HealthPolicy {
+        mode: match spec.mode {
+            HealthModeSpec::Active => HealthMode::Active,
+            HealthModeSpec::Passive => HealthMode::Passive,
+            HealthModeSpec::Off => HealthMode::Off,
+        },
+        paths,
+        interval_ms: millis("spec.health.interval", &spec.interval)?,
+        timeout_ms: millis("spec.health.timeout", &spec.timeout)?,
+        unhealthy_threshold: spec.unhealthy_threshold,
+        healthy_threshold: spec.healthy_threshold,
+    })
+}
+
+fn models(spec: &ModelsSpec, profile: &Profile) -> Result<ModelPolicy, Problem> {
+    let interval_ms = millis("spec.models.discovery.interval", &spec.discovery.interval)?;
+    let listings = match &spec.discovery.path {
+        Some(path) => listings_at(&absolute("spec.models.discovery.path", path)?, profile),
+        None => profile.listings.clone(),
+    };
+    let discovery = spec.discovery.enabled.then_some(Discovery {
+        listings,
+        interval_ms,
+    });
+    Ok(ModelPolicy {
+        discovery,
+        fixed: spec
+            .fixed
+            .iter()
+            .map(|name| ModelName::from(name.as_str()))
+            .collect(),
+        include: spec.include.clone(),
+        exclude: spec.exclude.clone(),
+    })
+}
+
+/// The user's path says where, not in which shape: every shape of the type is tried there.
+fn listings_at(path: &str, profile: &Profile) -> Vec<Listing> {
+    let mut listings: Vec<Listing> = Vec::new();
+    for known in &profile.listings {
+        if listings
+            .iter()
+            .all(|listing| listing.format != known.format)
+        {
+            listings.push(Listing {
+                path: path.to_owned(),
+                ..known.clone()
+            });
+        }
+    }
+    listings
+}
+
+fn absolute(field: &str, path: &str) -> Result<String, Problem> {
+    if path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok() {
+        return Ok(path.to_owned());
+    }
+    Err(Problem::invalid(
+        field,
+        format!("`{path}` is not a path; write it like /health"),
+    ))
+}
