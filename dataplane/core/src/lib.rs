@@ -1,1 +1,64 @@
+//! What to do: the pure decision maker of the data plane. Values go in, values come out; no
+//! clock, no sockets, no tasks, no global randomness. The shell carries out what comes out.
+//!
+//! ```text
+//!   RoutingTable ──apply──▶ ┌─────────── Fleet ───────────┐ ──▶ Events  (what changed)
+//!   Query ────pick/retry──▶ │ route → models → select     │ ──▶ Pick    (where to send it)
+//!   Ticket ─first_byte────▶ │ breaker · health · load     │
+//!          ─finish────────▶ │ saturation · ramp · budget  │
+//!   Mono ─────due─────────▶ │                             │ ──▶ Orders  (probes, listings)
+//!   Probed, Listed ───────▶ └─────────────────────────────┘ ──▶ views for people
+//! ```
+//!
+//! One function decides ([`Fleet::pick`] and [`Fleet::explain`] both call it), so that proxy,
+//! status pages and tests cannot disagree.
 
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod breaker;
+mod catalogue;
+mod explain;
+mod fleet;
+mod glob;
+mod health;
+mod load;
+mod models;
+mod order;
+mod outcome;
+mod pick;
+mod plan;
+mod ramp;
+mod retry;
+mod rng;
+mod route;
+mod saturation;
+mod select;
+mod time;
+mod view;
+mod window;
+
+#[cfg(test)]
+mod testing;
+
+pub use explain::{CandidateView, Explanation};
+pub use fleet::Fleet;
+pub use order::{Event, Listed, Order, Probed};
+pub use outcome::{Cause, Failure, Outcome};
+pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
+pub use route::Query;
+pub use time::Mono;
+pub use view::{FleetView, InstanceView, ModelView, PlaceView, RouteView, TargetView};

@@ -1,0 +1,430 @@
+//! The breaker of one instance, shared by all routes; thresholds come with each route's policy.
+//!
+//! *Closed* lets traffic flow, *Open* lets none, *HalfOpen* lets a few trials through to see.
+//!
+//! ```text
+//!   Closed ── failures in a row, or percent of the window ──▶ Open ── its time is over ──▶ HalfOpen
+//!     ▲                                                        ▲ └── last resort answered ──┐ │ │
+//!     │                                                        └────── a trial failed ──────┼─┘ │
+//!     └──────────────── a trial's answer began ◀────────────────────────────────────────────┴───┘
+//! ```
+
+use std::time::Duration;
+
+use dataplane_protocol::{sync::Breaker as State, table::BreakerPolicy};
+
+use crate::{
+    time::Mono,
+    window::{Counts, Window},
+};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Breaker {
+    phase: Phase,
+    /// Failures since the last success.
+    consecutive: u32,
+    /// Results while closed; `marked` are failures.
+    window: Window,
+    /// Half-open trials that failed since it was last closed.
+    failed_trials: u32,
+    /// Grows with each change of state: what was sent before one says nothing after it.
+    generation: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+enum Phase {
+    #[default]
+    Closed,
+    Open {
+        since: Mono,
+        until: Mono,
+    },
+    HalfOpen {
+        /// When it opened.
+        since: Mono,
+        out: u32,
+        last_trial: Mono,
+        /// A trial without a verdict for this long no longer keeps others out.
+        patience: Duration,
+    },
+}
+
+/// Whether a request may pass now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Yes,
+    /// As one of the half-open trials.
+    Trial,
+    /// Not before `until`; it opened at `since`.
+    No {
+        since: Mono,
+        until: Mono,
+    },
+}
+
+/// By which right a request passed; kept in its ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Its route has no breaker.
+    Unjudged,
+    Free,
+    /// Holds a permit of the half-open state of this generation.
+    Trial(u32),
+    /// Sent although the breaker did not admit it, at this generation.
+    Forced(u32),
+}
+
+/// A change of state, for the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) from: State,
+    pub(crate) to: State,
+    pub(crate) reason: String,
+}
+
+impl Breaker {
+    pub(crate) fn state(&self) -> State {
+        match self.phase {
+            Phase::Closed => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::HalfOpen { .. } => State::HalfOpen,
+        }
+    }
+
+    /// When an open one lets the first trial through; absent in other states.
+    pub(crate) fn reopens(&self) -> Option<Mono> {
+        match self.phase {
+            Phase::Open { until, .. } => Some(until),
+            Phase::Closed | Phase::HalfOpen { .. } => None,
+        }
+    }
+
+    pub(crate) fn admission(&self, policy: &BreakerPolicy, now: Mono) -> Admission {
+        match self.phase {
+            Phase::Closed => Admission::Yes,
+            Phase::Open { until, .. } if until <= now => Admission::Trial,
+            Phase::Open { since, until } => Admission::No { since, until },
+            Phase::HalfOpen {
+                since,
+                out,
+                last_trial,
+                patience,
+            } => {
+                let until = last_trial + patience;
+                if out < policy.half_open_requests.max(1) || until <= now {
+                    Admission::Trial
+                } else {
+                    Admission::No { since, until }
+                }
+            }
+        }
+    }
+
+    /// Lets one request through as `admission` said; becomes half-open when its time has come.
+    pub(crate) fn enter(&mut self, policy: &BreakerPolicy, now: Mono) -> (Pass, Option<Change>) {
+        match (self.admission(policy, now), &mut self.phase) {
+            (Admission::Yes, _) => (Pass::Free, None),
+            (Admission::No { .. }, _) => (Pass::Forced(self.generation), None),
+            (
+                Admission::Trial,
+                Phase::HalfOpen {
+                    out, last_trial, ..
+                },
+            ) => {
+                *out += 1;
+                *last_trial = now;
+                (Pass::Trial(self.generation), None)
+            }
+            (Admission::Trial, phase) => {
+                let since = match *phase {
+                    Phase::Open { since, .. } => since,
+                    Phase::Closed | Phase::HalfOpen { .. } => now,
+                };
+                let half_open = Phase::HalfOpen {
+                    since,
+                    out: 1,
+                    last_trial: now,
+                    patience: open_for(policy, self.failed_trials),
+                };
+                let change = self.change(half_open, "its open time is over".to_owned());
+                (Pass::Trial(self.generation), Some(change))
+            }
+        }
+    }
+
+    /// An answer below 500 began: enough for a trial, and for a last resort that got through.
+    pub(crate) fn answered(&mut self, pass: Pass) -> Option<Change> {
+        let (Pass::Trial(generation) | Pass::Forced(generation)) = pass else {
+            return None;
+        };
+        if generation != self.generation || matches!(self.phase, Phase::Closed) {
+            return None;
+        }
+        self.consecutive = 0;
+        self.failed_trials = 0;
+        self.window.clear();
+        Some(self.change(Phase::Closed, "a trial was answered".to_owned()))
+    }
+
+    pub(crate) fn succeeded(&mut self, pass: Pass, now: Mono) -> Option<Change> {
+        if pass == Pass::Unjudged {
+            return None;
+        }
+        let change = self.answered(pass);
+        if matches!(self.phase, Phase::Closed) {
+            self.consecutive = 0;
+            self.window.add(
+                Counts {
+                    total: 1,
+                    marked: 0,
+                },
+                now,
+            );
+        }
+        change
+    }
+
+    pub(crate) fn failed(
+        &mut self,
+        pass: Pass,
+        policy: &BreakerPolicy,
+        label: &str,
+        now: Mono,
+    ) -> Option<Change> {
+        match (&self.phase, pass) {
+            (_, Pass::Unjudged) => None,
+            (Phase::Closed, _) => {
+                self.consecutive = self.consecutive.saturating_add(1);
+                self.window.add(
+                    Counts {
+                        total: 1,
+                        marked: 1,
+                    },
+                    now,
+                );
+                let reason = self.tripped(policy, now)?;
+                Some(self.open(policy, format!("{reason}, last: {label}"), now))
+            }
+            (Phase::HalfOpen { .. }, Pass::Trial(generation)) if generation == self.generation => {
+                self.failed_trials = self.failed_trials.saturating_add(1);
+                Some(self.open(policy, format!("a trial failed: {label}"), now))
+            }
+            // It is open already, or half-open and this was sent before: nothing new.
+            (Phase::Open { .. } | Phase::HalfOpen { .. }, _) => None,
+        }
+    }
+
+    /// A trial ended without a verdict: its permit is free again.
+    pub(crate) fn released(&mut self, pass: Pass) {
+        if let (Phase::HalfOpen { out, .. }, Pass::Trial(generation)) = (&mut self.phase, pass)
+            && generation == self.generation
+        {
+            *out = out.saturating_sub(1);
+        }
+    }
+
+    fn tripped(&mut self, policy: &BreakerPolicy, now: Mono) -> Option<String> {
+        if self.consecutive >= policy.consecutive_failures.max(1) {
+            return Some(format!("{} failures in a row", self.consecutive));
+        }
+        let percent = policy.failure_percent?;
+        let Counts { total, marked } = self.window.sum(now);
+        let over = u64::from(marked) * 100 >= u64::from(total) * u64::from(percent);
+        (total >= policy.min_requests.max(1) && over)
+            .then(|| format!("{marked} of {total} requests in 10 s failed"))
+    }
+
+    fn open(&mut self, policy: &BreakerPolicy, reason: String, now: Mono) -> Change {
+        let until = now + open_for(policy, self.failed_trials);
+        self.consecutive = 0;
+        self.window.clear();
+        self.change(Phase::Open { since: now, until }, reason)
+    }
+
+    fn change(&mut self, phase: Phase, reason: String) -> Change {
+        let from = self.state();
+        self.phase = phase;
+        self.generation = self.generation.wrapping_add(1);
+        Change {
+            from,
+            to: self.state(),
+            reason,
+        }
+    }
+}
+
+/// First open time, doubled for each failed trial, up to the policy's longest.
+fn open_for(policy: &BreakerPolicy, failed_trials: u32) -> Duration {
+    let factor = 1_u64 << failed_trials.min(32);
+    let longest = policy.max_open_for_ms.max(policy.open_for_ms);
+    Duration::from_millis(policy.open_for_ms.saturating_mul(factor).min(longest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::breaker_policy;
+
+    const START: Mono = Mono::from_millis(1_000_000);
+
+    fn at(seconds: u64) -> Mono {
+        START + Duration::from_secs(seconds)
+    }
+
+    fn opened(policy: &BreakerPolicy, now: Mono) -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..policy.consecutive_failures {
+            breaker.failed(Pass::Free, policy, "reset", now);
+        }
+        assert_eq!(breaker.state(), State::Open);
+        breaker
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
+        let policy = breaker_policy();
+        let mut breaker = Breaker::default();
+        for _ in 0..4 {
+            assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+        }
+        breaker.succeeded(Pass::Free, START);
+        for _ in 0..4 {
+            assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+        }
+        let change = breaker.failed(Pass::Free, &policy, "reset", START).unwrap();
+        assert_eq!((change.from, change.to), (State::Closed, State::Open));
+        assert_eq!(change.reason, "5 failures in a row, last: reset");
+    }
+
+    #[test]
+    fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
+        let policy = BreakerPolicy {
+            consecutive_failures: 100,
+            failure_percent: Some(50),
+            min_requests: 10,
+            ..breaker_policy()
+        };
+        let mut breaker = Breaker::default();
+        for _ in 0..9 {
+            let early = breaker.failed(Pass::Free, &policy, "status", at(0));
+            assert_eq!(early, None, "nine results are not enough");
+        }
+        // Those have left the window by then; of the good ones five are in it.
+        for second in 1..9 {
+            breaker.succeeded(Pass::Free, at(second));
+        }
+        for _ in 0..4 {
+            let below = breaker.failed(Pass::Free, &policy, "status", at(13));
+            assert_eq!(below, None);
+        }
+        let change = breaker
+            .failed(Pass::Free, &policy, "status", at(13))
+            .unwrap();
+        assert_eq!(change.to, State::Open);
+        assert_eq!(
+            change.reason,
+            "5 of 10 requests in 10 s failed, last: status"
+        );
+    }
+
+    #[test]
+    fn half_open_admits_one_probe_at_a_time() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        assert!(matches!(
+            breaker.admission(&policy, at(29)),
+            Admission::No { .. }
+        ));
+        let (pass, change) = breaker.enter(&policy, at(30));
+        assert_eq!(change.unwrap().to, State::HalfOpen);
+        assert!(matches!(
+            breaker.admission(&policy, at(31)),
+            Admission::No { .. }
+        ));
+        breaker.released(pass);
+        assert_eq!(breaker.admission(&policy, at(31)), Admission::Trial);
+        let (pass, _) = breaker.enter(&policy, at(31));
+        assert_eq!(breaker.answered(pass).unwrap().to, State::Closed);
+        assert_eq!(breaker.admission(&policy, at(31)), Admission::Yes);
+    }
+
+    #[test]
+    fn a_trial_without_verdict_does_not_block_forever() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        let _ = breaker.enter(&policy, at(30));
+        assert!(matches!(
+            breaker.admission(&policy, at(59)),
+            Admission::No { .. }
+        ));
+        assert_eq!(breaker.admission(&policy, at(60)), Admission::Trial);
+        let _ = breaker.enter(&policy, at(60));
+        assert!(matches!(
+            breaker.admission(&policy, at(61)),
+            Admission::No { .. }
+        ));
+    }
+
+    #[test]
+    fn open_time_doubles_with_each_failed_trial_up_to_its_bound() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        let mut now = START;
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let until = breaker.reopens().unwrap();
+            waits.push(until.since(now).as_secs());
+            now = until;
+            let (pass, _) = breaker.enter(&policy, now);
+            breaker.failed(pass, &policy, "connect", now);
+        }
+        assert_eq!(waits, [30, 60, 120, 240, 300, 300]);
+        now = breaker.reopens().unwrap();
+        let (pass, _) = breaker.enter(&policy, now);
+        breaker.answered(pass);
+        for _ in 0..5 {
+            breaker.failed(Pass::Free, &policy, "connect", now);
+        }
+        assert_eq!(
+            breaker.reopens().unwrap().since(now).as_secs(),
+            30,
+            "anew once closed"
+        );
+    }
+
+    #[test]
+    fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        let until = breaker.reopens();
+        for second in 0..40 {
+            assert_eq!(
+                breaker.failed(Pass::Free, &policy, "reset", at(second)),
+                None
+            );
+        }
+        assert_eq!(breaker.reopens(), until);
+        let (trial, _) = breaker.enter(&policy, at(40));
+        assert_eq!(breaker.failed(Pass::Free, &policy, "reset", at(41)), None);
+        assert_eq!(breaker.state(), State::HalfOpen, "only the trial judges");
+        assert!(breaker.failed(trial, &policy, "reset", at(41)).is_some());
+    }
+
+    #[test]
+    fn a_success_sent_before_it_opened_does_not_close_it() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        assert_eq!(breaker.succeeded(Pass::Free, at(1)), None);
+        assert_eq!(breaker.state(), State::Open);
+    }
+
+    #[test]
+    fn an_answered_last_resort_closes_it() {
+        let policy = breaker_policy();
+        let mut breaker = opened(&policy, START);
+        let (pass, change) = breaker.enter(&policy, at(1));
+        assert_eq!((pass, change), (Pass::Forced(1), None));
+        assert_eq!(breaker.answered(pass).unwrap().to, State::Closed);
+        assert_eq!(breaker.answered(pass), None, "said once");
+    }
+}

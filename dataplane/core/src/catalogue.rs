@@ -1,0 +1,238 @@
+//! Which instances serve a model: one sorted list of names for the whole fleet, each with the
+//! set of its instances, so that a lookup costs two binary searches and no allocation.
+//!
+//! A name is taken exactly first; where nobody has it so, without regard to (ASCII) case. A
+//! name without a tag also means `name:latest`, as Ollama reads it.
+
+use std::cmp::Ordering;
+
+use dataplane_protocol::ModelName;
+
+/// Ollama's tag for a name without one.
+const LATEST: &str = ":latest";
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Catalogue {
+    /// Sorted by name without case, then by name.
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: ModelName,
+    /// One bit an instance, by its place in the fleet.
+    slots: Vec<u64>,
+}
+
+/// What the catalogue holds for one requested name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'c> {
+    exact: [Option<&'c Entry>; 2],
+    loose: [&'c [Entry]; 2],
+}
+
+/// How well an instance's name for a model fits the requested one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fit {
+    Exact,
+    ButForCase,
+}
+
+impl Catalogue {
+    pub(crate) fn insert(&mut self, slot: usize, names: &[ModelName]) {
+        for name in names {
+            let at = self
+                .entries
+                .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
+            let at = at.unwrap_or_else(|at| {
+                let entry = Entry {
+                    name: name.clone(),
+                    slots: Vec::new(),
+                };
+                self.entries.insert(at, entry);
+                at
+            });
+            if let Some(entry) = self.entries.get_mut(at) {
+                entry.set(slot);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: usize, names: &[ModelName]) {
+        for name in names {
+            let found = self
+                .entries
+                .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
+            let Ok(at) = found else { continue };
+            let Some(entry) = self.entries.get_mut(at) else {
+                continue;
+            };
+            entry.clear(slot);
+            if entry.slots.iter().all(|word| *word == 0) {
+                self.entries.remove(at);
+            }
+        }
+    }
+
+    pub(crate) fn find(&self, model: &str) -> Found<'_> {
+        let plain = self.range(model, "");
+        // A name that has a tag means just that.
+        let tagged = if model.contains(':') {
+            &[]
+        } else {
+            self.range(model, LATEST)
+        };
+        let exact = |range: &'_ [Entry], tag| {
+            range
+                .iter()
+                .position(|entry| entry.name.as_str().strip_suffix(tag) == Some(model))
+        };
+        Found {
+            exact: [
+                exact(plain, "").and_then(|at| plain.get(at)),
+                exact(tagged, LATEST).and_then(|at| tagged.get(at)),
+            ],
+            loose: [plain, tagged],
+        }
+    }
+
+    /// All names with the instances that serve each, sorted without regard to case.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ModelName, impl Iterator<Item = usize>)> {
+        self.entries.iter().map(|entry| (&entry.name, entry.iter()))
+    }
+
+    /// Entries that are `model` + `tag` but for case; they lie together.
+    fn range(&self, model: &str, tag: &str) -> &[Entry] {
+        let wanted = || lower(model).chain(lower(tag));
+        let from = self
+            .entries
+            .partition_point(|entry| lower(entry.name.as_str()).cmp(wanted()) == Ordering::Less);
+        let rest = self.entries.get(from..).unwrap_or_default();
+        let length = rest
+            .iter()
+            .take_while(|entry| lower(entry.name.as_str()).eq(wanted()))
+            .count();
+        rest.get(..length).unwrap_or_default()
+    }
+}
+
+impl Found<'_> {
+    pub(crate) fn fit(&self, slot: usize) -> Option<Fit> {
+        if self.exact.iter().flatten().any(|entry| entry.has(slot)) {
+            Some(Fit::Exact)
+        } else if self
+            .loose
+            .iter()
+            .copied()
+            .flatten()
+            .any(|entry| entry.has(slot))
+        {
+            Some(Fit::ButForCase)
+        } else {
+            None
+        }
+    }
+}
+
+impl Entry {
+    fn has(&self, slot: usize) -> bool {
+        self.slots
+            .get(slot / 64)
+            .is_some_and(|word| word & (1 << (slot % 64)) != 0)
+    }
+
+    fn set(&mut self, slot: usize) {
+        if self.slots.len() <= slot / 64 {
+            self.slots.resize(slot / 64 + 1, 0);
+        }
+        if let Some(word) = self.slots.get_mut(slot / 64) {
+            *word |= 1 << (slot % 64);
+        }
+    }
+
+    fn clear(&mut self, slot: usize) {
+        if let Some(word) = self.slots.get_mut(slot / 64) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..self.slots.len() * 64).filter(|slot| self.has(*slot))
+    }
+}
+
+fn lower(text: &str) -> impl Iterator<Item = u8> {
+    text.bytes().map(|byte| byte.to_ascii_lowercase())
+}
+
+fn order(a: &str, b: &str) -> Ordering {
+    lower(a).cmp(lower(b)).then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::names;
+
+    #[test]
+    fn names_are_found_exactly_then_without_case_then_with_the_latest_tag() {
+        let mut catalogue = Catalogue::default();
+        catalogue.insert(0, &names(&["Llama3", "phi:latest"]));
+        catalogue.insert(70, &names(&["llama3", "Phi:Latest", "qwen:7b"]));
+        for (model, slot, expected) in [
+            ("llama3", 70, Some(Fit::Exact)),
+            ("llama3", 0, Some(Fit::ButForCase)),
+            ("LLAMA3", 0, Some(Fit::ButForCase)),
+            ("phi", 0, Some(Fit::Exact)),
+            ("phi", 70, Some(Fit::ButForCase)),
+            ("phi:latest", 0, Some(Fit::Exact)),
+            ("qwen", 70, None),
+            ("qwen:7b", 70, Some(Fit::Exact)),
+            ("llama", 0, None),
+            ("", 0, None),
+        ] {
+            assert_eq!(
+                catalogue.find(model).fit(slot),
+                expected,
+                "{model} on {slot}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_catalogue_agrees_with_plain_sets(
+            steps in prop::collection::vec((0..130_usize, any::<bool>(), "[aAb]{1,2}"), 1..60),
+        ) {
+            let mut catalogue = Catalogue::default();
+            let mut plain: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+            for (slot, insert, name) in steps {
+                let set = plain.entry(name.clone()).or_default();
+                if insert {
+                    catalogue.insert(slot, &names(&[&name]));
+                    set.insert(slot);
+                } else {
+                    catalogue.remove(slot, &names(&[&name]));
+                    set.remove(&slot);
+                }
+            }
+            plain.retain(|_, set| !set.is_empty());
+            let held: BTreeMap<String, BTreeSet<usize>> = catalogue
+                .iter()
+                .map(|(name, slots)| (name.to_string(), slots.collect()))
+                .collect();
+            prop_assert_eq!(&held, &plain);
+            for (name, slots) in &plain {
+                for slot in slots {
+                    prop_assert_eq!(catalogue.find(name).fit(*slot), Some(Fit::Exact));
+                    let loose = catalogue.find(&name.to_uppercase()).fit(*slot);
+                    prop_assert!(loose.is_some());
+                }
+            }
+        }
+    }
+}

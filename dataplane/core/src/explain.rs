@@ -1,0 +1,76 @@
+//! Why a request would go where it goes, for people.
+
+use std::fmt::Write as _;
+
+use dataplane_protocol::{EndpointId, InstanceId, RouteId};
+use serde::Serialize;
+
+use crate::pick::Decision;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Absent when no route takes the request.
+    pub route: Option<RouteId>,
+    /// All instances of the route, in order of tier.
+    pub candidates: Vec<CandidateView>,
+    /// Absent when nobody would be picked.
+    pub decision: Option<Decision>,
+    /// [`Refusal::reason`](crate::Refusal::reason), when nobody would be picked.
+    pub refusal: Option<&'static str>,
+    /// Beside a refusal that may pass; at least 1000.
+    pub retry_after_ms: Option<u64>,
+    /// What else a reader should know: endpoints without instances.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CandidateView {
+    pub endpoint: EndpointId,
+    pub instance: InstanceId,
+    pub tier: u32,
+    pub weight: u32,
+    /// It may be sent this request; the balancer decides among these.
+    pub selectable: bool,
+    /// Why it may or may not.
+    pub why: String,
+    /// It would get the request now.
+    pub chosen: bool,
+}
+
+impl Explanation {
+    /// As text, a line each, for a terminal.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![match &self.route {
+            Some(route) => format!("route {route}"),
+            None => "no route takes this request".to_owned(),
+        }];
+        lines.extend(self.candidates.iter().map(CandidateView::line));
+        lines.extend(self.notes.iter().map(|note| format!("  {note}")));
+        if let Some(decision) = self.decision {
+            lines.push(format!("picked: {}", decision.as_str()));
+        }
+        if let Some(reason) = self.refusal {
+            let mut line = format!("refused: {reason}");
+            if let Some(wait) = self.retry_after_ms {
+                // Writing to a string cannot fail.
+                let _ = write!(line, ", try again in {} s", wait.div_ceil(1_000));
+            }
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+impl CandidateView {
+    fn line(&self) -> String {
+        let mark = match (self.chosen, self.selectable) {
+            (true, _) => "→",
+            (false, true) => "·",
+            (false, false) => "✗",
+        };
+        format!(
+            "{mark} tier {} weight {} {}: {}",
+            self.tier, self.weight, self.instance, self.why
+        )
+    }
+}

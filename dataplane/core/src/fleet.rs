@@ -1,0 +1,325 @@
+//! All instances' live state and the whole decision loop: what the shell asks, and what it
+//! tells. One value with virtual time in its arguments, so that a simulation drives it exactly
+//! as the data plane does.
+
+mod apply;
+mod decide;
+mod explain;
+mod look;
+mod slot;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use dataplane_protocol::{EndpointId, RoutingTable, sync::Health};
+
+use self::{
+    decide::{Scene, Scratch},
+    slot::Slot,
+};
+use crate::{
+    breaker::Pass,
+    catalogue::Catalogue,
+    models::Models,
+    order::{Event, Listed, Order, Probed},
+    outcome::{Cause, Failure, Outcome},
+    pick::{InstanceKey, Pick, Refusal, Ticket},
+    plan::{Plan, Turns},
+    retry::{self, Budget},
+    rng::Rng,
+    route::{self, Query},
+    time::Mono,
+};
+
+/// The data plane's state and judgment. Not shared: the shell keeps it behind one lock.
+#[derive(Debug)]
+pub struct Fleet {
+    table: Arc<RoutingTable>,
+    slots: Vec<Slot>,
+    by_key: HashMap<InstanceKey, usize>,
+    next_key: u32,
+    /// In order of precedence, as the table's routes.
+    plans: Vec<Plan>,
+    /// As `plans`: what changes with each request.
+    live: Vec<Live>,
+    catalogue: Catalogue,
+    /// What endpoints without instances served when they had some.
+    absent: HashMap<EndpointId, Models>,
+    rng: Rng,
+    scratch: Scratch,
+    /// Events of calls that cannot return them; the next call that can does.
+    pending: Vec<Event>,
+}
+
+/// What a route remembers between requests.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    turns: Turns,
+    budget: Budget,
+}
+
+impl Fleet {
+    /// Empty: refuses everything with `NoRoute` until a table is applied. The same seed and the
+    /// same calls give the same decisions.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            table: Arc::default(),
+            slots: Vec::new(),
+            by_key: HashMap::new(),
+            next_key: 0,
+            plans: Vec::new(),
+            live: Vec::new(),
+            catalogue: Catalogue::default(),
+            absent: HashMap::new(),
+            rng: Rng::new(seed),
+            scratch: Scratch::default(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// The table in use.
+    pub fn table(&self) -> &Arc<RoutingTable> {
+        &self.table
+    }
+
+    /// Where to send a request's first attempt. Counts as a request for the retry budget.
+    pub fn pick(&mut self, query: &Query<'_>, now: Mono) -> Result<Pick, Refusal> {
+        let place = self.find_route(query).ok_or(Refusal::NoRoute)?;
+        if let Some(live) = self.live.get_mut(place) {
+            live.budget.request(now);
+        }
+        self.attempt(place, query, &[], now)
+    }
+
+    /// Where to send the next attempt after `tried.len()` of them, the last ended by `cause`.
+    /// None: policy, attempts or budget forbid it, or nobody else is left. Spends budget only
+    /// when there is one.
+    pub fn retry(
+        &mut self,
+        query: &Query<'_>,
+        tried: &[InstanceKey],
+        cause: Cause,
+        now: Mono,
+    ) -> Option<Pick> {
+        let place = self.find_route(query)?;
+        let policy = &self.plans.get(place)?.route.failover;
+        let budget = &self.live.get(place)?.budget;
+        if !retry::wanted(policy, cause, tried.len())
+            || !budget.allows(policy.budget_percent, cause, now)
+        {
+            return None;
+        }
+        let pick = self.attempt(place, query, tried, now).ok()?;
+        if let Some(live) = self.live.get_mut(place) {
+            live.budget.spend(cause, now);
+        }
+        Some(pick)
+    }
+
+    /// An answer below 500 began. Closes a half-open breaker and records the time to first
+    /// byte; the request still counts as in flight. Say it once for each ticket.
+    pub fn first_byte(&mut self, ticket: &Ticket, now: Mono) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.pending);
+        if let Some(slot) = slot_of(&self.by_key, &mut self.slots, ticket.key) {
+            slot.load.first_byte(now.since(ticket.started));
+            slot.monitor.answered(&slot.info.endpoint.health);
+            if let Some(change) = slot.breaker.answered(ticket.pass) {
+                slot.breaker_changed(change, now, &mut events);
+            }
+        }
+        events
+    }
+
+    /// An attempt ended. Quiet when its instance is gone.
+    pub fn finish(&mut self, ticket: Ticket, outcome: Outcome, now: Mono) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.pending);
+        let Some(slot) = slot_of(&self.by_key, &mut self.slots, ticket.key) else {
+            return events;
+        };
+        slot.load.end(matches!(outcome, Outcome::Failure(_)));
+        match outcome {
+            Outcome::Success => {
+                slot.saturation.succeeded();
+                slot.monitor.answered(&slot.info.endpoint.health);
+                if let Some(change) = slot.breaker.succeeded(ticket.pass, now) {
+                    slot.breaker_changed(change, now, &mut events);
+                }
+            }
+            Outcome::Failure(failure) => failed(slot, &ticket, failure, now, &mut events),
+            Outcome::Saturated { retry_after } => {
+                slot.breaker.released(ticket.pass);
+                slot.saturation.saturated(retry_after, now);
+            }
+            Outcome::Cancelled => slot.breaker.released(ticket.pass),
+        }
+        events
+    }
+
+    /// Probes and listings to carry out now. Each is handed out once, until its result came or
+    /// twice the health timeout passed. Instances whose credential is withheld are left alone.
+    pub fn due(&mut self, now: Mono) -> Vec<Order> {
+        let mut orders = Vec::new();
+        for slot in &mut self.slots {
+            if slot.info.is_withheld() {
+                continue;
+            }
+            let health = &slot.info.endpoint.health;
+            let timeout = Duration::from_millis(health.timeout_ms);
+            if let Some(first_path) = slot.monitor.due(health, now) {
+                orders.push(Order::Probe {
+                    instance: slot.info.clone(),
+                    first_path,
+                    timeout,
+                });
+            }
+            if slot.models.due(timeout * 2, now) {
+                orders.push(Order::List {
+                    instance: slot.info.clone(),
+                });
+            }
+        }
+        orders
+    }
+
+    /// When [`Self::due`] will have something. It may lie in the past.
+    pub fn next_due(&self) -> Option<Mono> {
+        let asked = self.slots.iter().filter(|slot| !slot.info.is_withheld());
+        asked
+            .flat_map(|slot| [slot.monitor.next(), slot.models.next()])
+            .flatten()
+            .min()
+    }
+
+    /// A probe's result.
+    pub fn probed(&mut self, key: InstanceKey, result: Probed, now: Mono) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.pending);
+        if let Some(slot) = slot_of(&self.by_key, &mut self.slots, key) {
+            let policy = &slot.info.endpoint.health;
+            if let Some(change) = slot.monitor.probed(policy, result, &mut self.rng, now) {
+                slot.health_changed(change, now, &mut events);
+            }
+        }
+        events
+    }
+
+    /// A listing's result. A late one of an instance that went unhealthy still counts: it is
+    /// what the backend said.
+    pub fn listed(&mut self, key: InstanceKey, result: Listed, now: Mono) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.pending);
+        let Some(place) = self.by_key.get(&key).copied() else {
+            return events;
+        };
+        let Some(slot) = self.slots.get_mut(place) else {
+            return events;
+        };
+        if let Listed::Models {
+            detected: Some(name),
+            ..
+        } = &result
+            && slot.info.endpoint.profile == AUTO
+            && let Some(profile) = self.table.profiles.get(name)
+        {
+            slot.detected(profile);
+        }
+        let before = slot.models.serves().to_vec();
+        let policy = &slot.info.endpoint.models;
+        if slot.models.listed(policy, result, now) {
+            self.catalogue.remove(place, &before);
+            self.catalogue.insert(place, slot.models.serves());
+            events.push(slot.models_event());
+        }
+        if slot.monitor.state() == Health::Unhealthy {
+            slot.models.rest();
+        }
+        events
+    }
+
+    fn find_route(&self, query: &Query<'_>) -> Option<usize> {
+        route::find(self.plans.iter().map(|plan| &plan.route), query)
+    }
+
+    fn attempt(
+        &mut self,
+        place: usize,
+        query: &Query<'_>,
+        tried: &[InstanceKey],
+        now: Mono,
+    ) -> Result<Pick, Refusal> {
+        let (Some(plan), Some(live)) = (self.plans.get(place), self.live.get_mut(place)) else {
+            return Err(Refusal::NoRoute);
+        };
+        let scene = Scene {
+            plan,
+            slots: &self.slots,
+            catalogue: &self.catalogue,
+            now,
+        };
+        let choice = decide::decide(
+            &scene,
+            query,
+            tried,
+            &mut live.turns,
+            &mut self.rng,
+            &mut self.scratch,
+        )?;
+        let Some(slot) = self.slots.get_mut(choice.slot) else {
+            return Err(Refusal::NoRoute);
+        };
+        let pass = match &plan.route.breaker {
+            None => Pass::Unjudged,
+            Some(policy) => {
+                let (pass, change) = slot.breaker.enter(policy, now);
+                if let Some(change) = change {
+                    slot.breaker_changed(change, now, &mut self.pending);
+                }
+                pass
+            }
+        };
+        slot.load.begin();
+        Ok(Pick {
+            ticket: Ticket {
+                key: slot.key(),
+                route: plan.route.clone(),
+                started: now,
+                pass,
+            },
+            instance: slot.info.clone(),
+            route: plan.route.clone(),
+            tier: choice.tier,
+            attempt: tried.len() as u32 + 1,
+            decision: choice.decision,
+        })
+    }
+}
+
+/// The profile of endpoints whose type a listing tells.
+const AUTO: &str = "auto";
+
+fn slot_of<'s>(
+    by_key: &HashMap<InstanceKey, usize>,
+    slots: &'s mut [Slot],
+    key: InstanceKey,
+) -> Option<&'s mut Slot> {
+    slots.get_mut(*by_key.get(&key)?)
+}
+
+fn failed(slot: &mut Slot, ticket: &Ticket, failure: Failure, now: Mono, events: &mut Vec<Event>) {
+    let health = &slot.info.endpoint.health;
+    let doubt = match failure {
+        Failure::Connect => slot.monitor.connect_failed(health, now),
+        Failure::Reset => {
+            slot.monitor.reset(health, now);
+            None
+        }
+        _ => None,
+    };
+    if let Some(change) = doubt {
+        slot.health_changed(change, now, events);
+    }
+    if let Some(policy) = &ticket.route.breaker
+        && let Some(change) = slot
+            .breaker
+            .failed(ticket.pass, policy, failure.label(), now)
+    {
+        slot.breaker_changed(change, now, events);
+    }
+}

@@ -1,0 +1,424 @@
+//! Whether an instance answers its health check: thresholds, and when to probe next.
+//!
+//! Active: probed at an interval from the start. Passive: trusted until live traffic cannot
+//! connect, then probed until it is back. Off: always healthy.
+
+use std::time::Duration;
+
+use dataplane_protocol::{
+    sync::Health as State,
+    table::{HealthMode, HealthPolicy},
+};
+
+use crate::{order::Probed, rng::Rng, time::Mono};
+
+/// A doubt (failed probe, broken connection) is looked into this soon.
+const DOUBT: Duration = Duration::from_secs(1);
+/// An unhealthy instance is probed at least this often, however long its interval: traffic
+/// waits for it.
+const UNHEALTHY: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Monitor {
+    state: State,
+    /// Why it is in this state, for people; empty at first.
+    reason: String,
+    good: u32,
+    bad: u32,
+    /// Index in `paths` of the one that answered last.
+    path: usize,
+    next: Option<Mono>,
+    /// A probe was given out; without a result it is forgotten at this time.
+    under_way: Option<Mono>,
+    last: Option<Mono>,
+}
+
+/// A change of state, for the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) from: State,
+    pub(crate) to: State,
+    pub(crate) reason: String,
+}
+
+impl Monitor {
+    pub(crate) fn new(policy: &HealthPolicy, now: Mono) -> Self {
+        let active = policy.mode == HealthMode::Active;
+        Self {
+            state: if active {
+                State::Unknown
+            } else {
+                State::Healthy
+            },
+            reason: String::new(),
+            good: 0,
+            bad: 0,
+            path: 0,
+            next: active.then_some(now),
+            under_way: None,
+            last: None,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// When the last probe was given out.
+    pub(crate) fn last(&self) -> Option<Mono> {
+        self.last
+    }
+
+    /// When the next probe is due; while one is under way, when that is given up.
+    pub(crate) fn next(&self) -> Option<Mono> {
+        self.under_way.or(self.next)
+    }
+
+    /// The endpoint was changed: what it now asks for holds from here on.
+    pub(crate) fn adopt(&mut self, policy: &HealthPolicy, now: Mono) -> Option<Change> {
+        if self.path >= policy.paths.len() {
+            self.path = 0;
+        }
+        match policy.mode {
+            HealthMode::Off => {
+                self.next = None;
+                self.under_way = None;
+                self.bad = 0;
+                self.turn(State::Healthy, "health checks are off".to_owned())
+            }
+            // A fixed path or credential shows at once.
+            HealthMode::Active => {
+                self.next = Some(now);
+                None
+            }
+            HealthMode::Passive if self.state == State::Unknown => {
+                self.next = None;
+                self.turn(
+                    State::Healthy,
+                    "trusted until a connection fails".to_owned(),
+                )
+            }
+            HealthMode::Passive => {
+                let doubted = self.state == State::Unhealthy || self.bad > 0;
+                self.next = doubted.then_some(now);
+                None
+            }
+        }
+    }
+
+    /// The first path to ask when a probe is due; it is then under way.
+    pub(crate) fn due(&mut self, policy: &HealthPolicy, now: Mono) -> Option<usize> {
+        if self.next().is_none_or(|at| at > now) {
+            return None;
+        }
+        self.next = None;
+        self.under_way = Some(now + Duration::from_millis(policy.timeout_ms) * 2);
+        self.last = Some(now);
+        Some(self.path)
+    }
+
+    pub(crate) fn probed(
+        &mut self,
+        policy: &HealthPolicy,
+        result: Probed,
+        rng: &mut Rng,
+        now: Mono,
+    ) -> Option<Change> {
+        self.under_way = None;
+        if policy.mode == HealthMode::Off {
+            return None;
+        }
+        let change = match result {
+            Probed::Good { path } => {
+                self.path = if path < policy.paths.len() { path } else { 0 };
+                self.passed(policy)
+            }
+            Probed::Bad { reason } => self.failed(policy, reason),
+        };
+        self.next = self.next_after(policy).map(|wait| now + rng.jitter(wait));
+        change
+    }
+
+    /// Live traffic could not connect: probe at once. In passive mode it is itself a sign.
+    pub(crate) fn connect_failed(&mut self, policy: &HealthPolicy, now: Mono) -> Option<Change> {
+        if policy.mode == HealthMode::Off {
+            return None;
+        }
+        let soonest = self.last.map_or(now, |last| now.max(last + DOUBT));
+        self.probe_by(soonest);
+        if policy.mode == HealthMode::Passive && self.state == State::Healthy {
+            return self.failed(policy, "requests could not connect".to_owned());
+        }
+        None
+    }
+
+    /// Live traffic was cut off before an answer: look into it soon.
+    pub(crate) fn reset(&mut self, policy: &HealthPolicy, now: Mono) {
+        if policy.mode != HealthMode::Off {
+            self.good = 0;
+            self.probe_by(now + interval(policy).min(DOUBT));
+        }
+    }
+
+    /// Live traffic was answered: in passive mode, failures before it are no longer in a row.
+    pub(crate) fn answered(&mut self, policy: &HealthPolicy) {
+        if policy.mode == HealthMode::Passive && self.state == State::Healthy {
+            self.bad = 0;
+        }
+    }
+
+    fn probe_by(&mut self, at: Mono) {
+        if self.under_way.is_none() {
+            self.next = Some(self.next.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    fn passed(&mut self, policy: &HealthPolicy) -> Option<Change> {
+        self.bad = 0;
+        self.good = self.good.saturating_add(1);
+        let enough = match self.state {
+            // The first probe decides: waiting for more would only delay a start.
+            State::Unknown => true,
+            State::Unhealthy => self.good >= policy.healthy_threshold,
+            State::Healthy => false,
+        };
+        if !enough {
+            return None;
+        }
+        let path = policy.paths.get(self.path).map_or("/", String::as_str);
+        self.turn(State::Healthy, format!("{path} answers"))
+    }
+
+    fn failed(&mut self, policy: &HealthPolicy, reason: String) -> Option<Change> {
+        self.good = 0;
+        self.bad = self.bad.saturating_add(1);
+        let enough = match self.state {
+            State::Unknown => true,
+            State::Healthy => self.bad >= policy.unhealthy_threshold,
+            State::Unhealthy => {
+                self.reason = reason;
+                return None;
+            }
+        };
+        if enough {
+            self.turn(State::Unhealthy, reason)
+        } else {
+            None
+        }
+    }
+
+    fn turn(&mut self, to: State, reason: String) -> Option<Change> {
+        let from = std::mem::replace(&mut self.state, to);
+        self.reason.clone_from(&reason);
+        (from != to).then_some(Change { from, to, reason })
+    }
+
+    /// Wait until the next probe; absent when none is needed.
+    fn next_after(&self, policy: &HealthPolicy) -> Option<Duration> {
+        let interval = interval(policy);
+        match self.state {
+            State::Unhealthy if self.good > 0 => Some(interval.min(DOUBT)),
+            State::Unhealthy => Some(interval.min(UNHEALTHY)),
+            State::Unknown | State::Healthy if self.bad > 0 => Some(interval.min(DOUBT)),
+            State::Unknown | State::Healthy if policy.mode == HealthMode::Active => Some(interval),
+            // Passive, in doubt: until enough good ones in a row.
+            State::Unknown | State::Healthy => {
+                (self.good < policy.healthy_threshold).then_some(interval.min(DOUBT))
+            }
+        }
+    }
+}
+
+/// At least a tenth of a second: a zero in a table must not become a busy loop.
+fn interval(policy: &HealthPolicy) -> Duration {
+    Duration::from_millis(policy.interval_ms.max(100))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::health_policy;
+
+    fn good() -> Probed {
+        Probed::Good { path: 0 }
+    }
+
+    fn bad() -> Probed {
+        Probed::Bad {
+            reason: "refused".into(),
+        }
+    }
+
+    fn policy(mode: HealthMode) -> HealthPolicy {
+        HealthPolicy {
+            mode,
+            healthy_threshold: 2,
+            unhealthy_threshold: 3,
+            ..health_policy()
+        }
+    }
+
+    /// A monitor driven by hand; `now` moves to each probe as it is due.
+    struct Bench {
+        monitor: Monitor,
+        policy: HealthPolicy,
+        rng: Rng,
+        now: Mono,
+    }
+
+    impl Bench {
+        fn new(mode: HealthMode) -> Self {
+            let policy = policy(mode);
+            let now = Mono::from_millis(60_000);
+            Self {
+                monitor: Monitor::new(&policy, now),
+                policy,
+                rng: Rng::new(1),
+                now,
+            }
+        }
+
+        /// Waits for the next probe and answers it; (seconds waited, state after).
+        fn probe(&mut self, result: Probed) -> (f64, State) {
+            let at = self.monitor.next().unwrap().max(self.now);
+            let waited = at.since(self.now).as_secs_f64();
+            self.now = at;
+            self.monitor.due(&self.policy, at).unwrap();
+            self.monitor.probed(&self.policy, result, &mut self.rng, at);
+            (waited, self.monitor.state())
+        }
+    }
+
+    fn about(seconds: f64, expected: f64) -> bool {
+        (seconds - expected).abs() <= expected * 0.05 + 1e-6
+    }
+
+    #[test]
+    fn the_first_probe_decides_at_once() {
+        let mut bench = Bench::new(HealthMode::Active);
+        assert_eq!(bench.probe(bad()), (0.0, State::Unhealthy));
+        let mut bench = Bench::new(HealthMode::Active);
+        assert_eq!(bench.probe(good()), (0.0, State::Healthy));
+    }
+
+    #[test]
+    fn thresholds_in_a_row_turn_it_and_doubts_are_looked_into_soon() {
+        let mut bench = Bench::new(HealthMode::Active);
+        bench.probe(good());
+        for (result, wait, state) in [
+            (bad(), 10.0, State::Healthy),
+            (bad(), 1.0, State::Healthy),
+            (good(), 1.0, State::Healthy),
+            (bad(), 10.0, State::Healthy),
+            (bad(), 1.0, State::Healthy),
+            (bad(), 1.0, State::Unhealthy),
+            (bad(), 10.0, State::Unhealthy),
+            (good(), 10.0, State::Unhealthy),
+            (good(), 1.0, State::Healthy),
+            (good(), 10.0, State::Healthy),
+        ] {
+            let (waited, after) = bench.probe(result);
+            assert!(about(waited, wait), "waited {waited}, not {wait}");
+            assert_eq!(after, state);
+        }
+    }
+
+    #[test]
+    fn an_unhealthy_one_is_probed_every_ten_seconds_however_long_its_interval() {
+        let mut bench = Bench::new(HealthMode::Active);
+        bench.policy.interval_ms = 300_000;
+        bench.probe(bad());
+        assert!(about(bench.probe(bad()).0, 10.0));
+    }
+
+    #[test]
+    fn a_probe_is_given_out_once_until_it_is_answered_or_given_up() {
+        let mut bench = Bench::new(HealthMode::Active);
+        assert_eq!(bench.monitor.due(&bench.policy, bench.now), Some(0));
+        assert_eq!(bench.monitor.due(&bench.policy, bench.now), None);
+        let given_up = bench.now + Duration::from_secs(10);
+        assert_eq!(bench.monitor.next(), Some(given_up));
+        assert_eq!(bench.monitor.due(&bench.policy, given_up), Some(0));
+    }
+
+    #[test]
+    fn the_path_that_answered_is_asked_first() {
+        let mut bench = Bench::new(HealthMode::Active);
+        bench.policy.paths = vec!["/a".into(), "/b".into()];
+        bench.probe(Probed::Good { path: 1 });
+        let at = bench.monitor.next().unwrap();
+        assert_eq!(bench.monitor.due(&bench.policy, at), Some(1));
+    }
+
+    #[test]
+    fn a_live_connect_failure_is_probed_at_once_but_not_more_than_once_a_second() {
+        let mut bench = Bench::new(HealthMode::Active);
+        bench.probe(good());
+        let probed_at = bench.now;
+        let later = probed_at + Duration::from_secs(5);
+        bench.monitor.connect_failed(&bench.policy, later);
+        assert_eq!(bench.monitor.next(), Some(later));
+        bench.now = later;
+        bench.probe(good());
+        let soon = later + Duration::from_millis(100);
+        bench.monitor.connect_failed(&bench.policy, soon);
+        assert_eq!(bench.monitor.next(), Some(later + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_passive_one_is_not_probed_until_a_connection_fails_and_then_until_it_is_back() {
+        let mut bench = Bench::new(HealthMode::Passive);
+        assert_eq!(bench.monitor.state(), State::Healthy);
+        assert_eq!(bench.monitor.next(), None);
+        bench.monitor.connect_failed(&bench.policy, bench.now);
+        assert_eq!(bench.probe(good()), (0.0, State::Healthy));
+        bench.probe(good());
+        assert_eq!(bench.monitor.next(), None, "two good ones are enough");
+    }
+
+    #[test]
+    fn live_connect_failures_make_a_passive_one_unhealthy() {
+        let mut bench = Bench::new(HealthMode::Passive);
+        for _ in 0..2 {
+            assert_eq!(bench.monitor.connect_failed(&bench.policy, bench.now), None);
+        }
+        bench.monitor.answered(&bench.policy);
+        for _ in 0..2 {
+            assert_eq!(bench.monitor.connect_failed(&bench.policy, bench.now), None);
+        }
+        let change = bench
+            .monitor
+            .connect_failed(&bench.policy, bench.now)
+            .unwrap();
+        assert_eq!(change.to, State::Unhealthy);
+        bench.probe(good());
+        assert_eq!(bench.probe(good()).1, State::Healthy);
+    }
+
+    #[test]
+    fn with_health_checks_off_nothing_is_probed_and_nothing_makes_it_unhealthy() {
+        let mut bench = Bench::new(HealthMode::Off);
+        for _ in 0..10 {
+            bench.monitor.connect_failed(&bench.policy, bench.now);
+            bench.monitor.reset(&bench.policy, bench.now);
+        }
+        assert_eq!(bench.monitor.state(), State::Healthy);
+        assert_eq!(bench.monitor.next(), None);
+    }
+
+    #[test]
+    fn switching_checks_off_makes_an_unhealthy_one_healthy() {
+        let mut bench = Bench::new(HealthMode::Active);
+        bench.probe(bad());
+        let off = policy(HealthMode::Off);
+        assert_eq!(
+            bench.monitor.adopt(&off, bench.now).unwrap().to,
+            State::Healthy
+        );
+        assert_eq!(bench.monitor.next(), None);
+    }
+}

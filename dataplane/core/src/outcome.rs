@@ -1,0 +1,80 @@
+//! How attempts end: words for the breaker, for the retry rules, and for labels.
+
+use std::time::Duration;
+
+/// Why an attempt that sent nothing to its client yet failed: the question to
+/// [`Fleet::retry`](crate::Fleet::retry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    ConnectFailure,
+    /// Counts as [`Cause::ConnectFailure`]: nothing was sent.
+    ConnectTimeout,
+    /// Reset or closed before the first byte of the answer.
+    Reset,
+    FirstTokenTimeout,
+    Status(u16),
+    /// Cut because the instance failed its health check. Allowed where `Reset` is.
+    Unhealthy,
+}
+
+impl Cause {
+    /// For metrics and logs; from a closed set.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ConnectFailure => "connect_failure",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Reset => "reset",
+            Self::FirstTokenTimeout => "first_token_timeout",
+            Self::Status(_) => "status",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+
+    /// Nothing reached a backend, so another attempt adds no load to any.
+    pub(crate) const fn costs_nothing(self) -> bool {
+        matches!(self, Self::ConnectFailure | Self::ConnectTimeout)
+    }
+}
+
+/// How an attempt ended, said once for each [`Ticket`](crate::Ticket).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer ended whole, with a status below 500.
+    Success,
+    Failure(Failure),
+    /// 429, or 503 with `Retry-After`: the backend lives and wants to be left alone for that
+    /// long (default 1 s, at most 60 s). Neither success nor failure.
+    Saturated {
+        retry_after: Option<Duration>,
+    },
+    /// The client left, or we cut the attempt: says nothing about the backend.
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: refused, unreachable, timed out, TLS failed.
+    Connect,
+    /// The connection broke before the answer began.
+    Reset,
+    FirstTokenTimeout,
+    StreamIdleTimeout,
+    /// The answer began and broke off.
+    Truncated,
+    /// 500 and above.
+    Status(u16),
+}
+
+impl Failure {
+    /// For metrics and logs; from a closed set.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reset => "reset",
+            Self::FirstTokenTimeout => "first_token_timeout",
+            Self::StreamIdleTimeout => "stream_idle_timeout",
+            Self::Truncated => "truncated",
+            Self::Status(_) => "status",
+        }
+    }
+}

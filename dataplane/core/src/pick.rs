@@ -1,0 +1,130 @@
+//! What a decision looks like from outside: who was picked, by which right, or why nobody.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use dataplane_protocol::table::{Credential, Endpoint, Instance, Profile, Route};
+use serde::Serialize;
+
+use crate::{breaker::Pass, time::Mono};
+
+/// Names one instance's live state. Never reused within a process, so what is late finds nobody
+/// rather than somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct InstanceKey(pub(crate) u32);
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the shell needs to talk to an instance.
+#[derive(Clone, Debug)]
+pub struct InstanceInfo {
+    pub key: InstanceKey,
+    pub endpoint: Arc<Endpoint>,
+    pub instance: Instance,
+    /// The detected one where the endpoint says `auto`.
+    pub profile: Arc<Profile>,
+}
+
+impl InstanceInfo {
+    pub(crate) fn is_withheld(&self) -> bool {
+        matches!(self.endpoint.credential, Credential::Withheld)
+    }
+}
+
+/// Where to send an attempt.
+#[derive(Debug)]
+#[must_use = "its ticket must be finished"]
+pub struct Pick {
+    pub ticket: Ticket,
+    pub instance: Arc<InstanceInfo>,
+    pub route: Arc<Route>,
+    /// 0 is the preferred one.
+    pub tier: u32,
+    /// 1 for the first attempt of a request.
+    pub attempt: u32,
+    pub decision: Decision,
+}
+
+/// By which right an instance was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// It lists the model.
+    ModelFound,
+    /// The request names no model.
+    NoModel,
+    /// Nobody lists the model, and nobody knows what this one serves: tried anyway.
+    ModelUnknownEndpoint,
+    /// Nobody was selectable; a chance beats a sure error.
+    LastResort,
+}
+
+impl Decision {
+    /// For headers, metrics and logs; from a closed set.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ModelFound => "model_found",
+            Self::NoModel => "no_model",
+            Self::ModelUnknownEndpoint => "model_unknown_endpoint",
+            Self::LastResort => "last_resort",
+        }
+    }
+}
+
+/// One attempt under way. It counts as in flight until [`Fleet::finish`](crate::Fleet::finish)
+/// consumes it, so it must not be dropped without.
+#[derive(Debug)]
+#[must_use = "an attempt that is never finished counts as in flight for ever"]
+pub struct Ticket {
+    pub(crate) key: InstanceKey,
+    pub(crate) route: Arc<Route>,
+    pub(crate) started: Mono,
+    pub(crate) pass: Pass,
+}
+
+impl Ticket {
+    pub fn key(&self) -> InstanceKey {
+        self.key
+    }
+}
+
+/// Why nobody was picked. `retry_after` is the soonest that trying again may help, at least 1 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no route takes this request")]
+    NoRoute,
+    #[error("the route has no endpoint of this type")]
+    NoEndpoint,
+    #[error("no endpoint of the route serves this model (is it pulled or loaded?)")]
+    ModelNotFound,
+    #[error("the model is known, but nobody who serves it can take requests now")]
+    ModelUnavailable { retry_after: Duration },
+    #[error("no endpoint of the route can take requests now")]
+    Unavailable { retry_after: Duration },
+}
+
+impl Refusal {
+    /// For headers, metrics and logs; from a closed set.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ModelNotFound => "model_not_found",
+            Self::ModelUnavailable { .. } => "model_unavailable",
+            Self::Unavailable { .. } => "unavailable",
+        }
+    }
+
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ModelUnavailable { retry_after } | Self::Unavailable { retry_after } => {
+                Some(*retry_after)
+            }
+            Self::NoRoute | Self::NoEndpoint | Self::ModelNotFound => None,
+        }
+    }
+}

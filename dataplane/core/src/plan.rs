@@ -1,0 +1,47 @@
+//! A route made ready for decisions: its targets resolved to the live instances behind them, in
+//! order of tier, once for each table instead of once for each request.
+
+use std::sync::Arc;
+
+use dataplane_protocol::table::{Endpoint, Profile, Route};
+
+use crate::models::Models;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) route: Arc<Route>,
+    /// Sorted by tier, then endpoint.
+    pub(crate) targets: Vec<PlannedTarget>,
+    /// Instances of all targets, in their order: those of one target lie together.
+    pub(crate) members: Vec<Member>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct PlannedTarget {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) tier: u32,
+    pub(crate) priority: u32,
+    pub(crate) weight: u32,
+    /// Only of an endpoint without instances: what it served when it had some.
+    pub(crate) absent: Option<Models>,
+}
+
+/// One instance as a route sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    /// Place in the fleet.
+    pub(crate) slot: usize,
+    /// Place in `targets`.
+    pub(crate) target: usize,
+    pub(crate) tier: u32,
+    pub(crate) weight: u32,
+}
+
+/// Whose turn it is: the running sums of smooth weighted round robin, for targets and for the
+/// instances inside each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Turns {
+    pub(crate) targets: Vec<i64>,
+    pub(crate) members: Vec<i64>,
+}

@@ -1,0 +1,147 @@
+//! Which route takes a request. In: what the client asked. Out: the first route, in order of
+//! precedence, whose match fits.
+
+use std::{fmt, sync::Arc};
+
+use dataplane_protocol::{
+    Dialect,
+    table::{Profile, Route, RouteMatch},
+};
+
+use crate::glob;
+
+/// What a request says about where it wants to go.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    /// As the client sent it; decoded and normalised by the shell.
+    pub path: &'a str,
+    /// Lower-case name → value.
+    pub header: &'a dyn Fn(&str) -> Option<&'a str>,
+    pub model: Option<&'a str>,
+    /// `P` of `/olla/P/…`: only endpoints whose profile lists it. Absent: any.
+    pub prefix: Option<&'a str>,
+    /// Only endpoints whose profile speaks it. Absent: any.
+    pub dialect: Option<Dialect>,
+}
+
+impl fmt::Debug for Query<'_> {
+    /// Without headers: they hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query")
+            .field("path", &self.path)
+            .field("model", &self.model)
+            .field("prefix", &self.prefix)
+            .field("dialect", &self.dialect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Place in `routes` of the one that takes the request.
+pub(crate) fn find<'r>(
+    mut routes: impl Iterator<Item = &'r Arc<Route>>,
+    query: &Query<'_>,
+) -> Option<usize> {
+    routes.position(|route| fits(&route.matches, query))
+}
+
+/// Whether backends of this type can be asked: its prefixes and dialects against the request's.
+pub(crate) fn reaches(profile: &Profile, prefix: Option<&str>, dialect: Option<Dialect>) -> bool {
+    prefix.is_none_or(|prefix| profile.prefixes.iter().any(|known| known == prefix))
+        && dialect.is_none_or(|dialect| profile.dialects.contains(&dialect))
+}
+
+fn fits(matches: &RouteMatch, query: &Query<'_>) -> bool {
+    let path = matches.path_prefix.as_deref();
+    path.is_none_or(|prefix| has_prefix(query.path, prefix))
+        && (matches.models.is_empty()
+            || query
+                .model
+                .is_some_and(|model| glob::any_fits(&matches.models, model)))
+        && matches
+            .headers
+            .iter()
+            .all(|header| (query.header)(&header.name) == Some(header.value.as_str()))
+}
+
+/// By whole segments: `/v1` holds `/v1` and `/v1/chat`, not `/v1beta`.
+fn has_prefix(path: &str, prefix: &str) -> bool {
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    path.strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_protocol::table::HeaderMatch;
+
+    use super::*;
+
+    fn query<'a>(path: &'a str, model: Option<&'a str>) -> Query<'a> {
+        Query {
+            path,
+            header: &|name| (name == "x-team").then_some("blue"),
+            model,
+            prefix: None,
+            dialect: None,
+        }
+    }
+
+    fn by_path(prefix: &str) -> RouteMatch {
+        RouteMatch {
+            path_prefix: Some(prefix.into()),
+            ..RouteMatch::default()
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_fits_whole_segments_only() {
+        for (prefix, path, expected) in [
+            ("/", "/anything", true),
+            ("/", "/", true),
+            ("/v1", "/v1", true),
+            ("/v1", "/v1/chat", true),
+            ("/v1/", "/v1", true),
+            ("/v1", "/v1beta", false),
+            ("/v1/chat", "/v1", false),
+        ] {
+            let fit = fits(&by_path(prefix), &query(path, None));
+            assert_eq!(fit, expected, "{prefix} on {path}");
+        }
+    }
+
+    #[test]
+    fn a_route_for_models_needs_a_model_and_ignores_case() {
+        let matches = RouteMatch {
+            models: vec!["gpt-*".into(), "llama3".into()],
+            ..RouteMatch::default()
+        };
+        assert!(fits(&matches, &query("/", Some("GPT-4o"))));
+        assert!(fits(&matches, &query("/", Some("llama3"))));
+        assert!(!fits(&matches, &query("/", Some("llama3:8b"))));
+        assert!(!fits(&matches, &query("/", None)));
+    }
+
+    #[test]
+    fn all_headers_of_a_route_must_be_there_with_their_value() {
+        let header = |name: &str, value: &str| HeaderMatch {
+            name: name.into(),
+            value: value.into(),
+        };
+        let with = |headers| RouteMatch {
+            headers,
+            ..RouteMatch::default()
+        };
+        assert!(fits(
+            &with(vec![header("x-team", "blue")]),
+            &query("/", None)
+        ));
+        assert!(!fits(
+            &with(vec![header("x-team", "Blue")]),
+            &query("/", None)
+        ));
+        assert!(!fits(
+            &with(vec![header("x-team", "blue"), header("x-other", "1")]),
+            &query("/", None)
+        ));
+    }
+}
