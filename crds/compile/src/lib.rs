@@ -10,6 +10,7 @@
 //! status is computed by the very code that made the table.
 
 pub mod facts;
+pub mod manifest;
 pub mod verdict;
 
 mod credential;

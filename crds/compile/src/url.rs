@@ -41,7 +41,8 @@ impl Url {
             return Err(Error::Query);
         }
         let authority = rest.split('/').next().unwrap_or_default();
-        if authority.contains('@') {
+        // Anywhere, as the CRD's pattern has it.
+        if text.contains('@') {
             return Err(Error::Credentials);
         }
         let (host, port) = split_port(authority)?;

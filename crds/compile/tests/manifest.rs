@@ -1,0 +1,213 @@
+//! Files of Kubernetes objects, as `olla-dataplane run -f` and `check` read them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use compile::{
+    compile,
+    manifest::{Loaded, Severity, Source, load},
+};
+
+fn read(files: &[(&str, &str)]) -> Loaded {
+    let sources: Vec<_> = files
+        .iter()
+        .map(|(name, text)| Source {
+            name: (*name).to_owned(),
+            text: (*text).to_owned(),
+        })
+        .collect();
+    load(&sources, "default", &|_| None)
+}
+
+fn notes(loaded: &Loaded) -> Vec<String> {
+    let notes = loaded.notes.iter();
+    notes
+        .map(|note| format!("{} {note}", note.severity))
+        .collect()
+}
+
+const ENDPOINT: &str = "\
+apiVersion: olla.dev/v1alpha1
+kind: LlmEndpoint
+metadata:
+  name: a
+spec:
+  url: http://a:8000
+";
+
+#[test]
+fn files_become_tables_per_namespace() {
+    let text = format!(
+        "{ENDPOINT}  auth:\n    bearer: {{name: s, key: token}}\n---\n\
+         apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata: {{token: aHVudGVyMg==}}\n---\n\
+         {}",
+        ENDPOINT.replace("name: a", "name: a\n  namespace: other")
+    );
+    let loaded = read(&[("f.yaml", &text)]);
+    assert_eq!(notes(&loaded), Vec::<String>::new());
+    assert!(!loaded.has_errors());
+    let names: Vec<_> = loaded.namespaces.keys().collect();
+    assert_eq!(names, ["default", "other"]);
+    for (namespace, input) in &loaded.namespaces {
+        let compiled = compile(namespace, &input.objects, &input.facts);
+        for verdict in &compiled.verdicts {
+            assert_eq!(
+                (&verdict.accepted, &verdict.resolved_refs),
+                (&Ok(()), &Ok(()))
+            );
+        }
+        assert_eq!(compiled.table.routes.len(), 1, "{namespace}");
+        assert_eq!(compiled.table.routes[0].id.as_str(), "default");
+    }
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_route_that_is_there_keeps_the_implicit_one_out_even_if_broken() {
+    let route = "---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute\nmetadata: {name: r}\n";
+    let good = read(&[("f.yaml", &format!("{ENDPOINT}{route}spec: {{}}\n"))]);
+    let names = |loaded: &Loaded| {
+        let routes = loaded.namespaces["default"].objects.routes.iter();
+        routes
+            .map(|route| route.metadata.name.clone().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&good), ["r"]);
+    let bad = read(&[(
+        "f.yaml",
+        &format!("{ENDPOINT}{route}spec: {{engin: olla}}\n"),
+    )]);
+    assert_eq!(names(&bad), Vec::<String>::new());
+    assert_eq!(
+        notes(&bad),
+        ["error f.yaml:11: spec.engin: unknown field; did you mean `engine`?"]
+    );
+}
+
+#[test]
+fn json_and_lists_are_read_too() {
+    let item = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
+                "metadata": {{"name": "{name}"}}, "spec": {{"url": "http://{name}"}}}}"#
+        )
+    };
+    let list = format!(
+        r#"{{"apiVersion": "v1", "kind": "List", "items": [{}, {}]}}"#,
+        item("a"),
+        item("b")
+    );
+    let loaded = read(&[("list.json", &list), ("c.json", &item("c"))]);
+    assert_eq!(notes(&loaded), Vec::<String>::new());
+    assert_eq!(loaded.namespaces["default"].objects.endpoints.len(), 3);
+}
+
+#[test]
+fn the_output_of_kubectl_get_is_read_as_it_is() {
+    let text = format!(
+        "{}status:\n  conditions: []\n",
+        ENDPOINT.replace(
+            "name: a",
+            "name: a\n  creationTimestamp: \"2026-01-01T00:00:00Z\"\n  generation: 3\n  \
+             resourceVersion: \"1\"\n  uid: x\n  managedFields: []",
+        )
+    );
+    let loaded = read(&[("f.yaml", &text)]);
+    assert_eq!(notes(&loaded), Vec::<String>::new());
+    let endpoint = &loaded.namespaces["default"].objects.endpoints[0];
+    assert!(endpoint.metadata.creation_timestamp.is_some());
+}
+
+#[test]
+fn one_broken_object_is_left_out_and_the_others_stay() {
+    let text = format!(
+        "{ENDPOINT}---\n{}---\n{}",
+        ENDPOINT.replace("name: a", "name: b").replace("url", "uri"),
+        ENDPOINT.replace("name: a", "name: c"),
+    );
+    let loaded = read(&[("f.yaml", &text)]);
+    assert_eq!(
+        notes(&loaded),
+        ["error f.yaml:13: spec.uri: unknown field; did you mean `url`?"]
+    );
+    assert!(loaded.has_errors());
+    assert_eq!(loaded.namespaces["default"].objects.endpoints.len(), 2);
+}
+
+#[test]
+fn a_second_object_of_one_name_is_refused_with_both_places() {
+    let loaded = read(&[("a.yaml", ENDPOINT), ("b.yaml", ENDPOINT)]);
+    assert_eq!(
+        notes(&loaded),
+        [
+            "error b.yaml:4: metadata.name: LlmEndpoint `a` of namespace `default` stands already \
+          at a.yaml:4; rename or remove one"
+        ]
+    );
+    assert_eq!(loaded.namespaces["default"].objects.endpoints.len(), 1);
+}
+
+#[test]
+fn kinds_and_versions_that_are_not_read_are_named() {
+    let head = |version: &str, kind: &str| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n")
+    };
+    for (text, expected) in [
+        (
+            head("apps/v1", "Deployment"),
+            "warning f:1: kind: Deployment is not read here; skipped",
+        ),
+        (
+            head("olla.dev/v1alpha1", "OlaRoute"),
+            "error f:1: kind: unknown kind `OlaRoute`; did you mean `OllaRoute`?",
+        ),
+        (
+            head("olla.dev/v1", "OllaRoute"),
+            "error f:1: apiVersion: must be `olla.dev/v1alpha1` for kind OllaRoute, not `olla.dev/v1`",
+        ),
+        (
+            "version: '3.8'\nservices: {}\n".into(),
+            "error f:1: kind: neither a Kubernetes object (it has no kind) nor an Olla config \
+             (it has none of its sections)",
+        ),
+    ] {
+        assert_eq!(notes(&read(&[("f", &text)])), [expected]);
+    }
+}
+
+#[test]
+fn a_broken_secret_is_told_without_its_value() {
+    let text = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata:\n  token: hunter2!\n\
+                stringData:\n  number: 5\n";
+    let loaded = read(&[("s.yaml", text)]);
+    assert_eq!(
+        notes(&loaded),
+        [
+            "error s.yaml:5: data.token: is not base64; plain text belongs in stringData",
+            "error s.yaml:7: stringData.number: must be a string, not a number",
+        ]
+    );
+    assert!(loaded.namespaces.is_empty());
+}
+
+#[test]
+fn names_are_those_that_a_cluster_takes() {
+    for name in ["A", "-a", "a_b", "5", "''"] {
+        let loaded = read(&[("f", &ENDPOINT.replace("name: a", &format!("name: {name}")))]);
+        let note = &loaded.notes[0];
+        assert_eq!(
+            (note.field.as_str(), note.line),
+            ("metadata.name", Some(4)),
+            "{name}"
+        );
+        assert_eq!(note.severity, Severity::Error);
+    }
+    let nameless = ENDPOINT.replace("  name: a\n", "  namespace: x\n");
+    assert_eq!(
+        notes(&read(&[("f", &nameless)])),
+        ["error f:1: metadata.name: must be set"]
+    );
+}
