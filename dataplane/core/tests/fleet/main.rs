@@ -1,0 +1,7 @@
+//! What a user would notice of the fleet's decisions, by subject.
+
+mod choose;
+mod common;
+mod failover;
+mod models;
+mod tables;
