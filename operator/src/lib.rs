@@ -1,1 +1,29 @@
+//! The operator: `LlmEndpoint` and `OllaRoute` objects, plus pod readiness, become one routing
+//! table per namespace, pushed to the data planes that prove they belong there.
+//!
+//! ```text
+//! cli ─▶ app ─┬─ routing   watches → tables → streams → statuses
+//!             ├─ tls       certificate of the stream's port, CA for data planes
+//!             ├─ tokens    ServiceAccount token → namespace
+//!             ├─ events    Kubernetes Events
+//!             └─ admin     health, readiness, metrics
+//! ```
 
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod events;
+pub mod metrics;
+pub mod rbac;
+pub mod routing;
+pub mod tls;
+pub mod tokens;
+
+pub use app::{App, Running};
+pub use config::Config;
+pub use error::Error;
+
+/// Field manager of all that is written, and the name in Events.
+pub const MANAGER: &str = "olla-operator";

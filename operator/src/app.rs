@@ -1,0 +1,183 @@
+//! Wires the rooms: binds all ports first, then starts the tasks; any that ends unasked ends the
+//! process.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use kube::Client;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error,
+    admin::Admin,
+    config::Config,
+    events::{self, Events},
+    metrics::Metrics,
+    routing::{
+        Routing,
+        ledger::Ledger,
+        publish::Hub,
+        serve::Server,
+        sessions::Sessions,
+        watch::by_client,
+        writer::{Writer, Writes},
+    },
+    tls,
+    tokens::{self, Tokens},
+};
+
+/// Data planes of one namespace at a time; a sidecar is one.
+pub const STREAMS_PER_NAMESPACE: usize = 1000;
+
+#[derive(Debug)]
+pub struct App;
+
+impl App {
+    /// A client for the cluster we are in, or the one of KUBECONFIG.
+    pub async fn connect() -> Result<Client, Error> {
+        let config = kube::Config::infer()
+            .await
+            .map_err(|error| Error::Cluster(Box::new(error)))?;
+        Client::try_from(config).map_err(|error| Error::Cluster(Box::new(error)))
+    }
+
+    /// Ports bound, certificate there, all tasks running; not yet [ready](crate::admin).
+    pub async fn start(config: Config, client: Client) -> Result<Running, Error> {
+        let push = bind("data planes", config.listen).await?;
+        let admin = bind("health and metrics", config.admin).await?;
+        let addresses = (address(&push, config.listen), address(&admin, config.admin));
+        let identity = tls::Identity::new(&tls::load(&config, &client).await?)?;
+
+        let metrics = Arc::new(Metrics::default());
+        let (hub, ledger) = (Arc::new(Hub::default()), Arc::new(Ledger::default()));
+        let sessions = Arc::new(Sessions::default());
+        let ready = Arc::new(AtomicBool::new(false));
+        let (occupied_tx, occupied_rx) = watch::channel(std::collections::BTreeSet::new());
+        let (tell, happenings) = Events::channel();
+        let stop = CancellationToken::new();
+
+        let routing = Routing::new(
+            by_client(client.clone(), metrics.clone()),
+            hub.clone(),
+            ledger.clone(),
+            occupied_tx,
+            ready.clone(),
+            metrics.clone(),
+        );
+        let server = Arc::new(Server {
+            tokens: Tokens::new(tokens::by_client(client.clone()), metrics.clone()),
+            hub: hub.clone(),
+            sessions: sessions.clone(),
+            ledger: ledger.clone(),
+            events: tell.clone(),
+            metrics: metrics.clone(),
+            streams_per_namespace: STREAMS_PER_NAMESPACE,
+            stop: stop.clone(),
+            conversations: TaskTracker::new(),
+        });
+        let writer = Writer {
+            writes: Writes::by_client(client.clone()),
+            hub,
+            sessions,
+            ledger,
+            events: tell,
+            metrics: metrics.clone(),
+            settle: config.settle,
+        };
+        let pages = Admin { ready, metrics };
+        let publish_ca =
+            tls::publish_ca(client.clone(), identity.clone(), occupied_rx, stop.clone());
+        let events = events::publish(client.clone(), config.instance.clone(), happenings);
+        let tls = identity.server_config();
+
+        let mut tasks = Tasks::new(stop.clone());
+        tasks.spawn("routing", routing.run(stop.clone()));
+        tasks.spawn("status writer", writer.run(stop.clone()));
+        tasks.spawn("data planes' port", server.run(push, tls));
+        tasks.spawn("admin port", pages.run(admin, stop.clone()));
+        tasks.spawn("CA publisher", publish_ca);
+        let fresh = tls::keep_fresh(config, client, identity, stop.clone());
+        tasks.spawn("certificate renewal", fresh);
+        tasks.spawn("events", events);
+        let (push_address, admin_address) = addresses;
+        tracing::info!(%push_address, %admin_address, "started");
+        Ok(Running {
+            push_address,
+            admin_address,
+            tasks,
+        })
+    }
+}
+
+/// A started operator. Dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct Running {
+    /// Where data planes connect.
+    pub push_address: SocketAddr,
+    /// Health and metrics.
+    pub admin_address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// Waits for a task that ends without having been asked to.
+    pub async fn failed(&mut self) -> Error {
+        let task = match self.tasks.set.join_next().await {
+            Some(Ok(task)) => task,
+            // A panic; its message is in the log.
+            Some(Err(_)) | None => "a task",
+        };
+        Error::TaskEnded { task }
+    }
+
+    /// Streams end cleanly, watches stop.
+    pub async fn shutdown(mut self) {
+        self.tasks.stop.cancel();
+        while self.tasks.set.join_next().await.is_some() {}
+    }
+}
+
+#[derive(Debug)]
+struct Tasks {
+    set: JoinSet<&'static str>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    fn new(stop: CancellationToken) -> Self {
+        Self {
+            set: JoinSet::new(),
+            stop,
+        }
+    }
+
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen {
+            purpose,
+            address,
+            source,
+        })
+}
+
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}

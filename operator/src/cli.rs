@@ -1,0 +1,172 @@
+//! `olla-operator run | crds | version`: flags and environment → [`Config`], logs, the runtime.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::{app::App, config::Config};
+
+/// From the signal to the end of the process.
+const SHUTDOWN: Duration = Duration::from_secs(9);
+
+/// Turns LlmEndpoint and OllaRoute objects into routing tables and pushes them to data planes.
+#[derive(Debug, Parser)]
+#[command(name = "olla-operator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM. In a pod by its service account, elsewhere by KUBECONFIG.
+    Run(Run),
+    /// Print all CustomResourceDefinitions as YAML.
+    Crds,
+    /// Print the release.
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where data planes connect (TLS, HTTP/2).
+    #[arg(long, env = "OLLA_LISTEN", default_value = "0.0.0.0:9443")]
+    listen: SocketAddr,
+    /// /healthz, /readyz and /metrics (plain HTTP).
+    #[arg(long, env = "OLLA_ADMIN", default_value = "0.0.0.0:9090")]
+    admin: SocketAddr,
+    /// The operator's own namespace, where the Secret with its certificate lives.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "olla-system")]
+    namespace: String,
+    /// Who Events are from.
+    #[arg(long, env = "POD_NAME", default_value = "olla-operator")]
+    instance: String,
+    /// Folder with tls.crt, tls.key and ca.crt to use instead of a self-made certificate.
+    #[arg(long)]
+    cert_dir: Option<PathBuf>,
+    /// Further names or addresses in the self-made certificate.
+    #[arg(long = "tls-san", conflicts_with = "cert_dir")]
+    tls_san: Vec<String>,
+    /// `json` when standard error is no terminal, else `text`.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// Level, or directives as of tracing's EnvFilter.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+impl Cli {
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Run(run) => run.run(),
+            Command::Crds => print_crds(),
+            Command::Version => {
+                writeln!(io::stdout(), "olla-operator {}", env!("CARGO_PKG_VERSION"))?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Run {
+    fn run(self) -> Result<()> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .install_default()
+            .map_err(|_| anyhow!("a TLS provider was installed before ours"))?;
+        start_logs(self.log_format, &self.log_level)?;
+        let config = Config {
+            listen: self.listen,
+            admin: self.admin,
+            namespace: self.namespace,
+            instance: self.instance,
+            cert_dir: self.cert_dir,
+            tls_san: self.tls_san,
+            ..Config::default()
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        let result = runtime.block_on(serve(config));
+        // Watches and streams are asked to end before; what hangs in a system call is left.
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        result
+    }
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let client = App::connect().await?;
+    let mut running = tokio::select! {
+        started = App::start(config, client) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tokio::select! {
+        failed = running.failed() => return Err(failed.into()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    if tokio::time::timeout(SHUTDOWN, running.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some connections did not end in time and are cut");
+    }
+    Ok(())
+}
+
+fn print_crds() -> Result<()> {
+    let mut out = io::stdout().lock();
+    for crd in crds::all() {
+        let yaml = crds::to_yaml(&crd).map_err(|error| anyhow!("print a CRD: {error}"))?;
+        write!(out, "---\n{yaml}")?;
+    }
+    Ok(())
+}
+
+fn start_logs(format: Option<LogFormat>, level: &str) -> Result<()> {
+    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    let terminal = io::stderr().is_terminal();
+    let format = format.unwrap_or(if terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    });
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(terminal).init(),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+}

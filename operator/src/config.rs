@@ -1,0 +1,41 @@
+//! Static settings, read once from flags and environment, before anything is bound.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where data planes connect, TLS. Default 0.0.0.0:9443; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Health and metrics, plain HTTP. Default 0.0.0.0:9090.
+    pub admin: SocketAddr,
+    /// Namespace of the operator itself: its certificate's Secret lives there. Default
+    /// olla-system.
+    pub namespace: String,
+    /// Who writes Events: the pod's name. Default olla-operator.
+    pub instance: String,
+    /// `tls.crt`, `tls.key` and `ca.crt` from a folder instead of a self-made certificate.
+    pub cert_dir: Option<PathBuf>,
+    /// Names in the certificate beside those of the Service.
+    pub tls_san: Vec<String>,
+    /// After the first publication, how long a status stays as it was found while no data plane
+    /// has come back yet, so that a restart is not seen in statuses. Default 15s.
+    pub settle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 9443).into(),
+            admin: (Ipv4Addr::UNSPECIFIED, 9090).into(),
+            namespace: "olla-system".into(),
+            instance: "olla-operator".into(),
+            cert_dir: None,
+            tls_san: Vec::new(),
+            settle: Duration::from_secs(15),
+        }
+    }
+}

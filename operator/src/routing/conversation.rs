@@ -1,0 +1,355 @@
+//! One data plane's stream: it says hello, gets its namespace's table, then each change.
+//!
+//! In: its lines, and the namespace's snapshots. Out: transactions, newest only: what was
+//! published while it read slowly is one difference. Its Acks, Nacks and reports go to `sessions`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use compile::Kind;
+use dataplane_protocol::{
+    Revision, TableHash,
+    frame::{self, Decoder, encode},
+    sync::{FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator},
+};
+use http_body_util::{BodyExt as _, channel::Sender};
+use hyper::body::Incoming;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ledger::Ledger,
+    publish::{Held, Hub, Receiver, Snapshot},
+    sessions::{BreakerChange, Session, Sessions},
+};
+use crate::{
+    events::{Events, Happening},
+    metrics::{Metrics, ResultLabel},
+    tokens::Identity,
+};
+
+/// Bytes handed to the connection at a time.
+pub const CHUNK: usize = 64 << 10;
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reader that takes no chunk for this long is given up; it comes back for the newest table.
+const STALL: Duration = Duration::from_secs(30);
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What a conversation works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub hub: Arc<Hub>,
+    pub sessions: Arc<Sessions>,
+    pub ledger: Arc<Ledger>,
+    pub events: Events,
+    pub metrics: Arc<Metrics>,
+    /// Data planes of one namespace at a time.
+    pub limit: usize,
+}
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the data plane closed the stream")]
+    Closed,
+    #[error("the stream broke")]
+    Broken(#[source] hyper::Error),
+    #[error("no hello within 10s")]
+    NoHello,
+    #[error("the data plane read nothing for 30s")]
+    Stalled,
+    #[error("{0}")]
+    Frame(#[from] frame::Error),
+    /// Trying again will not help: the data plane is told.
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("the operator stops")]
+    Stopped,
+}
+
+/// From its hello to the end of the stream.
+pub async fn hold(
+    context: Context,
+    identity: Identity,
+    lines: Incoming,
+    mut tx: Sender<Bytes>,
+    stop: CancellationToken,
+) {
+    let mut lines = Lines::new(lines);
+    let end = tokio::select! {
+        () = stop.cancelled() => End::Stopped,
+        end = talk(&context, &identity, &mut lines, &mut tx) => end,
+    };
+    tracing::info!(namespace = identity.namespace, %end, "data plane left");
+    let End::Refused(reason) = end else { return };
+    if let Ok(line) = encode(&ToDataPlane::Refused { reason }, MAX_TABLE_LINE) {
+        // Whoever does not read it is gone anyway.
+        let _ = timeout(GOODBYE, tx.send_data(line)).await;
+    }
+}
+
+async fn talk(
+    context: &Context,
+    identity: &Identity,
+    lines: &mut Lines,
+    tx: &mut Sender<Bytes>,
+) -> End {
+    let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
+        Ok(Ok(ToOperator::Hello(hello))) => hello,
+        Ok(Ok(_)) => return End::Refused("the first line must be a hello".into()),
+        Ok(Err(end)) => return end,
+        Err(_) => return End::NoHello,
+    };
+    if !FORMATS.contains(&hello.format) {
+        let format = hello.format;
+        return End::Refused(format!(
+            "format {format} is not understood, only {FORMATS:?}: bring operator and data plane \
+             to neighbouring releases"
+        ));
+    }
+    let namespace = identity.namespace.as_str();
+    let Some(session) = context
+        .sessions
+        .open(namespace, &hello.data_plane, context.limit)
+    else {
+        return End::Refused("this namespace has too many data planes connected".into());
+    };
+    tracing::info!(
+        namespace,
+        service_account = identity.service_account,
+        data_plane = hello.data_plane,
+        version = hello.version,
+        "data plane connected"
+    );
+    let stream = Stream {
+        context,
+        namespace,
+        _counted: Counted::new(context),
+        tables: context.hub.subscribe(namespace),
+        session,
+    };
+    stream.run(&hello, lines, tx).await
+}
+
+/// A data plane that said hello. Leaving it, whichever way, takes it out of all counts.
+struct Stream<'a> {
+    context: &'a Context,
+    namespace: &'a str,
+    _counted: Counted<'a>,
+    tables: Receiver,
+    session: Session,
+}
+
+impl Stream<'_> {
+    async fn run(mut self, hello: &Hello, lines: &mut Lines, tx: &mut Sender<Bytes>) -> End {
+        let (sent_tx, sent_rx) = watch::channel(None);
+        self.context.ledger.mark(self.namespace);
+        let tables = self.tables.clone();
+        let end = tokio::select! {
+            end = write(tables, hello.hash, tx, &sent_tx) => end,
+            end = self.read(lines, &sent_rx) => end,
+        };
+        let (hub, ledger) = (self.context.hub.clone(), self.context.ledger.clone());
+        let namespace = self.namespace.to_owned();
+        drop(self);
+        hub.release(&namespace);
+        ledger.mark(&namespace);
+        end
+    }
+
+    async fn read(&mut self, lines: &mut Lines, sent: &watch::Receiver<Option<Sent>>) -> End {
+        loop {
+            let line = match lines.next().await {
+                Ok(line) => line,
+                Err(end) => return end,
+            };
+            match line {
+                ToOperator::Hello(_) => return End::Refused("a second hello".into()),
+                ToOperator::Ack { revision } => self.acked(revision, *sent.borrow()),
+                ToOperator::Nack { revision, reason } => {
+                    tracing::warn!(namespace = self.namespace, %revision, reason, "table refused");
+                    self.count("nack");
+                    self.session.nack(revision, &reason);
+                    self.context.ledger.mark(self.namespace);
+                }
+                ToOperator::Report(report) => self.reported(&report),
+            }
+        }
+    }
+
+    fn acked(&self, revision: Revision, sent: Option<Sent>) {
+        self.count("ack");
+        if let Some(sent) = sent.filter(|sent| sent.revision == revision) {
+            let waited = sent.at.elapsed().as_secs_f64();
+            self.context.metrics.push_to_ack.observe(waited);
+        }
+        if self.session.ack(revision) {
+            self.context.ledger.mark(self.namespace);
+        }
+    }
+
+    fn reported(&self, report: &Report) {
+        let snapshot = self.tables.borrow().clone();
+        let Some(snapshot) = snapshot else { return };
+        for change in self.session.report(report, &snapshot.table) {
+            self.tell(change);
+        }
+        self.context.ledger.mark(self.namespace);
+    }
+
+    fn tell(&self, change: BreakerChange) {
+        let name = change.endpoint.as_str();
+        let entry = self
+            .context
+            .ledger
+            .entry(self.namespace, Kind::LlmEndpoint, name);
+        let Some(entry) = entry else { return };
+        let instance = &change.instance;
+        let (reason, note) = if change.open {
+            let mut note = format!("instance {instance} keeps failing and gets no traffic");
+            if !change.reason.is_empty() {
+                note = format!("{note}: {}", change.reason);
+            }
+            ("BreakerOpened", note)
+        } else {
+            let note = format!("instance {instance} answers again and gets traffic");
+            ("BreakerClosed", note)
+        };
+        self.context.events.tell(Happening {
+            kind: Kind::LlmEndpoint,
+            namespace: self.namespace.to_owned(),
+            name: name.to_owned(),
+            uid: entry.uid,
+            warning: change.open,
+            reason: reason.to_owned(),
+            note,
+            action: "Watch",
+            pod: instance
+                .as_str()
+                .split_once('/')
+                .map(|(_, pod)| pod.to_owned()),
+        });
+    }
+
+    fn count(&self, result: &'static str) {
+        self.context
+            .metrics
+            .acks
+            .get_or_create(&ResultLabel { result })
+            .inc();
+    }
+}
+
+/// The newest transaction that went out.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    revision: Revision,
+    at: Instant,
+}
+
+/// Sends the newest table, again and again.
+async fn write(
+    mut tables: Receiver,
+    resumed: Option<TableHash>,
+    tx: &mut Sender<Bytes>,
+    sent: &watch::Sender<Option<Sent>>,
+) -> End {
+    let mut held: Option<Arc<Snapshot>> = None;
+    loop {
+        let revision = held.as_ref().map(|held| held.revision);
+        let newer = tables
+            .wait_for(|newest| {
+                newest
+                    .as_ref()
+                    .is_some_and(|newest| Some(newest.revision) != revision)
+            })
+            .await
+            .map(|newest| newest.clone());
+        let Ok(Some(snapshot)) = newer else {
+            return End::Stopped;
+        };
+        let from = match held {
+            Some(older) => Held::Snapshot(older),
+            None if resumed == Some(snapshot.hash) => Held::Same,
+            None => Held::Nothing,
+        };
+        let lines = match snapshot.lines_for(&from) {
+            Ok(lines) => lines,
+            Err(error) => {
+                tracing::error!(namespace = snapshot.namespace, %error, "table cannot be sent");
+                return End::Refused(format!("the table cannot be sent: {error}"));
+            }
+        };
+        let at = Instant::now();
+        sent.send_replace(Some(Sent {
+            revision: snapshot.revision,
+            at,
+        }));
+        if let Err(end) = send(tx, lines).await {
+            return end;
+        }
+        held = Some(snapshot);
+    }
+}
+
+async fn send(tx: &mut Sender<Bytes>, mut lines: Bytes) -> Result<(), End> {
+    while !lines.is_empty() {
+        let chunk = lines.split_to(lines.len().min(CHUNK));
+        match timeout(STALL, tx.send_data(chunk)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(End::Closed),
+            Err(_) => return Err(End::Stalled),
+        }
+    }
+    Ok(())
+}
+
+/// The data plane's lines, each of bounded length.
+struct Lines {
+    body: Incoming,
+    decoder: Decoder,
+}
+
+impl Lines {
+    fn new(body: Incoming) -> Self {
+        Self {
+            body,
+            decoder: Decoder::new(MAX_REPORT_LINE),
+        }
+    }
+
+    async fn next(&mut self) -> Result<ToOperator, End> {
+        loop {
+            if let Some(line) = self.decoder.next()? {
+                return Ok(line);
+            }
+            let frame = match self.body.frame().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Err(End::Broken(error)),
+                None => return Err(End::Closed),
+            };
+            if let Some(bytes) = frame.data_ref() {
+                self.decoder.push(bytes);
+            }
+        }
+    }
+}
+
+/// One in the gauge of data planes.
+struct Counted<'a>(&'a Metrics);
+
+impl<'a> Counted<'a> {
+    fn new(context: &'a Context) -> Self {
+        context.metrics.data_planes.inc();
+        Self(&context.metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.data_planes.dec();
+    }
+}

@@ -1,0 +1,304 @@
+//! Objects of the API server → [`Item`]s: only what a table or a status is made of. Pure. Runs in
+//! the watch's own task, so that whole Pods and Secrets live for one line of code.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use compile::{
+    Kind,
+    facts::{PodFact, ServicePort, SliceAddress, SliceFact},
+};
+use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, OllaRouteSpec};
+use dataplane_protocol::Secret;
+use k8s_openapi::api::{
+    core::v1,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+use kube::{
+    ResourceExt as _,
+    api::{DynamicObject, ObjectMeta},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    index::{Decoded, Fact, Item, ServiceEntry, SliceEntry},
+    ledger::Entry,
+    status::ObjectStatus,
+};
+
+/// Label on an EndpointSlice that names its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// An LlmEndpoint, and what its status says now.
+pub fn endpoint(object: DynamicObject) -> (Item, Entry) {
+    own(
+        object,
+        Kind::LlmEndpoint,
+        |metadata, spec: LlmEndpointSpec| {
+            Fact::Endpoint(Decoded::Object(Arc::new(LlmEndpoint {
+                metadata,
+                spec,
+                status: None,
+            })))
+        },
+    )
+}
+
+/// An OllaRoute, and what its status says now.
+pub fn route(object: DynamicObject) -> (Item, Entry) {
+    own(object, Kind::OllaRoute, |metadata, spec: OllaRouteSpec| {
+        Fact::Route(Decoded::Object(Arc::new(OllaRoute {
+            metadata,
+            spec,
+            status: None,
+        })))
+    })
+}
+
+pub fn service(service: v1::Service) -> Item {
+    let (namespace, name) = names(&service.metadata);
+    let spec = service.spec.unwrap_or_default();
+    let ports = spec
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|port| {
+            Some(ServicePort {
+                name: port.name.unwrap_or_default(),
+                port: u16::try_from(port.port).ok()?,
+            })
+        })
+        .collect();
+    let family = spec.ip_families.unwrap_or_default().into_iter().next();
+    Item {
+        namespace,
+        name,
+        fact: Fact::Service(ServiceEntry { ports, family }),
+    }
+}
+
+pub fn slice(slice: EndpointSlice) -> Item {
+    let (namespace, name) = names(&slice.metadata);
+    let service = slice
+        .metadata
+        .labels
+        .and_then(|mut labels| labels.remove(SERVICE_NAME))
+        .unwrap_or_default();
+    // A port without a number would mean all ports; a Service does not make such slices.
+    let ports = slice
+        .ports
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|port| {
+            let number = u16::try_from(port.port?).ok()?;
+            Some((port.name.unwrap_or_default(), number))
+        })
+        .collect();
+    let addresses = slice.endpoints.into_iter().filter_map(address).collect();
+    Item {
+        namespace,
+        name,
+        fact: Fact::Slice(SliceEntry {
+            service,
+            family: slice.address_type,
+            slice: SliceFact { ports, addresses },
+        }),
+    }
+}
+
+pub fn pod(pod: v1::Pod) -> Item {
+    let (namespace, name) = names(&pod.metadata);
+    let status = pod.status.unwrap_or_default();
+    let ready = pod.metadata.deletion_timestamp.is_none()
+        && status
+            .conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    Item {
+        namespace,
+        name,
+        fact: Fact::Pod(PodFact {
+            labels: pod.metadata.labels.unwrap_or_default(),
+            ip: status.pod_ip.unwrap_or_default(),
+            ready,
+        }),
+    }
+}
+
+/// Values that are no text are left out: no header could carry them.
+pub fn secret(secret: v1::Secret) -> Item {
+    let (namespace, name) = names(&secret.metadata);
+    let values: BTreeMap<String, Secret> = secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, Secret::new(String::from_utf8(value.0).ok()?))))
+        .collect();
+    Item {
+        namespace,
+        name,
+        fact: Fact::Secret(values),
+    }
+}
+
+fn own<S: DeserializeOwned>(
+    object: DynamicObject,
+    kind: Kind,
+    make: impl Fn(ObjectMeta, S) -> Fact,
+) -> (Item, Entry) {
+    let (namespace, name) = names(&object.metadata);
+    let generation = object.metadata.generation.unwrap_or_default();
+    let uid = object.uid().unwrap_or_default();
+    let mut data = object.data;
+    let status = data.get_mut("status").map(serde_json::Value::take);
+    let spec = data
+        .get_mut("spec")
+        .map(serde_json::Value::take)
+        .unwrap_or_default();
+    let metadata = trimmed(object.metadata);
+    let fact = match serde_json::from_value(spec) {
+        Ok(spec) => make(metadata, spec),
+        Err(error) => undecodable(kind, generation, &error),
+    };
+    let entry = Entry {
+        uid,
+        // A status of another shape is one that is written anew.
+        status: status
+            .and_then(|status| serde_json::from_value::<ObjectStatus>(status).ok())
+            .unwrap_or_default(),
+    };
+    let item = Item {
+        namespace,
+        name,
+        fact,
+    };
+    (item, entry)
+}
+
+fn undecodable(kind: Kind, generation: i64, error: &serde_json::Error) -> Fact {
+    let message = format!("spec: {error} (was it written for another release's {kind} CRD?)");
+    match kind {
+        Kind::LlmEndpoint => Fact::Endpoint(Decoded::Undecodable {
+            generation,
+            message,
+        }),
+        Kind::OllaRoute => Fact::Route(Decoded::Undecodable {
+            generation,
+            message,
+        }),
+    }
+}
+
+/// What compile reads. Annotations often hold the whole object once more; a resource version
+/// would make each of our own status writes look like a change.
+fn trimmed(metadata: ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        uid: metadata.uid,
+        generation: metadata.generation,
+        creation_timestamp: metadata.creation_timestamp,
+        labels: metadata.labels,
+        ..ObjectMeta::default()
+    }
+}
+
+fn names(metadata: &ObjectMeta) -> (String, String) {
+    (
+        metadata.namespace.clone().unwrap_or_default(),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+fn address(endpoint: Endpoint) -> Option<SliceAddress> {
+    let conditions = endpoint.conditions.unwrap_or_default();
+    Some(SliceAddress {
+        // Consumers use the first one only, says the API; further ones are the same place.
+        ip: endpoint.addresses.into_iter().next()?,
+        ready: conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false),
+        pod: endpoint
+            .target_ref
+            .filter(|target| target.kind.as_deref() == Some("Pod"))
+            .and_then(|target| target.name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: serde_json::Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn an_object_of_another_shape_says_what_is_wrong_with_it() {
+        let (item, _) = route(object(json!({
+            "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
+            "metadata": { "namespace": "a", "name": "r", "generation": 4 },
+            "spec": { "loadBalancer": "dice" },
+        })));
+        let Fact::Route(Decoded::Undecodable {
+            generation,
+            message,
+        }) = item.fact
+        else {
+            panic!("decoded")
+        };
+        assert_eq!(generation, 4);
+        assert!(message.contains("dice"), "{message}");
+    }
+
+    #[test]
+    fn a_status_write_does_not_look_like_a_change() {
+        let with = |version: &str, status: serde_json::Value| {
+            object(json!({
+                "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
+                "metadata": { "namespace": "a", "name": "e", "resourceVersion": version },
+                "spec": { "url": "http://x" }, "status": status,
+            }))
+        };
+        let (before, _) = endpoint(with("1", json!(null)));
+        let (after, entry) = endpoint(with("2", json!({ "observedGeneration": 1 })));
+        assert_eq!(before, after);
+        assert_eq!(entry.status.observed_generation, Some(1));
+    }
+
+    #[test]
+    fn a_terminating_pod_is_not_ready_though_its_condition_says_so() {
+        let of = |metadata: serde_json::Value| {
+            let whole = json!({ "metadata": metadata,
+                "status": { "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "True" }] } });
+            let Fact::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).fact else {
+                panic!("no pod")
+            };
+            fact.ready
+        };
+        assert!(of(json!({ "name": "p" })));
+        assert!(!of(
+            json!({ "name": "p", "deletionTimestamp": "2026-11-22T00:00:00Z" })
+        ));
+    }
+
+    #[test]
+    fn an_address_without_conditions_is_ready_and_a_terminating_one_is_not() {
+        let whole = json!({
+            "metadata": { "name": "s-1", "namespace": "a", "labels": { SERVICE_NAME: "s" } },
+            "addressType": "IPv4",
+            "ports": [{ "name": "http", "port": 11434 }],
+            "endpoints": [
+                { "addresses": ["10.0.0.1"], "targetRef": { "kind": "Pod", "name": "p" } },
+                { "addresses": ["10.0.0.2"], "conditions": { "ready": true, "terminating": true } },
+            ],
+        });
+        let Fact::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).fact else {
+            panic!("no slice")
+        };
+        assert_eq!(entry.service, "s");
+        let ready: Vec<bool> = entry.slice.addresses.iter().map(|a| a.ready).collect();
+        assert_eq!(ready, [true, false]);
+        assert_eq!(entry.slice.addresses[0].pod.as_deref(), Some("p"));
+    }
+}

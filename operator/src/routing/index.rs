@@ -1,0 +1,473 @@
+//! What is known of the cluster, by namespace, and which namespaces changed.
+//!
+//! In: apply, delete and reset of [`Item`]s, each from one [`Source`]. Out: the namespaces to
+//! compile, their objects and facts, and the sources they need. Pure. A change marks only its own
+//! namespace; one that changes nothing that a table is made of (our own status writes, a pod's
+//! annotations) marks none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use compile::{
+    Facts, Kind, Objects, Problem, Verdict,
+    facts::{PodFact, ServiceFact, ServicePort, SliceFact},
+};
+use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, Reason};
+use dataplane_protocol::Secret;
+use kube::{Resource, core::object::HasSpec};
+
+/// Where items come from: one watch each.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// All LlmEndpoints.
+    Endpoints,
+    /// All OllaRoutes.
+    Routes,
+    /// Services of one namespace.
+    Services(String),
+    /// EndpointSlices of one namespace.
+    Slices(String),
+    /// Pods of one namespace.
+    Pods(String),
+    /// One Secret.
+    Secret { namespace: String, name: String },
+}
+
+impl Source {
+    /// The one it is confined to.
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Endpoints | Self::Routes => None,
+            Self::Services(namespace) | Self::Slices(namespace) | Self::Pods(namespace) => {
+                Some(namespace)
+            }
+            Self::Secret { namespace, .. } => Some(namespace),
+        }
+    }
+
+    /// For metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Endpoints => "LlmEndpoint",
+            Self::Routes => "OllaRoute",
+            Self::Services(_) => "Service",
+            Self::Slices(_) => "EndpointSlice",
+            Self::Pods(_) => "Pod",
+            Self::Secret { .. } => "Secret",
+        }
+    }
+}
+
+/// What is kept of one object of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    pub namespace: String,
+    pub name: String,
+    pub fact: Fact,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    Endpoint(Decoded<LlmEndpoint>),
+    Route(Decoded<OllaRoute>),
+    Service(ServiceEntry),
+    Slice(SliceEntry),
+    Pod(PodFact),
+    Secret(BTreeMap<String, Secret>),
+}
+
+/// An object of ours, or why it is none.
+#[derive(Clone, Debug)]
+pub enum Decoded<K> {
+    /// Metadata trimmed to what compile reads; no status.
+    Object(Arc<K>),
+    Undecodable {
+        generation: i64,
+        message: String,
+    },
+}
+
+/// Metadata and spec: the status is no part of it.
+impl<K: Resource + HasSpec<Spec: PartialEq>> PartialEq for Decoded<K> {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Object(one), Self::Object(other)) => {
+                one.meta() == other.meta() && one.spec() == other.spec()
+            }
+            (
+                Self::Undecodable {
+                    generation,
+                    message,
+                },
+                Self::Undecodable {
+                    generation: other_generation,
+                    message: other_message,
+                },
+            ) => generation == other_generation && message == other_message,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceEntry {
+    pub ports: Vec<ServicePort>,
+    /// `IPv4` or `IPv6`: the Service's first family. Slices of the other one hold the same pods
+    /// again.
+    pub family: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceEntry {
+    pub service: String,
+    pub family: String,
+    pub slice: SliceFact,
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    namespaces: HashMap<String, Namespace>,
+    /// Sources whose first list is in.
+    listed: HashSet<Source>,
+    dirty: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    endpoints: BTreeMap<String, Decoded<LlmEndpoint>>,
+    routes: BTreeMap<String, Decoded<OllaRoute>>,
+    services: BTreeMap<String, ServiceEntry>,
+    slices: BTreeMap<String, SliceEntry>,
+    pods: BTreeMap<String, PodFact>,
+    secrets: BTreeMap<String, BTreeMap<String, Secret>>,
+}
+
+impl Index {
+    pub fn apply(&mut self, item: Item) {
+        let Item {
+            namespace,
+            name,
+            fact,
+        } = item;
+        let known = self.namespaces.entry(namespace.clone()).or_default();
+        if known.insert(name, fact) {
+            self.dirty.insert(namespace);
+        }
+    }
+
+    pub fn delete(&mut self, source: &Source, namespace: &str, name: &str) {
+        let Some(known) = self.namespaces.get_mut(namespace) else {
+            return;
+        };
+        if known.remove(source, name) {
+            self.dirty.insert(namespace.to_owned());
+        }
+        self.drop_if_empty(namespace);
+    }
+
+    /// `items` is all that `source` has: what is missing in it is gone. Marks the source listed.
+    pub fn reset(&mut self, source: &Source, items: Vec<Item>) {
+        let present: HashSet<(String, String)> = items
+            .iter()
+            .map(|item| (item.namespace.clone(), item.name.clone()))
+            .collect();
+        for (namespace, name) in self.names_of(source) {
+            if !present.contains(&(namespace.clone(), name.clone())) {
+                self.delete(source, &namespace, &name);
+            }
+        }
+        for item in items {
+            self.apply(item);
+        }
+        self.mark_listed(source);
+    }
+
+    /// The source has nothing and will not be waited for any longer.
+    pub fn give_up(&mut self, source: &Source) {
+        self.mark_listed(source);
+    }
+
+    /// Its watch has stopped: what came from it is forgotten.
+    pub fn forget(&mut self, source: &Source) {
+        self.listed.remove(source);
+        for (namespace, name) in self.names_of(source) {
+            self.delete(source, &namespace, &name);
+        }
+    }
+
+    /// Sources that this namespace's endpoints need beside our own kinds.
+    pub fn needs(&self, namespace: &str) -> BTreeSet<Source> {
+        let mut needs = BTreeSet::new();
+        let Some(known) = self.namespaces.get(namespace) else {
+            return needs;
+        };
+        for endpoint in known.endpoints.values() {
+            if let Decoded::Object(endpoint) = endpoint {
+                add_needs(&endpoint.spec, namespace, &mut needs);
+            }
+        }
+        needs
+    }
+
+    /// Whether both of our kinds have been listed.
+    pub fn kinds_listed(&self) -> bool {
+        self.listed.contains(&Source::Endpoints) && self.listed.contains(&Source::Routes)
+    }
+
+    /// Whether all that a table of this namespace is made of has been listed.
+    pub fn ready(&self, namespace: &str) -> bool {
+        self.kinds_listed()
+            && self
+                .needs(namespace)
+                .iter()
+                .all(|source| self.listed.contains(source))
+    }
+
+    /// Namespaces that hold an object of ours.
+    pub fn occupied(&self) -> BTreeSet<String> {
+        self.namespaces
+            .iter()
+            .filter(|(_, known)| known.occupied())
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Namespaces that changed since they were last [taken](Self::take_dirty).
+    pub fn dirty(&self) -> &BTreeSet<String> {
+        &self.dirty
+    }
+
+    /// Takes those for which `wanted` says yes; the others stay dirty.
+    pub fn take_dirty(&mut self, wanted: impl Fn(&Self, &str) -> bool) -> Vec<String> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let (taken, left): (Vec<_>, Vec<_>) =
+            dirty.into_iter().partition(|name| wanted(self, name));
+        self.dirty = left.into_iter().collect();
+        taken
+    }
+
+    /// What `compile` reads.
+    pub fn view(&self, namespace: &str) -> (Objects, Facts) {
+        match self.namespaces.get(namespace) {
+            Some(known) => known.view(),
+            None => Namespace::default().view(),
+        }
+    }
+
+    /// Verdicts of objects that `compile` never sees, because they are not of their kind's shape.
+    pub fn undecodable(&self, namespace: &str) -> Vec<Verdict> {
+        let Some(known) = self.namespaces.get(namespace) else {
+            return Vec::new();
+        };
+        let endpoints = known
+            .endpoints
+            .iter()
+            .filter_map(|(name, object)| verdict(Kind::LlmEndpoint, name, object));
+        let routes = known
+            .routes
+            .iter()
+            .filter_map(|(name, object)| verdict(Kind::OllaRoute, name, object));
+        endpoints.chain(routes).collect()
+    }
+
+    fn mark_listed(&mut self, source: &Source) {
+        if !self.listed.insert(source.clone()) {
+            return;
+        }
+        // Whoever waited for it is compiled now, also when the list was empty.
+        if let Some(namespace) = source.namespace() {
+            self.dirty.insert(namespace.to_owned());
+        } else {
+            let occupied = self.occupied();
+            self.dirty.extend(occupied);
+        }
+    }
+
+    fn names_of(&self, source: &Source) -> Vec<(String, String)> {
+        let of = |namespace: &String| {
+            self.namespaces
+                .get(namespace)
+                .map(|known| known.names(source))
+                .unwrap_or_default()
+                .into_iter()
+                .map(|name| (namespace.clone(), name))
+                .collect::<Vec<_>>()
+        };
+        match source {
+            Source::Endpoints | Source::Routes => self.namespaces.keys().flat_map(of).collect(),
+            Source::Services(namespace) | Source::Slices(namespace) | Source::Pods(namespace) => {
+                of(namespace)
+            }
+            Source::Secret { namespace, name } => vec![(namespace.clone(), name.clone())],
+        }
+    }
+
+    fn drop_if_empty(&mut self, namespace: &str) {
+        if self
+            .namespaces
+            .get(namespace)
+            .is_some_and(Namespace::is_empty)
+        {
+            self.namespaces.remove(namespace);
+        }
+    }
+}
+
+impl Namespace {
+    /// Whether it changed what a table is made of.
+    fn insert(&mut self, name: String, fact: Fact) -> bool {
+        match fact {
+            Fact::Endpoint(object) => replace(&mut self.endpoints, name, object),
+            Fact::Route(object) => replace(&mut self.routes, name, object),
+            Fact::Service(service) => replace(&mut self.services, name, service),
+            Fact::Slice(slice) => replace(&mut self.slices, name, slice),
+            Fact::Pod(pod) => replace(&mut self.pods, name, pod),
+            Fact::Secret(values) => replace(&mut self.secrets, name, values),
+        }
+    }
+
+    fn remove(&mut self, source: &Source, name: &str) -> bool {
+        match source {
+            Source::Endpoints => self.endpoints.remove(name).is_some(),
+            Source::Routes => self.routes.remove(name).is_some(),
+            Source::Services(_) => self.services.remove(name).is_some(),
+            Source::Slices(_) => self.slices.remove(name).is_some(),
+            Source::Pods(_) => self.pods.remove(name).is_some(),
+            Source::Secret { .. } => self.secrets.remove(name).is_some(),
+        }
+    }
+
+    fn names(&self, source: &Source) -> Vec<String> {
+        match source {
+            Source::Endpoints => self.endpoints.keys().cloned().collect(),
+            Source::Routes => self.routes.keys().cloned().collect(),
+            Source::Services(_) => self.services.keys().cloned().collect(),
+            Source::Slices(_) => self.slices.keys().cloned().collect(),
+            Source::Pods(_) => self.pods.keys().cloned().collect(),
+            Source::Secret { .. } => self.secrets.keys().cloned().collect(),
+        }
+    }
+
+    fn occupied(&self) -> bool {
+        !self.endpoints.is_empty() || !self.routes.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.occupied()
+            && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.pods.is_empty()
+            && self.secrets.is_empty()
+    }
+
+    fn view(&self) -> (Objects, Facts) {
+        let objects = Objects {
+            endpoints: objects(&self.endpoints),
+            routes: objects(&self.routes),
+        };
+        let services = self.services(&objects);
+        let facts = Facts {
+            in_cluster: true,
+            services,
+            pods: self.pods.clone(),
+            secrets: self.secrets.clone(),
+        };
+        (objects, facts)
+    }
+
+    /// The Services that endpoints name, with their slices.
+    fn services(&self, objects: &Objects) -> BTreeMap<String, ServiceFact> {
+        let mut services: BTreeMap<String, ServiceFact> = objects
+            .endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.spec.service.as_ref())
+            .filter_map(|target| self.services.get_key_value(&target.name))
+            .map(|(name, entry)| {
+                let ports = entry.ports.clone();
+                let slices = Vec::new();
+                (name.clone(), ServiceFact { ports, slices })
+            })
+            .collect();
+        for entry in self.slices.values() {
+            let family = self
+                .services
+                .get(&entry.service)
+                .and_then(|service| service.family.as_ref());
+            if family.is_none_or(|family| *family == entry.family)
+                && let Some(service) = services.get_mut(&entry.service)
+            {
+                service.slices.push(entry.slice.clone());
+            }
+        }
+        services
+    }
+}
+
+fn replace<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> bool {
+    if map.get(&name) == Some(&value) {
+        return false;
+    }
+    map.insert(name, value);
+    true
+}
+
+fn objects<K>(decoded: &BTreeMap<String, Decoded<K>>) -> Vec<Arc<K>> {
+    decoded
+        .values()
+        .filter_map(|object| match object {
+            Decoded::Object(object) => Some(object.clone()),
+            Decoded::Undecodable { .. } => None,
+        })
+        .collect()
+}
+
+fn verdict<K>(kind: Kind, name: &str, object: &Decoded<K>) -> Option<Verdict> {
+    let Decoded::Undecodable {
+        generation,
+        message,
+    } = object
+    else {
+        return None;
+    };
+    let problem = Problem {
+        reason: Reason::Undecodable,
+        field: String::new(),
+        message: message.clone(),
+    };
+    Some(Verdict {
+        kind,
+        name: name.to_owned(),
+        generation: *generation,
+        accepted: Err(problem.clone()),
+        resolved_refs: Err(problem),
+        instances: 0,
+    })
+}
+
+fn add_needs(spec: &LlmEndpointSpec, namespace: &str, needs: &mut BTreeSet<Source>) {
+    if spec.service.is_some() {
+        needs.insert(Source::Services(namespace.to_owned()));
+        needs.insert(Source::Slices(namespace.to_owned()));
+    }
+    if spec.pod_selector.is_some() {
+        needs.insert(Source::Pods(namespace.to_owned()));
+    }
+    let Some(auth) = &spec.auth else { return };
+    let names = [
+        auth.bearer.as_ref().map(|key| &key.name),
+        auth.basic.as_ref().map(|secret| &secret.name),
+        auth.api_key.as_ref().map(|key| &key.name),
+        auth.header.as_ref().map(|header| &header.value_from.name),
+    ];
+    for name in names.into_iter().flatten() {
+        needs.insert(Source::Secret {
+            namespace: namespace.to_owned(),
+            name: name.clone(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! What our objects' statuses say, as last seen in the watch or last written; and which
+//! namespaces' statuses should be looked at again. Shared by watch, streams and the writer.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+};
+
+use compile::Kind;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::status::ObjectStatus;
+
+/// What is known of one object beside its spec.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entry {
+    pub uid: String,
+    pub status: ObjectStatus,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    entries: Mutex<HashMap<String, Entries>>,
+    due: Mutex<BTreeSet<String>>,
+    notify: Notify,
+}
+
+type Entries = HashMap<(Kind, String), Entry>;
+
+impl Ledger {
+    /// An object as the watch shows it. A status that changed is looked at again: somebody else
+    /// may have written it.
+    pub fn saw(&self, namespace: &str, kind: Kind, name: &str, entry: Entry) {
+        let key = (kind, name.to_owned());
+        let mut entries = self.entries.lock();
+        let known = entries.entry(namespace.to_owned()).or_default();
+        let changed = known.get(&key) != Some(&entry);
+        known.insert(key, entry);
+        drop(entries);
+        if changed {
+            self.mark(namespace);
+        }
+    }
+
+    pub fn gone(&self, namespace: &str, kind: Kind, name: &str) {
+        let mut entries = self.entries.lock();
+        if let Some(known) = entries.get_mut(namespace) {
+            known.remove(&(kind, name.to_owned()));
+            if known.is_empty() {
+                entries.remove(namespace);
+            }
+        }
+    }
+
+    /// After a list: only these are there.
+    pub fn keep(&self, kind: Kind, present: &BTreeSet<(String, String)>) {
+        let mut entries = self.entries.lock();
+        for (namespace, known) in entries.iter_mut() {
+            known.retain(|(of, name), _| {
+                *of != kind || present.contains(&(namespace.clone(), name.clone()))
+            });
+        }
+        entries.retain(|_, known| !known.is_empty());
+    }
+
+    /// A status as it was just written.
+    pub fn wrote(&self, namespace: &str, kind: Kind, name: &str, status: ObjectStatus) {
+        let mut entries = self.entries.lock();
+        let entry = entries
+            .get_mut(namespace)
+            .and_then(|known| known.get_mut(&(kind, name.to_owned())));
+        if let Some(entry) = entry {
+            entry.status = status;
+        }
+    }
+
+    pub fn entry(&self, namespace: &str, kind: Kind, name: &str) -> Option<Entry> {
+        self.entries
+            .lock()
+            .get(namespace)?
+            .get(&(kind, name.to_owned()))
+            .cloned()
+    }
+
+    /// This namespace's statuses may be out of date.
+    pub fn mark(&self, namespace: &str) {
+        let new = self.due.lock().insert(namespace.to_owned());
+        if new {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Waits for marks and takes them.
+    pub async fn marked(&self) -> BTreeSet<String> {
+        loop {
+            let due = mem::take(&mut *self.due.lock());
+            if !due.is_empty() {
+                return due;
+            }
+            self.notify.notified().await;
+        }
+    }
+}

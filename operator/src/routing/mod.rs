@@ -1,0 +1,274 @@
+//! From `kubectl apply` to a table in the data planes, and back into a status.
+//!
+//! ```text
+//! watch ─▶ decode ─▶ index ─▶ compile ─▶ publish (Hub) ─▶ serve, conversation ─▶ data planes
+//!                      └─▶ ledger ─▶ writer ◀─ status ◀─ sessions ◀──────┘
+//! ```
+//!
+//! [`Routing::run`] is the one task that owns index and watches: changes in, snapshots out.
+
+pub mod conversation;
+pub mod decode;
+pub mod index;
+pub mod ledger;
+pub mod publish;
+pub mod serve;
+pub mod sessions;
+pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod watch;
+pub mod writer;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use compile::{Kind, compile};
+use tokio::{
+    sync::{mpsc, watch as signal},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    index::{Index, Source},
+    ledger::Ledger,
+    publish::{Hub, Snapshot},
+    watch::{Change, Found, Starter, Watches, What},
+};
+use crate::metrics::Metrics;
+
+/// A change waits this long for its neighbours: one `kubectl apply` is several of them.
+const QUIET: Duration = Duration::from_millis(10);
+/// And at most this long, however busy the namespace is.
+const MAX_WAIT: Duration = Duration::from_millis(50);
+/// A namespace that data planes already use goes on without a list that does not come, or a
+/// missing permission for one Secret would hold up all of its changes.
+const LATE: Duration = Duration::from_secs(5);
+/// Refusals in a row before a source counts as empty. With the watch's backoff about 6 s: an API
+/// server that is just starting may refuse for a moment.
+const DENIALS: u32 = 4;
+
+/// Owner of index and watches.
+#[derive(Debug)]
+pub struct Routing {
+    index: Index,
+    watches: Watches,
+    changes: mpsc::Receiver<Change>,
+    /// Objects of ours came, went or changed since the last publication.
+    objects_changed: bool,
+    /// Refusals in a row.
+    denials: HashMap<Source, u32>,
+    /// Since when a published namespace waits for a list.
+    late: HashMap<String, Instant>,
+    hub: Arc<Hub>,
+    ledger: Arc<Ledger>,
+    occupied: signal::Sender<BTreeSet<String>>,
+    ready: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+}
+
+impl Routing {
+    /// `occupied` is told the namespaces that hold objects; `ready` becomes true when the first
+    /// lists are in and all that was waiting for them is published.
+    pub fn new(
+        start: Starter,
+        hub: Arc<Hub>,
+        ledger: Arc<Ledger>,
+        occupied: signal::Sender<BTreeSet<String>>,
+        ready: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (watches, changes) = Watches::new(start, metrics.clone());
+        Self {
+            index: Index::default(),
+            watches,
+            changes,
+            objects_changed: false,
+            denials: HashMap::new(),
+            late: HashMap::new(),
+            hub,
+            ledger,
+            occupied,
+            ready,
+            metrics,
+        }
+    }
+
+    /// Until `stop`. Nothing is published before all that it is made of has been listed.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.watches.start(&Source::Endpoints);
+        self.watches.start(&Source::Routes);
+        let mut first_change: Option<Instant> = None;
+        let mut due = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(change) = self.changes.recv() => {
+                    self.take(change);
+                    let now = Instant::now();
+                    let first = *first_change.get_or_insert(now);
+                    due = (now + QUIET).min(first + MAX_WAIT);
+                }
+                () = sleep_until(due), if first_change.is_some() => {
+                    first_change = None;
+                    self.publish();
+                    if let Some(late) = self.late.values().min() {
+                        // Looked at again when the longest waiting one has waited enough.
+                        due = *late + LATE;
+                        first_change = Some(due);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        if !self.watches.is_current(&change) {
+            return;
+        }
+        let Change { source, what, .. } = change;
+        if matches!(what, What::Denied) {
+            let denials = self.denials.entry(source.clone()).or_default();
+            *denials += 1;
+            if *denials == DENIALS && !matches!(source, Source::Endpoints | Source::Routes) {
+                tracing::warn!(?source, "not permitted to list it: taken as empty");
+                self.index.give_up(&source);
+            }
+            return;
+        }
+        self.denials.remove(&source);
+        self.note_statuses(&source, &what);
+        self.objects_changed |= source.namespace().is_none();
+        let touched = match what {
+            What::Apply(found) => {
+                let namespace = found.item.namespace.clone();
+                self.index.apply(found.item);
+                vec![namespace]
+            }
+            What::Delete { namespace, name } => {
+                self.index.delete(&source, &namespace, &name);
+                vec![namespace]
+            }
+            What::Reset(list) => {
+                let items = list.into_iter().map(|found| found.item).collect();
+                self.index.reset(&source, items);
+                self.index.dirty().iter().cloned().collect()
+            }
+            What::Denied => Vec::new(),
+        };
+        if source == Source::Endpoints {
+            self.follow_needs(touched);
+        }
+    }
+
+    /// Starts and stops the watches of namespaces whose endpoints may have changed.
+    fn follow_needs(&mut self, namespaces: Vec<String>) {
+        for namespace in namespaces {
+            let (needs, running) = (self.index.needs(&namespace), self.watches.of(&namespace));
+            for source in needs.difference(&running) {
+                self.watches.start(source);
+            }
+            for source in running.difference(&needs) {
+                self.watches.stop(source);
+                self.denials.remove(source);
+                self.index.forget(source);
+            }
+        }
+    }
+
+    fn note_statuses(&self, source: &Source, what: &What) {
+        let kind = match source {
+            Source::Endpoints => Kind::LlmEndpoint,
+            Source::Routes => Kind::OllaRoute,
+            _ => return,
+        };
+        let saw = |found: &Found| {
+            if let Some(entry) = &found.entry {
+                let item = &found.item;
+                self.ledger
+                    .saw(&item.namespace, kind, &item.name, entry.clone());
+            }
+        };
+        match what {
+            What::Apply(found) => saw(found),
+            What::Delete { namespace, name } => self.ledger.gone(namespace, kind, name),
+            What::Reset(list) => {
+                let present = list
+                    .iter()
+                    .map(|found| (found.item.namespace.clone(), found.item.name.clone()))
+                    .collect();
+                self.ledger.keep(kind, &present);
+                list.iter().for_each(saw);
+            }
+            What::Denied => {}
+        }
+    }
+
+    fn publish(&mut self) {
+        if !self.index.kinds_listed() {
+            return;
+        }
+        if std::mem::take(&mut self.objects_changed) {
+            self.tell_occupied();
+        }
+        let now = Instant::now();
+        let (hub, late) = (self.hub.clone(), &mut self.late);
+        for namespace in self.index.dirty() {
+            if !self.index.ready(namespace) && hub.current(namespace).is_some() {
+                late.entry(namespace.clone()).or_insert(now);
+            }
+        }
+        let due = |index: &Index, namespace: &str| {
+            index.ready(namespace)
+                || late
+                    .get(namespace)
+                    .is_some_and(|since| now >= *since + LATE)
+        };
+        let taken = self.index.take_dirty(due);
+        for namespace in taken {
+            self.late.remove(&namespace);
+            self.publish_one(&namespace);
+        }
+        if self.index.dirty().is_empty() {
+            self.ready.store(true, Ordering::Release);
+        }
+    }
+
+    fn tell_occupied(&self) {
+        let occupied = self.index.occupied();
+        self.hub.set_occupied(occupied.clone());
+        self.occupied.send_if_modified(|known| {
+            let changed = *known != occupied;
+            if changed {
+                *known = occupied;
+            }
+            changed
+        });
+    }
+
+    fn publish_one(&self, namespace: &str) {
+        let started = Instant::now();
+        let (objects, facts) = self.index.view(namespace);
+        let mut compiled = compile(namespace, &objects, &facts);
+        compiled.verdicts.extend(self.index.undecodable(namespace));
+        let previous = self.hub.current(namespace);
+        let next = Snapshot::next(previous.as_deref(), namespace, compiled);
+        self.metrics
+            .compile_duration
+            .observe(started.elapsed().as_secs_f64());
+        let Some(next) = next else { return };
+        if previous.is_none_or(|previous| previous.revision != next.revision) {
+            self.metrics.tables_published.inc();
+            tracing::info!(namespace, revision = %next.revision, "table published");
+        }
+        self.hub.publish(next);
+        self.ledger.mark(namespace);
+    }
+}

@@ -1,0 +1,232 @@
+//! The port that data planes connect to: TLS, HTTP/2, a ServiceAccount token, then one
+//! [conversation](super::conversation) per stream.
+//!
+//! Errors before a conversation are JSON: 401 no or bad token, 403 no ServiceAccount, 404 and 405
+//! not our path, 503 token not checkable now, or too many streams.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dataplane_protocol::sync::STREAM_PATH;
+use http_body_util::{BodyExt as _, Channel, Full, combinators::BoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    conversation::{self, Context},
+    ledger::Ledger,
+    publish::Hub,
+    sessions::Sessions,
+};
+use crate::{
+    events::Events,
+    metrics::Metrics,
+    tokens::{Identity, Refusal, Tokens},
+};
+
+const TLS_TIMEOUT: Duration = Duration::from_secs(10);
+/// h2 pings find peers that are gone without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A data plane needs one; a few more while it reconnects.
+const STREAMS_PER_CONNECTION: u32 = 16;
+const MAX_CONNECTIONS: usize = 20_000;
+const MAX_HEADERS: u32 = 32 << 10;
+/// Chunks between a conversation and its connection: what a slow reader holds at most, beside
+/// h2's own window. See [`conversation::CHUNK`].
+const CHANNEL: usize = 2;
+/// From the goodbye to cutting what still hangs.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What all streams share.
+#[derive(Debug)]
+pub struct Server {
+    pub tokens: Tokens,
+    pub hub: Arc<Hub>,
+    pub sessions: Arc<Sessions>,
+    pub ledger: Arc<Ledger>,
+    pub events: Events,
+    pub metrics: Arc<Metrics>,
+    /// Data planes of one namespace at a time.
+    pub streams_per_namespace: usize,
+    pub stop: CancellationToken,
+    pub conversations: TaskTracker,
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+impl Server {
+    /// Until stopped; then streams end, and connections after them.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
+        let acceptor = TlsAcceptor::from(tls);
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = TaskTracker::new();
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = tokio::select! {
+                () = self.stop.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of file descriptors, most likely: some will be given back.
+                        tracing::warn!(%error, "accept on the data planes' port");
+                        sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let (server, acceptor) = (self.clone(), acceptor.clone());
+            connections.spawn(async move {
+                server.connection(stream, acceptor).await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        self.conversations.close();
+        connections.close();
+        let drained = async {
+            self.conversations.wait().await;
+            connections.wait().await;
+        };
+        if timeout(DRAIN, drained).await.is_err() {
+            tracing::debug!("connections left open at the end");
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+        // Small messages must not wait for a full packet.
+        let _ = stream.set_nodelay(true);
+        let stream = match timeout(TLS_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                return;
+            }
+            Err(_) => return,
+        };
+        let server = self.clone();
+        let mut serve = std::pin::pin!(
+            http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .keep_alive_interval(KEEP_ALIVE)
+                .keep_alive_timeout(KEEP_ALIVE)
+                .max_concurrent_streams(STREAMS_PER_CONNECTION)
+                .max_header_list_size(MAX_HEADERS)
+                .serve_connection(
+                    TokioIo::new(stream),
+                    service_fn(move |request| server.clone().answer(request)),
+                )
+        );
+        let result = tokio::select! {
+            result = serve.as_mut() => result,
+            () = self.stop.cancelled() => {
+                serve.as_mut().graceful_shutdown();
+                serve.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        if request.uri().path() != STREAM_PATH {
+            return Ok(refused(StatusCode::NOT_FOUND, "not_found", STREAM_PATH));
+        }
+        if request.method() != Method::POST {
+            return Ok(refused(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "POST only",
+            ));
+        }
+        let identity = match self.identify(&request).await {
+            Ok(identity) => identity,
+            Err(refusal) => return Ok(not_identified(&refusal)),
+        };
+        if self.sessions.connected(&identity.namespace) >= self.streams_per_namespace {
+            let message = "this namespace has too many data planes connected";
+            return Ok(refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_streams",
+                message,
+            ));
+        }
+        Ok(self.converse(identity, request.into_body()))
+    }
+
+    async fn identify(&self, request: &Request<Incoming>) -> Result<Identity, Refusal> {
+        let token = request
+            .headers()
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        match token {
+            Some(token) => self.tokens.identify(token).await,
+            None => Err(Refusal::Invalid("no bearer token was sent".into())),
+        }
+    }
+
+    fn converse(self: Arc<Self>, identity: Identity, lines: Incoming) -> Response<Body> {
+        let (tx, body) = Channel::new(CHANNEL);
+        let context = Context {
+            hub: self.hub.clone(),
+            sessions: self.sessions.clone(),
+            ledger: self.ledger.clone(),
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+            limit: self.streams_per_namespace,
+        };
+        let stop = self.stop.clone();
+        self.conversations.spawn(async move {
+            conversation::hold(context, identity, lines, tx, stop).await;
+        });
+        let mut response = Response::new(body.boxed());
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-ndjson"),
+        );
+        response
+    }
+}
+
+fn not_identified(refusal: &Refusal) -> Response<Body> {
+    let (status, reason) = match refusal {
+        Refusal::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        Refusal::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
+        Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
+    };
+    tracing::info!(reason, %refusal, "data plane not let in");
+    refused(status, reason, &refusal.to_string())
+}
+
+fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
+    let text = serde_json::json!({ "error": { "reason": reason, "message": message } });
+    let body = Full::new(Bytes::from(text.to_string())).boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}

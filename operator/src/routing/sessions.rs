@@ -1,0 +1,381 @@
+//! The data planes that are connected, and what they say.
+//!
+//! In: Acks, Nacks and reports of each stream. Out: per namespace, who uses which revision and
+//! how each instance fares; and the breakers that opened or closed with a report. What is said of
+//! instances that are not in the namespace's table is ignored, so memory is bounded by the table.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use dataplane_protocol::{
+    EndpointId, InstanceId, Revision, RoutingTable,
+    sync::{Breaker, Health, InstanceReport, Report},
+};
+use parking_lot::Mutex;
+
+/// Longest text of a data plane that is kept, bytes: a Nack's reason, an instance's.
+const MAX_REASON: usize = 512;
+
+#[derive(Debug, Default)]
+pub struct Sessions {
+    namespaces: Mutex<HashMap<String, Planes>>,
+    next_id: AtomicU64,
+}
+
+/// One connected data plane; leaves when dropped.
+#[derive(Debug)]
+pub struct Session {
+    sessions: Arc<Sessions>,
+    namespace: String,
+    id: u64,
+}
+
+/// The data planes of one namespace together.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    pub connected: usize,
+    /// Newest revision that each has acknowledged, sorted.
+    pub acked: Vec<Revision>,
+    pub refusals: Vec<Refusal>,
+    pub instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>>,
+}
+
+/// A data plane that could not take a table and serves on with an older one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub data_plane: String,
+    pub acked: Revision,
+    pub refused: Revision,
+    pub reason: String,
+}
+
+type Instance = Arc<(EndpointId, InstanceId)>;
+
+/// How many data planes say what of one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub reported: u32,
+    /// Not unhealthy, breaker not open.
+    pub usable: u32,
+    pub open: u32,
+    /// The last reason given for not being usable.
+    pub reason: String,
+}
+
+/// Seen by the first data plane (opened) or no longer by any (closed).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerChange {
+    pub endpoint: EndpointId,
+    pub instance: InstanceId,
+    pub open: bool,
+    pub reason: String,
+}
+
+#[derive(Debug, Default)]
+struct Planes {
+    planes: HashMap<u64, Plane>,
+    instances: HashMap<Instance, Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Plane {
+    name: String,
+    acked: Revision,
+    refused: Option<(Revision, String)>,
+    said: Vec<(Instance, Flags)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flags {
+    usable: bool,
+    open: bool,
+}
+
+impl Sessions {
+    /// `None` when the namespace has `limit` data planes already.
+    pub fn open(self: &Arc<Self>, namespace: &str, name: &str, limit: usize) -> Option<Session> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut namespaces = self.namespaces.lock();
+        let planes = namespaces.entry(namespace.to_owned()).or_default();
+        if planes.planes.len() >= limit {
+            return None;
+        }
+        let plane = Plane {
+            name: shortened(name),
+            ..Plane::default()
+        };
+        planes.planes.insert(id, plane);
+        Some(Session {
+            sessions: self.clone(),
+            namespace: namespace.to_owned(),
+            id,
+        })
+    }
+
+    pub fn view(&self, namespace: &str) -> View {
+        let namespaces = self.namespaces.lock();
+        let Some(planes) = namespaces.get(namespace) else {
+            return View::default();
+        };
+        let mut acked: Vec<Revision> = planes.planes.values().map(|plane| plane.acked).collect();
+        acked.sort_unstable();
+        let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
+        refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
+        let mut instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>> = BTreeMap::new();
+        for (instance, seen) in &planes.instances {
+            let of_endpoint = instances.entry(instance.0.clone()).or_default();
+            of_endpoint.insert(instance.1.clone(), seen.clone());
+        }
+        View {
+            connected: planes.planes.len(),
+            acked,
+            refusals,
+            instances,
+        }
+    }
+
+    pub fn connected(&self, namespace: &str) -> usize {
+        self.namespaces
+            .lock()
+            .get(namespace)
+            .map_or(0, |planes| planes.planes.len())
+    }
+}
+
+impl Session {
+    /// Whether that is news.
+    pub fn ack(&self, revision: Revision) -> bool {
+        self.with(|planes, id| {
+            let Some(plane) = planes.planes.get_mut(&id) else {
+                return false;
+            };
+            let news = plane.acked != revision || plane.refused.is_some();
+            plane.acked = revision;
+            plane.refused = None;
+            news
+        })
+    }
+
+    pub fn nack(&self, revision: Revision, reason: &str) {
+        self.with(|planes, id| {
+            if let Some(plane) = planes.planes.get_mut(&id) {
+                plane.refused = Some((revision, shortened(reason)));
+            }
+        });
+    }
+
+    /// Takes the place of what this data plane said before.
+    pub fn report(&self, report: &Report, table: &RoutingTable) -> Vec<BreakerChange> {
+        self.with(|planes, id| {
+            let Planes { planes, instances } = planes;
+            let Some(plane) = planes.get_mut(&id) else {
+                return Vec::new();
+            };
+            let before = std::mem::take(&mut plane.said);
+            let open_before: Vec<Instance> = before
+                .iter()
+                .filter(|(_, flags)| flags.open)
+                .map(|(instance, _)| instance.clone())
+                .collect();
+            let mut changes = Vec::new();
+            for said in &report.instances {
+                if in_table(table, said) {
+                    let (entry, opened) = count(instances, said, &open_before);
+                    changes.extend(opened);
+                    plane.said.push(entry);
+                }
+            }
+            uncount(instances, &before);
+            changes.extend(closed(instances, &open_before, table));
+            instances.retain(|_, seen| seen.reported > 0);
+            changes
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> T
+    where
+        T: Default,
+    {
+        self.sessions
+            .namespaces
+            .lock()
+            .get_mut(&self.namespace)
+            .map(|planes| act(planes, self.id))
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut namespaces = self.sessions.namespaces.lock();
+        let Some(planes) = namespaces.get_mut(&self.namespace) else {
+            return;
+        };
+        if let Some(plane) = planes.planes.remove(&self.id) {
+            // No BreakerChange: a data plane that leaves has not seen anything close.
+            uncount(&mut planes.instances, &plane.said);
+            planes.instances.retain(|_, seen| seen.reported > 0);
+        }
+        if planes.planes.is_empty() {
+            namespaces.remove(&self.namespace);
+        }
+    }
+}
+
+fn refusal(plane: &Plane) -> Option<Refusal> {
+    let (refused, reason) = plane.refused.clone()?;
+    Some(Refusal {
+        data_plane: plane.name.clone(),
+        acked: plane.acked,
+        refused,
+        reason,
+    })
+}
+
+fn in_table(table: &RoutingTable, said: &InstanceReport) -> bool {
+    table.instances.get(&said.endpoint).is_some_and(|list| {
+        list.binary_search_by(|instance| instance.id.cmp(&said.instance))
+            .is_ok()
+    })
+}
+
+fn count(
+    instances: &mut HashMap<Instance, Seen>,
+    said: &InstanceReport,
+    open_before: &[Instance],
+) -> ((Instance, Flags), Option<BreakerChange>) {
+    let flags = Flags {
+        usable: said.health != Health::Unhealthy && said.breaker != Breaker::Open,
+        open: said.breaker == Breaker::Open,
+    };
+    let key = (said.endpoint.clone(), said.instance.clone());
+    let instance = instances
+        .get_key_value(&key)
+        .map_or_else(|| Arc::new(key), |(known, _)| known.clone());
+    let seen = instances.entry(instance.clone()).or_default();
+    // What this data plane said before is still counted, and is no news.
+    let opened = flags.open && seen.open == 0 && !open_before.contains(&instance);
+    seen.reported += 1;
+    seen.usable += u32::from(flags.usable);
+    seen.open += u32::from(flags.open);
+    if !flags.usable {
+        seen.reason = shortened(&said.reason);
+    }
+    let change = opened.then(|| BreakerChange {
+        endpoint: said.endpoint.clone(),
+        instance: said.instance.clone(),
+        open: true,
+        reason: shortened(&said.reason),
+    });
+    ((instance, flags), change)
+}
+
+fn uncount(instances: &mut HashMap<Instance, Seen>, said: &[(Instance, Flags)]) {
+    for (instance, flags) in said {
+        if let Some(seen) = instances.get_mut(instance) {
+            seen.reported = seen.reported.saturating_sub(1);
+            seen.usable = seen.usable.saturating_sub(u32::from(flags.usable));
+            seen.open = seen.open.saturating_sub(u32::from(flags.open));
+        }
+    }
+}
+
+/// Those of `before` that nobody sees open any more, and that are still in the table.
+fn closed(
+    instances: &HashMap<Instance, Seen>,
+    before: &[Instance],
+    table: &RoutingTable,
+) -> Vec<BreakerChange> {
+    before
+        .iter()
+        .filter(|instance| instances.get(*instance).is_none_or(|seen| seen.open == 0))
+        .filter(|instance| table.instances.contains_key(&instance.0))
+        .map(|instance| BreakerChange {
+            endpoint: instance.0.clone(),
+            instance: instance.1.clone(),
+            open: false,
+            reason: String::new(),
+        })
+        .collect()
+}
+
+fn shortened(text: &str) -> String {
+    let mut end = text.len().min(MAX_REASON);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routing::testing::{compiled, instance_report};
+
+    fn report(breaker: Breaker) -> Report {
+        Report {
+            instances: vec![instance_report("e", "e/1", Health::Healthy, breaker)],
+        }
+    }
+
+    #[test]
+    fn a_breaker_counts_as_opened_once_however_many_data_planes_see_it() {
+        let table = compiled("a", &[1], vec![]).table;
+        let sessions = Arc::new(Sessions::default());
+        let one = sessions.open("a", "one", 9).unwrap();
+        let two = sessions.open("a", "two", 9).unwrap();
+        assert!(one.report(&report(Breaker::Closed), &table).is_empty());
+        assert!(one.report(&report(Breaker::Open), &table)[0].open);
+        assert!(two.report(&report(Breaker::Open), &table).is_empty());
+        assert!(two.report(&report(Breaker::Open), &table).is_empty());
+        assert!(one.report(&report(Breaker::Closed), &table).is_empty());
+        let last = two.report(&report(Breaker::HalfOpen), &table);
+        assert_eq!(last.len(), 1);
+        assert!(!last[0].open);
+    }
+
+    #[test]
+    fn what_a_data_plane_said_leaves_with_it() {
+        let table = compiled("a", &[1], vec![]).table;
+        let sessions = Arc::new(Sessions::default());
+        let one = sessions.open("a", "one", 9).unwrap();
+        one.report(&report(Breaker::Closed), &table);
+        assert_eq!(sessions.view("a").instances.len(), 1);
+        drop(one);
+        let view = sessions.view("a");
+        assert_eq!((view.connected, view.instances.len()), (0, 0));
+    }
+
+    #[test]
+    fn instances_that_are_not_in_the_table_take_no_memory() {
+        let table = compiled("a", &[1], vec![]).table;
+        let sessions = Arc::new(Sessions::default());
+        let one = sessions.open("a", "one", 9).unwrap();
+        let report = Report {
+            instances: vec![instance_report(
+                "e",
+                "e/invented",
+                Health::Healthy,
+                Breaker::Open,
+            )],
+        };
+        assert!(one.report(&report, &table).is_empty());
+        assert!(sessions.view("a").instances.is_empty());
+    }
+
+    #[test]
+    fn a_namespace_takes_no_more_data_planes_than_its_limit() {
+        let sessions = Arc::new(Sessions::default());
+        let one = sessions.open("a", "one", 1);
+        assert!(one.is_some());
+        assert!(sessions.open("a", "two", 1).is_none());
+        assert!(sessions.open("b", "two", 1).is_some());
+        drop(one);
+        assert!(sessions.open("a", "two", 1).is_some());
+    }
+}

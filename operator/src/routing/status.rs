@@ -1,0 +1,278 @@
+//! Verdict, Acks and reports → the status an object should have. Pure; `writer.rs` writes it.
+//!
+//! `lastTransitionTime` moves only when a condition's status does; a status that would say the
+//! same again is not written.
+
+use std::collections::BTreeMap;
+
+use compile::{Kind, Problem, Verdict};
+use crds::{Reason, condition, endpoint::InstanceCounts};
+use dataplane_protocol::Revision;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+use super::sessions::View;
+
+/// The status of either kind; a route has no `instances`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStatus {
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<InstanceCounts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+}
+
+impl ObjectStatus {
+    pub fn condition(&self, type_: &str) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
+    }
+
+    /// Whether `newer` differs in more than messages and counts.
+    pub fn moved(&self, newer: &Self) -> bool {
+        let essence = |status: &Self| {
+            let mut conditions: Vec<(String, String, String)> = status
+                .conditions
+                .iter()
+                .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
+                .collect();
+            conditions.sort();
+            (status.observed_generation, conditions)
+        };
+        essence(self) != essence(newer)
+    }
+}
+
+/// What data planes say that matters for one object.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    pub view: &'a View,
+    /// First revision that held the route's current generation; unused for an endpoint.
+    pub revision: Revision,
+    /// False shortly after the operator's start: data planes are expected to come back, and what
+    /// the status says of them is kept until then.
+    pub settled: bool,
+}
+
+/// The status that the object should have, or nothing when `previous` says it already.
+pub fn desired_status(
+    verdict: &Verdict,
+    said: Said<'_>,
+    previous: &ObjectStatus,
+    now: Timestamp,
+) -> Option<ObjectStatus> {
+    let mut states = vec![
+        judged(
+            condition::ACCEPTED,
+            &verdict.accepted,
+            Reason::Accepted,
+            "in the routing table",
+        ),
+        judged(
+            condition::RESOLVED_REFS,
+            &verdict.resolved_refs,
+            Reason::ResolvedRefs,
+            "all that it refers to exists",
+        ),
+    ];
+    let mut instances = None;
+    let last = match verdict.kind {
+        Kind::LlmEndpoint => {
+            let (state, counts) = readiness(verdict, said.view);
+            instances = Some(counts);
+            state
+        }
+        Kind::OllaRoute => programmed(verdict, said),
+    };
+    let kept = kept(verdict, said, previous, last.type_);
+    if kept.is_some() && verdict.kind == Kind::LlmEndpoint {
+        instances.clone_from(&previous.instances);
+    }
+    states.push(last);
+    let mut conditions: Vec<Condition> = states
+        .into_iter()
+        .map(|state| state.condition(verdict.generation, previous, now))
+        .collect();
+    if let (Some(kept), Some(last)) = (kept, conditions.last_mut()) {
+        *last = kept;
+    }
+    let desired = ObjectStatus {
+        conditions,
+        instances,
+        observed_generation: Some(verdict.generation),
+    };
+    (!says(previous, &desired)).then_some(desired)
+}
+
+/// A condition before it is known whether it is a transition.
+struct State {
+    type_: &'static str,
+    status: &'static str,
+    reason: Reason,
+    message: String,
+}
+
+impl State {
+    fn condition(self, generation: i64, previous: &ObjectStatus, now: Timestamp) -> Condition {
+        let since = previous
+            .condition(self.type_)
+            .filter(|before| before.status == self.status)
+            .map_or(Time(now), |before| before.last_transition_time.clone());
+        Condition {
+            type_: self.type_.to_owned(),
+            status: self.status.to_owned(),
+            reason: self.reason.as_str().to_owned(),
+            message: self.message,
+            observed_generation: Some(generation),
+            last_transition_time: since,
+        }
+    }
+}
+
+fn judged(
+    type_: &'static str,
+    judgement: &Result<(), Problem>,
+    good: Reason,
+    message: &str,
+) -> State {
+    match judgement {
+        Ok(()) => State {
+            type_,
+            status: "True",
+            reason: good,
+            message: message.to_owned(),
+        },
+        Err(problem) => State {
+            type_,
+            status: "False",
+            reason: problem.reason,
+            message: problem.to_string(),
+        },
+    }
+}
+
+fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
+    let state = |status, reason, message| State {
+        type_: condition::PROGRAMMED,
+        status,
+        reason,
+        message,
+    };
+    if let Err(problem) = &verdict.accepted {
+        return state("False", problem.reason, "not in the routing table".into());
+    }
+    let View {
+        connected,
+        acked,
+        refusals,
+        ..
+    } = said.view;
+    if *connected == 0 {
+        return state(
+            "False",
+            Reason::Pending,
+            "no data plane is connected".into(),
+        );
+    }
+    let revision = said.revision;
+    let done = connected - acked.partition_point(|acked| *acked < revision);
+    let refusal = refusals
+        .iter()
+        .find(|refusal| refusal.acked < revision && revision <= refusal.refused);
+    if let Some(refusal) = refusal {
+        let message = format!(
+            "data plane {} keeps revision {}: {}",
+            refusal.data_plane, refusal.acked, refusal.reason
+        );
+        return state("False", Reason::Refused, message);
+    }
+    let message = format!("{done} of {connected} data planes at revision {revision}");
+    if done == *connected {
+        state("True", Reason::Programmed, message)
+    } else {
+        state("False", Reason::Pending, message)
+    }
+}
+
+fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
+    let seen = view.instances.get(verdict.name.as_str());
+    let reported = seen.map_or(0, BTreeMap::len);
+    let mut ready = 0;
+    let mut why = None;
+    for (id, seen) in seen.into_iter().flatten() {
+        if seen.usable > 0 {
+            ready += 1;
+        } else if !seen.reason.is_empty() {
+            why = why.or(Some((id, &seen.reason)));
+        }
+    }
+    let total = verdict.instances;
+    let ready = ready.min(total);
+    let counts = InstanceCounts {
+        total: total.try_into().unwrap_or(i32::MAX),
+        ready: ready.try_into().unwrap_or(i32::MAX),
+        summary: format!("{ready}/{total}"),
+    };
+    let state = |status, reason, message| State {
+        type_: condition::READY,
+        status,
+        reason,
+        message,
+    };
+    let state = if let Err(problem) = &verdict.accepted {
+        state("False", problem.reason, "not in the routing table".into())
+    } else if total == 0 {
+        let message = "no ready address was found".into();
+        state("False", Reason::NoReadyInstances, message)
+    } else if view.connected == 0 {
+        let message = "no data plane is connected".into();
+        state("Unknown", Reason::Pending, message)
+    } else if ready > 0 {
+        let message = format!("{ready} of {total} instances can be used");
+        state("True", Reason::Ready, message)
+    } else if reported == 0 {
+        let message = "no data plane has reported on it yet".into();
+        state("Unknown", Reason::Pending, message)
+    } else {
+        let mut message = format!("none of {total} instances can be used");
+        if let Some((id, reason)) = why {
+            message = format!("{message}; {id}: {reason}");
+        }
+        state("False", Reason::NoReadyInstances, message)
+    };
+    (state, counts)
+}
+
+/// The last condition as it was, where nobody is there yet to say otherwise.
+fn kept(
+    verdict: &Verdict,
+    said: Said<'_>,
+    previous: &ObjectStatus,
+    type_: &str,
+) -> Option<Condition> {
+    let expecting = !said.settled && said.view.connected == 0 && verdict.accepted.is_ok();
+    previous
+        .condition(type_)
+        .filter(|before| expecting && before.observed_generation == Some(verdict.generation))
+        .cloned()
+}
+
+/// Whether `previous` says all that `desired` does; conditions of others are not looked at.
+fn says(previous: &ObjectStatus, desired: &ObjectStatus) -> bool {
+    previous.observed_generation == desired.observed_generation
+        && previous.instances == desired.instances
+        && desired
+            .conditions
+            .iter()
+            .all(|condition| previous.condition(&condition.type_) == Some(condition))
+}
+
+#[cfg(test)]
+mod tests;

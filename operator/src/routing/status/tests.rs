@@ -1,0 +1,243 @@
+//! Each case: what compile and the data planes said → the exact condition a user reads.
+
+use super::*;
+use crate::routing::{
+    sessions::{Refusal, Seen},
+    testing::{endpoint_verdict, problem, route_verdict},
+};
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn planes(acked: &[u64]) -> View {
+    View {
+        connected: acked.len(),
+        acked: acked.iter().copied().map(Revision).collect(),
+        ..View::default()
+    }
+}
+
+fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> View {
+    let instances: BTreeMap<_, _> = instances
+        .iter()
+        .map(|(id, usable, reason)| {
+            let seen = Seen {
+                reported: 1,
+                usable: *usable,
+                open: 0,
+                reason: (*reason).to_owned(),
+            };
+            ((*id).into(), seen)
+        })
+        .collect();
+    View {
+        connected,
+        instances: [("e".into(), instances)].into(),
+        ..View::default()
+    }
+}
+
+fn said(view: &View, revision: u64) -> Said<'_> {
+    Said {
+        view,
+        revision: Revision(revision),
+        settled: true,
+    }
+}
+
+fn status(verdict: &Verdict, view: &View, revision: u64) -> ObjectStatus {
+    let previous = ObjectStatus::default();
+    desired_status(verdict, said(view, revision), &previous, at(1)).unwrap()
+}
+
+fn read(status: &ObjectStatus, type_: &str) -> String {
+    let c = status.condition(type_).unwrap();
+    format!("{}/{}: {}", c.status, c.reason, c.message)
+}
+
+#[test]
+fn programmed_counts_the_data_planes_that_have_the_current_generation() {
+    for (acked, revision, expected) in [
+        (&[][..], 1, "False/Pending: no data plane is connected"),
+        (
+            &[0, 0, 1],
+            1,
+            "False/Pending: 1 of 3 data planes at revision 1",
+        ),
+        (
+            &[41, 41, 41],
+            41,
+            "True/Programmed: 3 of 3 data planes at revision 41",
+        ),
+        (
+            &[41, 42, 43],
+            41,
+            "True/Programmed: 3 of 3 data planes at revision 41",
+        ),
+        (
+            &[40],
+            41,
+            "False/Pending: 0 of 1 data planes at revision 41",
+        ),
+    ] {
+        let status = status(&route_verdict("r", 1), &planes(acked), revision);
+        assert_eq!(read(&status, "Programmed"), expected, "{acked:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
+    let mut view = planes(&[4, 6]);
+    view.refusals = vec![Refusal {
+        data_plane: "gw-0".into(),
+        acked: Revision(4),
+        refused: Revision(6),
+        reason: "too many routes".into(),
+    }];
+    let verdict = route_verdict("r", 1);
+    assert_eq!(
+        read(&status(&verdict, &view, 5), "Programmed"),
+        "False/Refused: data plane gw-0 keeps revision 4: too many routes"
+    );
+    assert_eq!(
+        read(&status(&verdict, &view, 3), "Programmed"),
+        "True/Programmed: 2 of 2 data planes at revision 3"
+    );
+}
+
+#[test]
+fn a_refused_object_says_why_in_accepted_and_is_not_programmed() {
+    let mut verdict = route_verdict("r", 1);
+    verdict.accepted = Err(problem("spec.match", "twice"));
+    let status = status(&verdict, &planes(&[9]), 1);
+    assert_eq!(
+        read(&status, "Accepted"),
+        "False/Invalid: spec.match: twice"
+    );
+    assert_eq!(
+        read(&status, "Programmed"),
+        "False/Invalid: not in the routing table"
+    );
+}
+
+#[test]
+fn ready_is_what_data_planes_see() {
+    for (total, view, ready, summary) in [
+        (
+            0,
+            planes(&[1]),
+            "False/NoReadyInstances: no ready address was found",
+            "0/0",
+        ),
+        (
+            2,
+            planes(&[]),
+            "Unknown/Pending: no data plane is connected",
+            "0/2",
+        ),
+        (
+            2,
+            planes(&[1]),
+            "Unknown/Pending: no data plane has reported on it yet",
+            "0/2",
+        ),
+        (
+            2,
+            seeing(1, &[("e/1", 1, ""), ("e/2", 0, "timeout")]),
+            "True/Ready: 1 of 2 instances can be used",
+            "1/2",
+        ),
+        (
+            2,
+            seeing(
+                1,
+                &[("e/2", 0, "timeout"), ("e/1", 0, "connection refused")],
+            ),
+            "False/NoReadyInstances: none of 2 instances can be used; e/1: connection refused",
+            "0/2",
+        ),
+    ] {
+        let status = status(&endpoint_verdict("e", 1, total), &view, 1);
+        assert_eq!(read(&status, "Ready"), ready);
+        assert_eq!(status.instances.unwrap().summary, summary, "{ready}");
+    }
+}
+
+#[test]
+fn a_status_that_says_the_same_is_not_written_again() {
+    let (verdict, view) = (route_verdict("r", 1), planes(&[1]));
+    let first = status(&verdict, &view, 1);
+    assert_eq!(
+        desired_status(&verdict, said(&view, 1), &first, at(99)),
+        None
+    );
+}
+
+#[test]
+fn the_transition_time_moves_only_with_the_condition_s_status() {
+    let verdict = route_verdict("r", 1);
+    let first = status(&verdict, &planes(&[1]), 1);
+    let more = planes(&[1, 1]);
+    let second = desired_status(&verdict, said(&more, 1), &first, at(50)).unwrap();
+    assert_eq!(
+        second.condition("Programmed").unwrap().last_transition_time,
+        Time(at(1))
+    );
+    assert!(!first.moved(&second));
+    let none = planes(&[]);
+    let third = desired_status(&verdict, said(&none, 1), &second, at(60)).unwrap();
+    assert_eq!(
+        third.condition("Programmed").unwrap().last_transition_time,
+        Time(at(60))
+    );
+    assert_eq!(
+        third.condition("Accepted").unwrap().last_transition_time,
+        Time(at(1))
+    );
+    assert!(second.moved(&third));
+}
+
+#[test]
+fn a_new_generation_is_observed_everywhere() {
+    let view = planes(&[3]);
+    let first = status(&route_verdict("r", 1), &view, 1);
+    let second = desired_status(&route_verdict("r", 2), said(&view, 3), &first, at(2)).unwrap();
+    assert_eq!(second.observed_generation, Some(2));
+    assert!(
+        second
+            .conditions
+            .iter()
+            .all(|c| c.observed_generation == Some(2))
+    );
+}
+
+#[test]
+fn a_restarted_operator_keeps_what_data_planes_said_until_they_are_back() {
+    let verdict = route_verdict("r", 1);
+    let before = status(&verdict, &planes(&[7, 7]), 7);
+    let none = planes(&[]);
+    let starting = Said {
+        view: &none,
+        revision: Revision(1),
+        settled: false,
+    };
+    assert_eq!(desired_status(&verdict, starting, &before, at(9)), None);
+    let changed = desired_status(&route_verdict("r", 2), starting, &before, at(9)).unwrap();
+    assert_eq!(
+        read(&changed, "Programmed"),
+        "False/Pending: no data plane is connected"
+    );
+}
+
+#[test]
+fn the_status_has_the_shape_of_both_kinds() {
+    let endpoint = status(&endpoint_verdict("e", 1, 1), &planes(&[1]), 1);
+    let value = serde_json::to_value(&endpoint).unwrap();
+    let typed: crds::LlmEndpointStatus = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), value);
+    let route = status(&route_verdict("r", 1), &planes(&[1]), 1);
+    let value = serde_json::to_value(&route).unwrap();
+    let typed: crds::OllaRouteStatus = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap(), value);
+}

@@ -1,0 +1,204 @@
+//! Certificate of the data planes' port: a CA of our own and a leaf, kept in Secret
+//! `olla-operator-tls` of the operator's namespace, or files of somebody else's making.
+//!
+//! In: the Secret. Out: a rustls configuration whose certificate can be changed while it serves,
+//! and the CA as ConfigMap `olla-operator-ca` in each namespace that holds objects of ours. Keys
+//! are in no log and no error.
+
+mod authority;
+pub mod store;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub use authority::{Material, VALID_FOR_MORE};
+
+use crate::{Error, MANAGER, config::Config};
+use std::collections::BTreeSet;
+
+/// Where data planes find the CA.
+pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
+/// Key in it.
+pub const CA_KEY: &str = "ca.crt";
+/// How often the certificate's end is looked at, and files are read again.
+const CHECK: Duration = Duration::from_hours(24);
+/// How often the CA is applied again where somebody may have removed it.
+const REAPPLY: Duration = Duration::from_hours(1);
+const RETRY: Duration = Duration::from_secs(5);
+const API_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The certificate in use.
+#[derive(Debug)]
+pub struct Identity {
+    leaf: ArcSwap<CertifiedKey>,
+    ca: watch::Sender<String>,
+}
+
+impl Identity {
+    pub fn new(material: &Material) -> Result<Arc<Self>, Error> {
+        let leaf = certified(material)?;
+        Ok(Arc::new(Self {
+            leaf: ArcSwap::from_pointee(leaf),
+            ca: watch::Sender::new(material.ca.clone()),
+        }))
+    }
+
+    /// TLS for the data planes' port; only HTTP/2 is spoken there.
+    pub fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
+    /// New connections get this one.
+    pub fn replace(&self, material: &Material) -> Result<(), Error> {
+        self.leaf.store(Arc::new(certified(material)?));
+        self.ca.send_if_modified(|ca| {
+            let changed = *ca != material.ca;
+            ca.clone_from(&material.ca);
+            changed
+        });
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Identity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.leaf.load_full())
+    }
+}
+
+/// From files if the configuration says so, else from the Secret, made where it is missing.
+pub async fn load(config: &Config, client: &Client) -> Result<Material, Error> {
+    match &config.cert_dir {
+        Some(dir) => Ok(Material {
+            ca: read(dir, "ca.crt").await?,
+            certificate: read(dir, "tls.crt").await?,
+            key: read(dir, "tls.key").await?,
+        }),
+        None => store::ensure(config, client).await,
+    }
+}
+
+/// Takes up a renewed certificate, and renews our own before it ends.
+pub async fn keep_fresh(
+    config: Config,
+    client: Client,
+    identity: Arc<Identity>,
+    stop: CancellationToken,
+) {
+    let mut check = interval(CHECK);
+    check.tick().await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = check.tick() => {}
+        }
+        let fresh = match load(&config, &client).await {
+            Ok(material) => identity.replace(&material),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = fresh {
+            tracing::error!(%error, "certificate not renewed, the one in use stays");
+        }
+    }
+}
+
+/// Keeps the CA where data planes look for it.
+pub async fn publish_ca(
+    client: Client,
+    identity: Arc<Identity>,
+    mut namespaces: watch::Receiver<BTreeSet<String>>,
+    stop: CancellationToken,
+) {
+    let mut ca = identity.ca.subscribe();
+    let mut done: BTreeSet<String> = BTreeSet::new();
+    let mut again = interval(REAPPLY);
+    loop {
+        let text = ca.borrow_and_update().clone();
+        let wanted = namespaces.borrow_and_update().clone();
+        done.retain(|namespace| wanted.contains(namespace));
+        for namespace in wanted.difference(&done.clone()) {
+            if apply_ca(&client, namespace, &text).await {
+                done.insert(namespace.clone());
+            }
+        }
+        let failed = done.len() < wanted.len();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY), if failed => {}
+            changed = namespaces.changed() => if changed.is_err() {
+                // Routing has ended; whoever ended it ends us.
+                stop.cancelled().await;
+                return;
+            },
+            _ = ca.changed() => done.clear(),
+            _ = again.tick() => done.clear(),
+        }
+    }
+}
+
+async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": CA_CONFIG_MAP,
+            "labels": { "app.kubernetes.io/managed-by": MANAGER, "app.kubernetes.io/part-of": "olla" },
+        },
+        "data": { CA_KEY: ca },
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    let patch = Patch::Apply(&object);
+    let problem = match timeout(API_TIMEOUT, api.patch(CA_CONFIG_MAP, &parameters, &patch)).await {
+        Ok(Ok(_)) => return true,
+        // The namespace is being deleted: the next list of namespaces is without it.
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer within 10s".to_owned(),
+    };
+    tracing::warn!(namespace, problem, "CA not published, will be tried again");
+    false
+}
+
+async fn read(dir: &Path, name: &str) -> Result<String, Error> {
+    let path = dir.join(name);
+    tokio::fs::read_to_string(&path)
+        .await
+        .map_err(|source| Error::Read { path, source })
+}
+
+fn certified(material: &Material) -> Result<CertifiedKey, Error> {
+    let unusable = |problem: String| Error::UnusableCertificate {
+        origin: "tls.crt and tls.key".into(),
+        problem,
+    };
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(material.certificate.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| unusable(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes())
+        .map_err(|_| unusable("tls.key holds no private key in PEM".into()))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map_err(|error| unusable(error.to_string()))
+}

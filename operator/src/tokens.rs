@@ -1,0 +1,257 @@
+//! ServiceAccount token → the namespace it proves.
+//!
+//! In: the token of an `Authorization` header. Out: [`Identity`], by a TokenReview with our
+//! audience, kept for a minute under the token's SHA-256. The token itself is never kept, and
+//! never logged.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use dataplane_protocol::sync::AUDIENCE;
+use futures::future::BoxFuture;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{Api, Client, api::PostParams};
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::metrics::{Metrics, ResultLabel};
+
+/// How long a verdict holds: a revoked token works for at most this long.
+const KEPT: Duration = Duration::from_mins(1);
+/// A refused one may become good, for instance when the clocks agree again.
+const REFUSAL_KEPT: Duration = Duration::from_secs(5);
+/// Verdicts kept; above, those that are out of date go, then all.
+const MAX_KEPT: usize = 20_000;
+/// Longer ones are no ServiceAccount's.
+const MAX_TOKEN: usize = 16 << 10;
+const API_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who a token speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub namespace: String,
+    pub service_account: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 401
+    #[error("the token is not valid for audience {AUDIENCE}: {0}")]
+    Invalid(String),
+    /// 403
+    #[error("{0:?} is no ServiceAccount, so it belongs to no namespace")]
+    NotServiceAccount(String),
+    /// 503
+    #[error("the token cannot be checked now: {0}")]
+    Unavailable(String),
+}
+
+/// Asks the API server.
+pub type Review =
+    Arc<dyn Fn(String) -> BoxFuture<'static, Result<Identity, Refusal>> + Send + Sync>;
+
+pub struct Tokens {
+    review: Review,
+    /// Verdicts, and until when they hold.
+    kept: Mutex<HashMap<Key, (Instant, Verdict)>>,
+    metrics: Arc<Metrics>,
+}
+
+type Key = [u8; 32];
+type Verdict = Result<Identity, Refusal>;
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("kept", &self.kept.lock().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    pub fn new(review: Review, metrics: Arc<Metrics>) -> Self {
+        Self {
+            review,
+            kept: Mutex::default(),
+            metrics,
+        }
+    }
+
+    pub async fn identify(&self, token: &str) -> Result<Identity, Refusal> {
+        if token.is_empty() || token.len() > MAX_TOKEN {
+            return Err(Refusal::Invalid("not a ServiceAccount token".into()));
+        }
+        let key = hash(token);
+        if let Some(verdict) = self.known(&key) {
+            self.count("cached");
+            return verdict;
+        }
+        let verdict = (self.review)(token.to_owned()).await;
+        self.count(match &verdict {
+            Ok(_) => "accepted",
+            Err(Refusal::Unavailable(_)) => "unavailable",
+            Err(_) => "rejected",
+        });
+        self.keep(key, &verdict);
+        verdict
+    }
+
+    fn known(&self, key: &Key) -> Option<Verdict> {
+        let kept = self.kept.lock();
+        let (until, verdict) = kept.get(key)?;
+        (Instant::now() < *until).then(|| verdict.clone())
+    }
+
+    fn keep(&self, key: Key, verdict: &Verdict) {
+        let now = Instant::now();
+        let until = match verdict {
+            Ok(_) => now + KEPT,
+            Err(Refusal::Unavailable(_)) => return,
+            Err(_) => now + REFUSAL_KEPT,
+        };
+        let mut kept = self.kept.lock();
+        if kept.len() >= MAX_KEPT {
+            kept.retain(|_, (until, _)| now < *until);
+        }
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(key, (until, verdict.clone()));
+    }
+
+    fn count(&self, result: &'static str) {
+        self.metrics
+            .token_reviews
+            .get_or_create(&ResultLabel { result })
+            .inc();
+    }
+}
+
+/// Reviews by the API server.
+pub fn by_client(client: Client) -> Review {
+    Arc::new(move |token| {
+        let api: Api<TokenReview> = Api::all(client.clone());
+        Box::pin(async move {
+            let review = TokenReview {
+                spec: TokenReviewSpec {
+                    token: Some(token),
+                    audiences: Some(vec![AUDIENCE.to_owned()]),
+                },
+                ..TokenReview::default()
+            };
+            let parameters = PostParams::default();
+            let answer = timeout(API_TIMEOUT, api.create(&parameters, &review)).await;
+            match answer {
+                Ok(Ok(review)) => judge(review.status.unwrap_or_default()),
+                Ok(Err(error)) => Err(Refusal::Unavailable(without_body(&error))),
+                Err(_) => Err(Refusal::Unavailable("no answer within 10s".into())),
+            }
+        })
+    })
+}
+
+fn judge(status: TokenReviewStatus) -> Result<Identity, Refusal> {
+    if status.authenticated != Some(true) {
+        let why = status.error.unwrap_or_else(|| "not authenticated".into());
+        return Err(Refusal::Invalid(why));
+    }
+    // An API server without audience support leaves this empty and has checked nothing.
+    let audiences = status.audiences.unwrap_or_default();
+    if !audiences.iter().any(|audience| audience == AUDIENCE) {
+        return Err(Refusal::Invalid(format!(
+            "it is for {audiences:?} (a projected token with audience {AUDIENCE} is needed)"
+        )));
+    }
+    let user = status
+        .user
+        .and_then(|user| user.username)
+        .unwrap_or_default();
+    let identity = user
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
+        .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+        .map(|(namespace, name)| Identity {
+            namespace: namespace.to_owned(),
+            service_account: name.to_owned(),
+        });
+    identity.ok_or(Refusal::NotServiceAccount(user))
+}
+
+/// Without what was sent: a TokenReview that comes back in an error holds the token.
+fn without_body(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("the API server answered {}", status.code),
+        _ => "the API server is not reachable".into(),
+    }
+}
+
+fn hash(token: &str) -> Key {
+    let mut key = Key::default();
+    let digest = digest::digest(&digest::SHA256, token.as_bytes());
+    for (to, from) in key.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use k8s_openapi::api::authentication::v1::UserInfo;
+
+    use super::*;
+
+    fn status(user: &str, audience: &str) -> TokenReviewStatus {
+        TokenReviewStatus {
+            authenticated: Some(true),
+            audiences: Some(vec![audience.into()]),
+            user: Some(UserInfo {
+                username: Some(user.into()),
+                ..UserInfo::default()
+            }),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn the_namespace_comes_from_a_service_account_with_our_audience() {
+        let good = judge(status("system:serviceaccount:a:gw", AUDIENCE)).unwrap();
+        assert_eq!((&*good.namespace, &*good.service_account), ("a", "gw"));
+        let other = judge(status("system:serviceaccount:a:gw", "https://kubernetes"));
+        assert!(matches!(other, Err(Refusal::Invalid(_))));
+        let person = judge(status("alice", AUDIENCE));
+        assert_eq!(person, Err(Refusal::NotServiceAccount("alice".into())));
+        let unknown = judge(TokenReviewStatus::default());
+        assert!(matches!(unknown, Err(Refusal::Invalid(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_is_asked_for_once_a_minute() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let counter = asked.clone();
+        let review: Review = Arc::new(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { judge(status("system:serviceaccount:a:gw", AUDIENCE)) })
+        });
+        let tokens = Tokens::new(review, Arc::default());
+        for _ in 0..3 {
+            tokens.identify("t").await.unwrap();
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        tokens.identify("other").await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+        tokio::time::advance(KEPT).await;
+        tokens.identify("t").await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_is_asked_again() {
+        let review: Review =
+            Arc::new(|_| Box::pin(async { Err(Refusal::Unavailable("away".into())) }));
+        let tokens = Tokens::new(review, Arc::default());
+        assert!(tokens.identify("t").await.is_err());
+        assert!(tokens.known(&hash("t")).is_none());
+    }
+}
