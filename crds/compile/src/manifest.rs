@@ -8,6 +8,7 @@
 mod nearest;
 mod note;
 mod objects;
+mod olla;
 mod schema;
 mod yaml;
 
@@ -123,7 +124,6 @@ impl Object {
 
 struct Collected<'a> {
     default_namespace: &'a str,
-    #[expect(dead_code, reason = "for Olla files, which come next")]
     env: &'a dyn Fn(&str) -> Option<String>,
     loaded: Loaded,
     /// By kind, namespace and name.
@@ -155,6 +155,10 @@ impl<'a> Collected<'a> {
     }
 
     fn document(&mut self, document: &yaml::Node, notes: &mut Notes<'_>) {
+        if olla::recognises(document) {
+            self.olla(document, notes);
+            return;
+        }
         for object in objects::read(document, notes) {
             let namespace = object
                 .namespace
@@ -165,6 +169,18 @@ impl<'a> Collected<'a> {
             if let Some(read) = object.object {
                 self.add(namespace, read, object.line, notes);
             }
+        }
+    }
+
+    fn olla(&mut self, document: &yaml::Node, notes: &mut Notes<'_>) {
+        let config = olla::read(document, self.env, notes);
+        let namespace = self.default_namespace;
+        self.routed.insert(namespace.to_owned());
+        for (object, line) in config.objects {
+            self.add(namespace.to_owned(), object, line, notes);
+        }
+        if let Some(listen) = config.listen {
+            self.loaded.settings.listen.get_or_insert(listen);
         }
     }
 

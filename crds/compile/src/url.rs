@@ -22,7 +22,7 @@ pub(crate) enum Error {
     Malformed,
     #[error("starts with neither http:// nor https://")]
     Scheme,
-    #[error("holds credentials; put them in a Secret and name it in spec.auth")]
+    #[error("holds credentials, or an @ that looks like it; leave them out and use auth")]
     Credentials,
     #[error("names no valid host; write it like http://host:8000, IPv6 like http://[::1]:8000")]
     Host,

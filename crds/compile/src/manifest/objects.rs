@@ -219,8 +219,8 @@ fn name_of<'a>(entry: &'a Entry, field: &str, notes: &mut Notes<'_>) -> &'a str 
 fn check_members(document: &Node, known: &[&str], notes: &mut Notes<'_>) {
     for entry in document.entries() {
         if !known.contains(&entry.key.as_str()) {
-            let message = schema::unknown(&entry.key, known.iter().copied());
-            notes.error(entry.line, &entry.key, message);
+            let hint = schema::hint(&entry.key, known.iter().copied());
+            notes.error(entry.line, &entry.key, format!("unknown field{hint}"));
         }
     }
 }

@@ -89,7 +89,11 @@ fn object(
             Some(schema) => check(&entry.value, schema, &at, notes),
             None => {
                 let names = known.into_iter().flatten().map(|(name, _)| name.as_str());
-                notes.error(entry.line, &at, unknown(&entry.key, names));
+                notes.error(
+                    entry.line,
+                    &at,
+                    format!("unknown field{}", hint(&entry.key, names)),
+                );
             }
         }
     }
@@ -114,14 +118,14 @@ fn additional(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
     }
 }
 
-/// Message about a name that is not among `known`.
-pub(super) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// What follows "unknown field" for a name that is not among `known`.
+pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: BTreeSet<&str> = known.collect();
     if let Some(near) = nearest(name, known.iter().copied()) {
-        return format!("unknown field; did you mean `{near}`?");
+        return format!("; did you mean `{near}`?");
     }
     let known: Vec<&str> = known.into_iter().collect();
-    format!("unknown field; known are {}", known.join(", "))
+    format!("; known are {}", known.join(", "))
 }
 
 fn list(node: &Node, items: &[Node], schema: &JSONSchemaProps, path: &str, notes: &mut Notes<'_>) {
