@@ -1,1 +1,27 @@
+//! The data plane's shell: the only place here with sockets, tasks, clocks and locks.
+//!
+//! ```text
+//! source (files | operator) ──▶ state (one Fleet) ◀── prober
+//!                                  ▲  │
+//! client ──▶ listener ──▶ proxy ───┘  └──▶ admin (status, metrics, explain)
+//!                           │
+//!                           └──▶ upstream ──▶ backend
+//! ```
 
+pub mod admin;
+pub mod app;
+pub mod cli;
+mod clock;
+pub mod config;
+mod connect;
+mod demo;
+mod error;
+mod explain;
+mod listener;
+mod logging;
+mod metrics;
+mod prober;
+mod proxy;
+pub mod source;
+pub mod state;
+mod upstream;

@@ -84,7 +84,7 @@ impl Scanner {
             let used = match self.state {
                 State::InKey | State::InString | State::NestedString => self.string(bytes)?,
                 State::Nested => self.nested(bytes),
-                _ => self.structure(bytes)?,
+                _ => self.structure(bytes),
             };
             bytes = bytes.get(used..).unwrap_or_default();
         }
@@ -96,15 +96,15 @@ impl Scanner {
     }
 
     /// One byte outside strings, at the top level.
-    fn structure(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
+    fn structure(&mut self, bytes: &[u8]) -> usize {
         let Some(&byte) = bytes.first() else {
-            return Ok(0);
+            return 0;
         };
         if self.state == State::InScalar {
-            return Ok(self.scalar(byte));
+            return self.scalar(byte);
         }
         if byte.is_ascii_whitespace() {
-            return Ok(1);
+            return 1;
         }
         self.state = match (self.state, byte) {
             (State::Start, b'{') | (State::AfterValue, b',') => State::BeforeKey,
@@ -130,7 +130,7 @@ impl Scanner {
             (State::Start, 0xef | 0xbb | 0xbf) => State::Start,
             _ => State::Done,
         };
-        Ok(1)
+        1
     }
 
     fn scalar(&mut self, byte: u8) -> usize {

@@ -1,0 +1,150 @@
+//! `/internal/…` and `/version`: what people, probes and Prometheus look at. All of it is taken
+//! from one view of the fleet, so that no two pages disagree.
+
+mod status;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dataplane_core::{FleetView, Query};
+use dataplane_protocol::{Dialect, sync::Health};
+use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
+use serde_json::{Value, json};
+
+use crate::{
+    proxy::{Answered, OutBody, respond},
+    state::Shared,
+};
+
+const OPENMETRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+pub(crate) fn answer(shared: &Arc<Shared>, method: &Method, path: &str, query: &str) -> Answered {
+    if method != Method::GET && method != Method::HEAD {
+        return document(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &json!({ "error": "GET only" }),
+        );
+    }
+    match path {
+        // Alive is alive: what the backends do is told elsewhere.
+        "/internal/health" => document(StatusCode::OK, &json!({ "status": "healthy" })),
+        "/internal/ready" => ready(shared),
+        "/internal/status" => document(StatusCode::OK, &status::system(shared)),
+        "/internal/status/endpoints" => document(StatusCode::OK, &status::endpoints(shared)),
+        "/internal/status/models" => document(StatusCode::OK, &status::models(shared)),
+        "/internal/metrics" => metrics(shared),
+        "/internal/explain" => explain(shared, query),
+        "/version" => document(
+            StatusCode::OK,
+            &json!({ "name": "olla-dataplane", "version": env!("CARGO_PKG_VERSION") }),
+        ),
+        _ => document(
+            StatusCode::NOT_FOUND,
+            &json!({ "error": format!(
+                "there is nothing at {path}: see /internal/health, ready, status, \
+                 status/endpoints, status/models, metrics, explain?model=M&path=P, and /version"
+            ) }),
+        ),
+    }
+}
+
+fn document(status: StatusCode, document: &Value) -> Answered {
+    respond::json(status, document.to_string().into_bytes())
+}
+
+/// Ready once there is a table and each of its instances has been looked at once.
+fn ready(shared: &Arc<Shared>) -> Answered {
+    match why_not_ready(shared, &shared.view()) {
+        None => document(StatusCode::OK, &json!({ "status": "ready" })),
+        Some(reason) => document(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({ "status": "not ready", "reason": reason }),
+        ),
+    }
+}
+
+pub(crate) fn why_not_ready(shared: &Shared, view: &FleetView) -> Option<String> {
+    if shared.drain.is_cancelled() {
+        return Some("draining".to_owned());
+    }
+    if shared.source().revision.is_none() {
+        return Some("no routing table yet".to_owned());
+    }
+    let unknown = view
+        .instances
+        .iter()
+        .filter(|i| i.health == Health::Unknown)
+        .count();
+    (unknown > 0).then(|| format!("{unknown} instances have not been probed yet"))
+}
+
+fn metrics(shared: &Arc<Shared>) -> Answered {
+    let uptime = shared.clock.now().as_micros() as f64 / 1e6;
+    let text = shared.metrics.render(&shared.view(), shared.kept(), uptime);
+    let mut rsp = Response::new(OutBody::whole(Bytes::from(text)));
+    rsp.headers_mut().insert(CONTENT_TYPE, OPENMETRICS);
+    rsp
+}
+
+/// `?model=M&path=P`: where such a request would go, and why nowhere else.
+fn explain(shared: &Arc<Shared>, query: &str) -> Answered {
+    let value = |name: &str| {
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            (key == name).then(|| percent_decoded(value))
+        })
+    };
+    let (model, path) = (value("model"), value("path"));
+    let path = path.unwrap_or_else(|| "/v1/chat/completions".to_owned());
+    let explanation = crate::explain::ask(shared, &path, model.as_deref());
+    document(
+        StatusCode::OK,
+        &serde_json::to_value(explanation).unwrap_or_default(),
+    )
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let decoded = match byte {
+            b'+' => Some(b' '),
+            b'%' => {
+                let pair = [bytes.next().unwrap_or(b'0'), bytes.next().unwrap_or(b'0')];
+                std::str::from_utf8(&pair)
+                    .ok()
+                    .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            }
+            byte => Some(byte),
+        };
+        out.extend(decoded);
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A query without headers, as `explain` asks it.
+pub(crate) fn bare_query<'a>(
+    path: &'a str,
+    model: Option<&'a str>,
+    prefix: Option<&'a str>,
+    dialect: Option<Dialect>,
+) -> Query<'a> {
+    Query {
+        path,
+        header: &|_| None,
+        model,
+        prefix,
+        dialect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_with_slashes_and_colons_survive_the_query() {
+        assert_eq!(percent_decoded("org%2Fm%3A7b+x"), "org/m:7b x");
+    }
+}

@@ -1,0 +1,141 @@
+//! Wires all rooms: `App::start` binds, starts the workers, the prober and the source, and
+//! gives back a handle. `main` and the tests use the same.
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+
+use compile::manifest::Source;
+use dataplane_protocol::Revision;
+use tokio::task::JoinSet;
+
+use crate::{
+    config::Settings,
+    listener, prober,
+    source::{file, operator},
+    state::Shared,
+};
+
+/// Where tables come from.
+#[derive(Debug)]
+pub enum From {
+    Files {
+        paths: Vec<PathBuf>,
+        namespace: Option<String>,
+    },
+    /// Text that does not change: `demo` and tests.
+    Text {
+        sources: Vec<Source>,
+        namespace: Option<String>,
+    },
+    Operator(operator::Config),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("listen on {addr}: {source}")]
+    Bind { addr: SocketAddr, source: io::Error },
+    #[error("start a worker: {0}")]
+    Worker(io::Error),
+    #[error(transparent)]
+    File(#[from] file::Error),
+    #[error(transparent)]
+    Operator(#[from] operator::Error),
+}
+
+/// A running data plane.
+#[derive(Debug)]
+pub struct Running {
+    pub shared: Arc<Shared>,
+    /// With the port the system gave, where 0 was asked for.
+    pub addr: SocketAddr,
+    tasks: JoinSet<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+pub struct App;
+
+impl App {
+    /// Everything is read and bound before anything runs.
+    pub async fn start(settings: Settings, from: From) -> Result<Running, Error> {
+        let addr = settings.listen;
+        let mut tasks = JoinSet::new();
+        let shared = Shared::new(settings);
+        match from {
+            From::Files { paths, namespace } => {
+                let sources = file::read(&paths)?;
+                let understood = file::usable(&sources, namespace.as_deref())?;
+                warn(&understood);
+                shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
+                let namespace = Some(understood.namespace);
+                tasks.spawn(file::follow(shared.clone(), paths, namespace, sources));
+            }
+            From::Text { sources, namespace } => {
+                let understood = file::usable(&sources, namespace.as_deref())?;
+                shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
+            }
+            From::Operator(config) => {
+                let client = operator::Client::prepare(config)?;
+                client.load_last_good(&shared);
+                tasks.spawn(client.follow(shared.clone()));
+            }
+        }
+        let socket = listener::bind(addr).map_err(|source| Error::Bind { addr, source })?;
+        let addr = socket
+            .local_addr()
+            .map_err(|source| Error::Bind { addr, source })?;
+        let (workers, threads) = listener::start_workers(&shared).map_err(Error::Worker)?;
+        tasks.spawn(listener::accept(shared.clone(), socket, workers));
+        tasks.spawn(prober::run(shared.clone()));
+        tracing::info!(%addr, "listening");
+        Ok(Running {
+            shared,
+            addr,
+            tasks,
+            threads,
+        })
+    }
+}
+
+fn warn(understood: &file::Understood) {
+    for note in &understood.loaded.notes {
+        tracing::warn!("{note}");
+    }
+}
+
+impl Running {
+    /// Resolves when a task that should run as long as the process has ended.
+    pub async fn failed(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Err(error)) => tracing::error!(%error, "a task died"),
+            _ => tracing::error!("a task ended that should not have"),
+        }
+    }
+
+    /// Stops accepting, lets running answers end, and returns once they have, or when the
+    /// drain timeout has passed. True when all ended by themselves.
+    pub async fn drain(mut self) -> bool {
+        let limit = self.shared.settings.drain_timeout;
+        tracing::info!(limit_s = limit.as_secs(), "draining");
+        self.shared.drain.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        let threads = self.threads;
+        let ended = tokio::task::spawn_blocking(move || {
+            let deadline = std::time::Instant::now() + limit;
+            for thread in threads {
+                while !thread.is_finished() {
+                    if std::time::Instant::now() >= deadline {
+                        return false;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                if thread.join().is_err() {
+                    tracing::error!("a worker died");
+                }
+            }
+            true
+        });
+        let ended = ended.await.unwrap_or(false);
+        tracing::info!(all_ended = ended, "drained");
+        ended
+    }
+}

@@ -1,0 +1,115 @@
+//! `check`: what files mean, and whether they can be used.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use anyhow::Result;
+use compile::manifest::Severity;
+use dataplane_protocol::{
+    RoutingTable,
+    table::{Balancer, Endpoint, Scheme},
+};
+
+use super::{FileArgs, complain, say};
+use crate::source::file::{self, Understood};
+
+pub(super) fn check(args: &FileArgs) -> Result<ExitCode> {
+    let sources = file::read(&args.files)?;
+    let understood = file::understand(&sources, args.namespace.as_deref())?;
+    for note in &understood.loaded.notes {
+        let word = match note.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        complain(&format!("{word}: {note}"));
+    }
+    for verdict in &understood.compiled.verdicts {
+        for problem in [&verdict.accepted, &verdict.resolved_refs] {
+            if let Err(problem) = problem {
+                complain(&format!(
+                    "error: {} {}: {problem}",
+                    verdict.kind, verdict.name
+                ));
+            }
+        }
+    }
+    say(&describe(&understood));
+    if understood.problems().is_some() {
+        complain("these files cannot be used as they stand");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(understood: &Understood) -> String {
+    let table = &understood.compiled.table;
+    let mut text = format!("namespace {}\n", understood.namespace);
+    // Writing to a String cannot fail.
+    for route in &table.routes {
+        let _ = write!(text, "\nroute {}", route.id);
+        if let Some(prefix) = &route.matches.path_prefix {
+            let _ = write!(text, ", path {prefix}");
+        }
+        if !route.matches.models.is_empty() {
+            let _ = write!(text, ", models {}", route.matches.models.join(" or "));
+        }
+        for header in &route.matches.headers {
+            let _ = write!(text, ", header {}: {}", header.name, header.value);
+        }
+        let how = match route.balancer {
+            Balancer::Priority => "in this order, best first",
+            Balancer::RoundRobin => "in turn, priorities unused",
+            Balancer::LeastConnections => "fewest requests in flight first, priorities unused",
+        };
+        let breaker = if route.breaker.is_some() { "on" } else { "off" };
+        let _ = writeln!(
+            text,
+            ": {how}; breaker {breaker}, {} attempts at most",
+            route.failover.attempts
+        );
+        for target in &route.targets {
+            let place = match route.balancer {
+                Balancer::Priority => format!("{}.", target.tier + 1),
+                _ => "-".to_owned(),
+            };
+            let _ = writeln!(
+                text,
+                "  {place} {}  {}  priority {}  weight {}",
+                target.endpoint,
+                table
+                    .endpoints
+                    .get(&target.endpoint)
+                    .map_or_else(String::new, |endpoint| what(table, endpoint)),
+                target.priority,
+                target.weight,
+            );
+        }
+    }
+    if let Some(listen) = &understood.loaded.settings.listen {
+        let _ = writeln!(text, "\nlisten on {listen}");
+    }
+    text
+}
+
+fn what(table: &RoutingTable, endpoint: &Endpoint) -> String {
+    let instances = table.instances.get(&endpoint.id);
+    let targets: Vec<String> = instances
+        .iter()
+        .flat_map(|list| list.iter())
+        .map(|instance| {
+            let scheme = match instance.scheme {
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            };
+            format!(
+                "{scheme}://{}:{}{}",
+                instance.host, instance.port, endpoint.base_path
+            )
+        })
+        .collect();
+    let targets = if targets.is_empty() {
+        "no address".to_owned()
+    } else {
+        targets.join(", ")
+    };
+    format!("type {}  {targets}", endpoint.profile)
+}

@@ -1,0 +1,173 @@
+//! The command line: `run`, `check`, `explain`, `demo`, `version`.
+
+mod check;
+mod explain;
+mod run;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use http::Uri;
+
+use crate::demo;
+
+/// Routes LLM traffic to the backends of one namespace.
+#[derive(Debug, Parser)]
+#[command(name = "olla-dataplane", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve, from files or from an operator.
+    Run(Box<RunArgs>),
+    /// Say what files mean, and whether they can be used; exit code 1 if not.
+    Check(FileArgs),
+    /// Say which endpoint a request would go to, and why not to the others.
+    Explain(ExplainArgs),
+    /// Serve three toy backends: kill and revive them, and watch the traffic move.
+    Demo(demo::Args),
+    /// Print the version.
+    Version,
+}
+
+/// Which files.
+#[derive(Args, Debug)]
+pub(crate) struct FileArgs {
+    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder stands for its files.
+    #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Serve this namespace; needed where the files hold several.
+    #[arg(long)]
+    namespace: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder stands for its files.
+    /// Read anew when they change.
+    #[arg(
+        short,
+        long = "file",
+        value_name = "FILE|DIR",
+        num_args = 1..,
+        required_unless_present = "operator",
+        conflicts_with = "operator"
+    )]
+    files: Vec<PathBuf>,
+    /// Serve this namespace; needed where the files hold several.
+    #[arg(long, conflicts_with = "operator")]
+    namespace: Option<String>,
+    /// Take tables from this operator: https://host:port.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "OLLA_OPERATOR_URL",
+        requires = "operator_ca"
+    )]
+    operator: Option<Uri>,
+    /// CA of the operator's certificate, PEM.
+    #[arg(long, value_name = "FILE", env = "OLLA_OPERATOR_CA")]
+    operator_ca: Option<PathBuf>,
+    /// ServiceAccount token for audience olla-operator.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "OLLA_TOKEN_FILE",
+        default_value = "/var/run/secrets/olla.dev/token"
+    )]
+    token_file: PathBuf,
+    /// Folder for the last good table, so that a restart can serve without the operator.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "OLLA_STATE_DIR",
+        requires = "operator"
+    )]
+    state_dir: Option<PathBuf>,
+    /// Name under which the operator knows this data plane; default: the host's name.
+    #[arg(long, env = "POD_NAME", requires = "operator")]
+    name: Option<String>,
+    /// Address to serve on; default 127.0.0.1:40114, or what an Olla config.yaml says.
+    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Threads that serve requests; default: one a core.
+    #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Seconds that running answers get to end after SIGTERM.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "OLLA_DRAIN_SECONDS",
+        default_value_t = 25
+    )]
+    drain_seconds: u64,
+    /// One log line a request.
+    #[arg(long, env = "OLLA_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
+    access_log: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LogArgs {
+    /// What to log, as `level` or `target=level,…`.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+    /// `json`, or `text` (the default on a terminal).
+    #[arg(long, env = "OLLA_LOG_FORMAT")]
+    log_format: Option<crate::logging::Format>,
+}
+
+impl LogArgs {
+    /// Warnings only, as text: where a person looks at a screen.
+    pub(crate) fn quiet() -> (String, Option<crate::logging::Format>) {
+        ("warn".to_owned(), Some(crate::logging::Format::Text))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    files: FileArgs,
+    /// Model that the request names.
+    #[arg(long)]
+    model: Option<String>,
+    /// Path of the request.
+    #[arg(long, default_value = "/v1/chat/completions")]
+    path: String,
+    /// Do not probe the endpoints first: judge by the files alone.
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Cli {
+    pub fn run(self) -> ExitCode {
+        let done = match self.command {
+            Command::Run(args) => run::run(*args),
+            Command::Check(args) => check::check(&args),
+            Command::Explain(args) => explain::explain(&args),
+            Command::Demo(args) => demo::demo(args),
+            Command::Version => {
+                say(&format!("olla-dataplane {}", env!("CARGO_PKG_VERSION")));
+                Ok(ExitCode::SUCCESS)
+            }
+        };
+        done.unwrap_or_else(|error| {
+            complain(&format!("olla-dataplane: {error:#}"));
+            ExitCode::FAILURE
+        })
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command line speaks to its user")]
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "the command line speaks to its user")]
+pub(crate) fn complain(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,80 @@
+//! `run`: serve until told to stop.
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::RunArgs;
+use crate::{
+    app::{App, From},
+    config::Settings,
+    logging,
+    source::{file, operator},
+};
+
+pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    let _flush = logging::start(&args.log.log_level, args.log.log_format)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: RunArgs) -> Result<ExitCode> {
+    let mut settings = Settings {
+        drain_timeout: Duration::from_secs(args.drain_seconds),
+        access_log: args.access_log,
+        ..Settings::default()
+    };
+    if let Some(workers) = args.workers {
+        settings.workers = workers.into();
+    }
+    if let Some(listen) = args.listen.or_else(|| listen_of_files(&args)) {
+        settings.listen = listen;
+    }
+    let from = match (args.operator, args.operator_ca) {
+        (Some(url), Some(ca_file)) => From::Operator(operator::Config {
+            url,
+            ca_file,
+            token_file: args.token_file,
+            state_dir: args.state_dir,
+            name: args.name.unwrap_or_else(host_name),
+        }),
+        _ => From::Files {
+            paths: args.files,
+            namespace: args.namespace,
+        },
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut running = App::start(settings, from).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = running.failed() => return Ok(ExitCode::FAILURE),
+    }
+    running.drain().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Olla's config.yaml may say where to listen.
+fn listen_of_files(args: &RunArgs) -> Option<SocketAddr> {
+    let sources = file::read(&args.files).ok()?;
+    let understood = file::understand(&sources, args.namespace.as_deref()).ok()?;
+    let listen = understood.loaded.settings.listen?;
+    let (host, port) = listen.rsplit_once(':')?;
+    let host = if host == "localhost" {
+        "127.0.0.1"
+    } else {
+        host
+    };
+    format!("{host}:{port}").parse().ok()
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}

@@ -1,0 +1,34 @@
+//! Static settings: read once from flags and environment, before any port is bound.
+
+use std::{net::SocketAddr, time::Duration};
+
+/// Port of the data plane, as Olla has it.
+pub const DEFAULT_PORT: u16 = 40114;
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// Longest request body that is kept for a retry, bytes. A longer one is streamed once.
+    pub replay_bytes: usize,
+    /// All kept bodies of the process together, bytes.
+    pub replay_total_bytes: usize,
+    /// How long running streams may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// One log line a request.
+    pub access_log: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            replay_bytes: 16 << 20,
+            replay_total_bytes: 256 << 20,
+            drain_timeout: Duration::from_secs(25),
+            access_log: true,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Why a request got no answer from a backend. The single error enum of a request; only
+//! `proxy/respond.rs` makes it a response.
+
+use std::time::Duration;
+
+use dataplane_core::Refusal;
+use http::StatusCode;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ProxyError {
+    // The client's side.
+    #[error("there is nothing at {path}: see /olla/…, /v1/… and /api/…")]
+    NotFound { path: String },
+    #[error("{message}")]
+    BadRequest {
+        reason: &'static str,
+        message: String,
+    },
+    #[error("the request's body did not arrive within {}s", limit.as_secs())]
+    BodyTimeout { limit: Duration },
+    #[error("{what} would change one backend of many: ask that backend itself")]
+    NotImplemented { what: String },
+    // Ours: what the table says.
+    #[error(
+        "no route takes this request: create an OllaRoute that matches its path, model and headers"
+    )]
+    NoRoute,
+    #[error("no endpoint of the route answers here{}: check the endpoints' types", kind(.what))]
+    NoEndpoint { what: String },
+    #[error(
+        "no endpoint serves model \"{model}\" (is it pulled or loaded? /olla/models lists what is there)"
+    )]
+    ModelNotFound { model: String },
+    #[error("model \"{model}\" is known, but no endpoint that serves it can take requests now")]
+    ModelUnavailable {
+        model: String,
+        retry_after: Duration,
+    },
+    #[error("no endpoint can take requests now")]
+    Unavailable { retry_after: Duration },
+    // The backends' side. Endpoints are named, addresses are not.
+    #[error("endpoint {endpoint} could not be reached, and no other was left to try")]
+    ConnectFailure { endpoint: String },
+    #[error("endpoint {endpoint} broke off before it answered, and no other was left to try")]
+    Reset { endpoint: String },
+    #[error("endpoint {endpoint} did not begin to answer in time, and no other was left to try")]
+    FirstTokenTimeout { endpoint: String },
+    #[error("the request took longer than its route allows ({}ms)", limit.as_millis())]
+    RequestTimeout { limit: Duration },
+}
+
+fn kind(what: &str) -> String {
+    if what.is_empty() {
+        String::new()
+    } else {
+        format!(" for {what}")
+    }
+}
+
+impl ProxyError {
+    pub(crate) fn refused(refusal: &Refusal, model: Option<&str>, what: &str) -> Self {
+        let model = model.unwrap_or_default().to_owned();
+        match refusal {
+            Refusal::NoRoute => Self::NoRoute,
+            Refusal::NoEndpoint => Self::NoEndpoint {
+                what: what.to_owned(),
+            },
+            Refusal::ModelNotFound => Self::ModelNotFound { model },
+            Refusal::ModelUnavailable { retry_after } => Self::ModelUnavailable {
+                model,
+                retry_after: *retry_after,
+            },
+            Refusal::Unavailable { retry_after } => Self::Unavailable {
+                retry_after: *retry_after,
+            },
+        }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound { .. }
+            | Self::NoRoute
+            | Self::NoEndpoint { .. }
+            | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::NotImplemented { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::ModelUnavailable { .. } | Self::Unavailable { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ConnectFailure { .. } | Self::Reset { .. } => StatusCode::BAD_GATEWAY,
+            Self::FirstTokenTimeout { .. } | Self::RequestTimeout { .. } => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+        }
+    }
+
+    /// Stable word: error code, `X-Olla-Routing-Reason`, metric label and log field.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::BadRequest { reason, .. } => reason,
+            Self::BodyTimeout { .. } => "body_timeout",
+            Self::NotImplemented { .. } => "not_implemented",
+            Self::NoRoute => "no_route",
+            Self::NoEndpoint { .. } => "no_endpoint",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::ModelUnavailable { .. } => "model_unavailable",
+            Self::Unavailable { .. } => "unavailable",
+            Self::ConnectFailure { .. } => "upstream_unreachable",
+            Self::Reset { .. } => "upstream_reset",
+            Self::FirstTokenTimeout { .. } => "first_token_timeout",
+            Self::RequestTimeout { .. } => "request_timeout",
+        }
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ModelUnavailable { retry_after, .. } | Self::Unavailable { retry_after } => {
+                Some(*retry_after)
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Connections of clients: accepted in one place, served by workers.
+//!
+//! One acceptor gives each connection to the worker that has the fewest, because long streams
+//! spread unevenly when the kernel chooses (SO_REUSEPORT). A worker is one thread with a
+//! current-thread runtime and its own connections to the backends: no lock but the fleet's on
+//! a request's way.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::{SocketAddr, TcpStream},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{net::TcpListener, sync::mpsc, task::LocalSet};
+use tokio_util::task::TaskTracker;
+
+use crate::{proxy, state::Shared, upstream::Upstreams};
+
+/// A connection that sends no complete head for so long is closed; idle ones too.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Streams on one HTTP/2 connection.
+const MAX_H2_STREAMS: u32 = 1024;
+
+/// Between two looks at a worker's idle connections.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+
+/// Accepted connections that may wait for a worker; the kernel's backlog holds the rest.
+const HAND_OVER: usize = 256;
+
+pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A worker as the acceptor sees it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    connections: mpsc::Sender<(TcpStream, SocketAddr)>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Starts the workers. Each ends when its sender is dropped and its connections are done.
+pub(crate) fn start_workers(
+    shared: &Arc<Shared>,
+) -> io::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
+    let mut workers = Vec::new();
+    let mut threads = Vec::new();
+    for number in 0..shared.settings.workers.max(1) {
+        let (sender, receiver) = mpsc::channel(HAND_OVER);
+        let open = Arc::new(AtomicUsize::new(0));
+        let (shared, counter) = (shared.clone(), open.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || LocalSet::new().block_on(&runtime, serve(shared, receiver, counter)))?;
+        workers.push(Worker {
+            connections: sender,
+            open,
+        });
+        threads.push(thread);
+    }
+    Ok((workers, threads))
+}
+
+/// Accepts until the drain begins, then lets go of the workers.
+pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of files, most likely: let some connections end before the next try.
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        // The worker's own runtime must watch it.
+        let Ok(stream) = stream.into_std() else {
+            continue;
+        };
+        let least = workers
+            .iter()
+            .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        if let Some(worker) = least {
+            worker.open.fetch_add(1, Ordering::Relaxed);
+            if worker.connections.send((stream, peer)).await.is_err() {
+                tracing::error!("a worker is gone");
+                return;
+            }
+        }
+    }
+}
+
+/// A worker's life: connections come in until the acceptor lets go, then the last ones end.
+async fn serve(
+    shared: Arc<Shared>,
+    mut connections: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    open: Arc<AtomicUsize>,
+) {
+    let upstreams = Rc::new(Upstreams::new(shared.clone()));
+    let tracker = TaskTracker::new();
+    let tidy = tokio::task::spawn_local({
+        let upstreams = upstreams.clone();
+        async move {
+            loop {
+                tokio::time::sleep(TIDY_EVERY).await;
+                upstreams.tidy().await;
+            }
+        }
+    });
+    while let Some((stream, peer)) = connections.recv().await {
+        let open = Open::new(&shared, open.clone());
+        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
+            continue;
+        };
+        let (shared, upstreams) = (shared.clone(), upstreams.clone());
+        tracker.spawn_local(async move {
+            connection(shared, upstreams, stream, peer).await;
+            drop(open);
+        });
+    }
+    tracker.close();
+    tracker.wait().await;
+    tidy.abort();
+}
+
+async fn connection(
+    shared: Arc<Shared>,
+    upstreams: Rc<Upstreams>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+) {
+    let service = service_fn(|req| {
+        let (shared, upstreams) = (shared.clone(), upstreams.clone());
+        async move { Ok::<_, Infallible>(proxy::handle(shared, upstreams, peer.ip(), req).await) }
+    });
+    let mut builder = auto::Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_H2_STREAMS)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = shared.drain.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        // A client that left, or an answer that we cut on purpose.
+        tracing::debug!(%peer, error, "connection ended");
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open {
+    shared: Arc<Shared>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>, count: Arc<AtomicUsize>) -> Self {
+        shared.metrics.connections.inc();
+        Self {
+            shared: shared.clone(),
+            count,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.metrics.connections.dec();
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// hyper's HTTP/2 tasks stay on their worker's thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

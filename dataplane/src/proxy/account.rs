@@ -1,0 +1,149 @@
+//! What one request was and how it ended: written once, as one log line and in the metrics,
+//! when it is dropped. A client that leaves drops it early.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use dataplane_core::Outcome;
+use dataplane_protocol::table::Route;
+use http::{HeaderValue, Method, Uri};
+
+use crate::{
+    metrics::{AttemptLabels, ReasonLabels, RequestLabels},
+    state::Shared,
+    upstream::Upstream,
+};
+
+/// nginx's word for a client that closed its request.
+const CLIENT_LEFT: u16 = 499;
+
+#[derive(Debug)]
+pub(super) struct Account {
+    pub shared: Arc<Shared>,
+    pub id: HeaderValue,
+    pub method: Method,
+    pub uri: Uri,
+    pub started: Instant,
+    pub model: Option<String>,
+    pub stream: bool,
+    pub route: Option<Arc<Route>>,
+    pub upstream: Option<Rc<Upstream>>,
+    pub attempts: u32,
+    /// Status sent to the client; 0 before there is one.
+    pub status: u16,
+    pub first_byte: Option<Instant>,
+    /// Why there was no whole answer; empty when there was, or the client left.
+    pub reason: &'static str,
+    /// The answer ended, well or badly, before the client left.
+    pub ended: bool,
+}
+
+impl Account {
+    pub(super) fn new(shared: Arc<Shared>, id: HeaderValue, method: Method, uri: Uri) -> Self {
+        Self {
+            shared,
+            id,
+            method,
+            uri,
+            started: Instant::now(),
+            model: None,
+            stream: false,
+            route: None,
+            upstream: None,
+            attempts: 0,
+            status: 0,
+            first_byte: None,
+            reason: "",
+            ended: false,
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// Counts an attempt's end.
+    pub(super) fn attempt_ended(&self, endpoint: &str, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Success => "answered",
+            Outcome::Failure(failure) => failure.label(),
+            Outcome::Saturated { .. } => "saturated",
+            Outcome::Cancelled => "cancelled",
+        };
+        let labels = AttemptLabels {
+            endpoint: endpoint.to_owned(),
+            result,
+        };
+        self.shared.metrics.attempts.get_or_create(&labels).inc();
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let code = if self.ended { self.status } else { CLIENT_LEFT };
+        let route = self.route.as_ref().map(|route| &route.id);
+        let metrics = &self.shared.metrics;
+        let took = self.started.elapsed();
+        match (&self.upstream, route) {
+            (Some(upstream), Some(route)) => {
+                upstream.count_request(&self.shared, route, code);
+                upstream.duration.observe(took.as_secs_f64());
+                if let Some(first) = self.first_byte {
+                    upstream
+                        .first_token
+                        .observe((first - self.started).as_secs_f64());
+                }
+            }
+            _ => {
+                let route = route.map(ToString::to_string).unwrap_or_default();
+                let labels = RequestLabels {
+                    route,
+                    endpoint: String::new(),
+                    code,
+                };
+                metrics.requests.get_or_create(&labels).inc();
+                if !self.reason.is_empty() {
+                    metrics
+                        .refusals
+                        .get_or_create(&ReasonLabels {
+                            reason: self.reason,
+                        })
+                        .inc();
+                }
+            }
+        }
+        if self.shared.settings.access_log {
+            self.log(code, took.as_micros() as u64);
+        }
+    }
+}
+
+impl Account {
+    fn log(&self, status: u16, took_us: u64) {
+        let endpoint = self
+            .upstream
+            .as_ref()
+            .map_or("", |u| u.info.endpoint.id.as_str());
+        let instance = self
+            .upstream
+            .as_ref()
+            .map_or("", |u| u.info.instance.id.as_str());
+        tracing::info!(
+            target: "olla::request",
+            id = self.request_id(),
+            method = self.method.as_str(),
+            path = self.uri.path(),
+            route = self.route.as_ref().map_or("", |route| route.id.as_str()),
+            model = self.model.as_deref().unwrap_or_default(),
+            stream = self.stream,
+            endpoint,
+            instance,
+            attempts = self.attempts,
+            status,
+            reason = if self.ended { self.reason } else { "client_left" },
+            first_byte_us =
+                self.first_byte.map(|at| (at - self.started).as_micros() as u64),
+            took_us,
+            "request"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! One attempt at one instance: connect, send, and wait for the first byte of its answer. Until
+//! then nothing has gone to the client, so whatever fails here can be tried elsewhere.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dataplane_core::{Cause, Failure, Outcome};
+use dataplane_protocol::table::Timeouts;
+use http::{Request, response};
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+use tokio::time::{sleep_until, timeout};
+
+use super::body::Outgoing;
+use crate::upstream::{Connection, Upstream};
+
+/// An answer whose first byte is here (or that has none).
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub head: response::Parts,
+    pub first: Option<Frame<Bytes>>,
+    pub body: Incoming,
+    pub connection: Connection,
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub cause: Cause,
+    pub outcome: Outcome,
+}
+
+impl Failed {
+    const fn connect(cause: Cause) -> Self {
+        Self {
+            cause,
+            outcome: Outcome::Failure(Failure::Connect),
+        }
+    }
+
+    const RESET: Self = Self {
+        cause: Cause::Reset,
+        outcome: Outcome::Failure(Failure::Reset),
+    };
+
+    const TIMEOUT: Self = Self {
+        cause: Cause::FirstTokenTimeout,
+        outcome: Outcome::Failure(Failure::FirstTokenTimeout),
+    };
+
+    /// Its health check failed meanwhile: that has been counted where it was seen.
+    const UNHEALTHY: Self = Self {
+        cause: Cause::Unhealthy,
+        outcome: Outcome::Cancelled,
+    };
+}
+
+/// `make` builds the request anew, for a second connection if the first was stale.
+pub(super) async fn run(
+    upstream: &Rc<Upstream>,
+    timeouts: &Timeouts,
+    stream: bool,
+    replayable: bool,
+    mut make: impl FnMut() -> Request<Outgoing>,
+) -> Result<Answer, Failed> {
+    // Made before anything is sent, so that no signal is missed.
+    let cut = upstream.cut.notified();
+    let exchange = async {
+        if let Some(connection) = upstream.checkout().await {
+            match first_byte(connection, make(), timeouts, stream).await {
+                // The backend closed an idle connection just as we used it: that says nothing
+                // about the backend, and nothing was answered.
+                Err(failed) if failed == Failed::RESET && replayable => {}
+                result => return result,
+            }
+        }
+        let connecting = timeout(
+            Duration::from_millis(timeouts.connect_ms),
+            upstream.connect(),
+        );
+        let connection = match connecting.await {
+            Err(_) => return Err(Failed::connect(Cause::ConnectTimeout)),
+            Ok(Err(error)) => {
+                tracing::debug!(instance = %upstream.info.instance.id, %error, "connect failed");
+                return Err(Failed::connect(Cause::ConnectFailure));
+            }
+            Ok(Ok(connection)) => connection,
+        };
+        first_byte(connection, make(), timeouts, stream).await
+    };
+    tokio::select! {
+        biased;
+        result = exchange => result,
+        () = cut => Err(Failed::UNHEALTHY),
+    }
+}
+
+async fn first_byte(
+    mut connection: Connection,
+    request: Request<Outgoing>,
+    timeouts: &Timeouts,
+    stream: bool,
+) -> Result<Answer, Failed> {
+    let limit_ms = if stream {
+        Some(timeouts.first_token_ms)
+    } else {
+        timeouts.first_token_whole_ms
+    };
+    let answer = async move {
+        let rsp = connection.send(request).await.map_err(|error| {
+            tracing::debug!(%error, "no answer");
+            Failed::RESET
+        })?;
+        let (head, mut body) = rsp.into_parts();
+        if body.is_end_stream() {
+            return Ok(Answer {
+                head,
+                first: None,
+                body,
+                connection,
+            });
+        }
+        let first = poll_fn(|cx| {
+            if let Poll::Ready(first) = Pin::new(&mut body).poll_frame(cx) {
+                return Poll::Ready(first);
+            }
+            // What the connection reads now may be this body's.
+            connection.poll(cx);
+            Pin::new(&mut body).poll_frame(cx)
+        })
+        .await;
+        match first {
+            Some(Err(error)) => {
+                tracing::debug!(%error, "closed before the first byte");
+                Err(Failed::RESET)
+            }
+            Some(Ok(frame)) => Ok(Answer {
+                head,
+                first: Some(frame),
+                body,
+                connection,
+            }),
+            None => Ok(Answer {
+                head,
+                first: None,
+                body,
+                connection,
+            }),
+        }
+    };
+    match limit_ms {
+        None => answer.await,
+        Some(limit_ms) => timeout(Duration::from_millis(limit_ms), answer)
+            .await
+            .unwrap_or(Err(Failed::TIMEOUT)),
+    }
+}
+
+/// Resolves at `deadline`, or never.
+pub(super) async fn deadline(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,122 @@
+//! The client's request comes in: its body is read, kept for a retry as far as the bounds
+//! allow, and scanned for its model on the way.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use translate::scan::{Facts, Problem, Scanner};
+
+use crate::{error::ProxyError, state::Shared};
+
+/// Longest silence of a client inside its body.
+const BODY_IDLE: Duration = Duration::from_secs(60);
+
+/// A request's body after [`read`].
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub facts: Facts,
+    pub body: Kept,
+    /// What of a body over the bounds has not been read yet: it can be sent once only.
+    pub rest: Option<Incoming>,
+}
+
+impl Intake {
+    /// Whether the request can be sent again from the start.
+    pub(super) fn is_replayable(&self) -> bool {
+        self.body.complete
+    }
+}
+
+/// Chunks as they came, counted against the process's allowance until dropped.
+#[derive(Debug)]
+pub(super) struct Kept {
+    shared: Arc<Shared>,
+    pub chunks: VecDeque<Bytes>,
+    pub bytes: usize,
+    /// The chunks are the whole body.
+    pub complete: bool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.shared.release(self.bytes);
+    }
+}
+
+/// Reads the body, whole where the bounds allow.
+pub(super) async fn read(shared: &Arc<Shared>, mut body: Incoming) -> Result<Intake, ProxyError> {
+    let mut kept = Kept {
+        shared: shared.clone(),
+        chunks: VecDeque::new(),
+        bytes: 0,
+        complete: true,
+    };
+    if body.is_end_stream() {
+        return Ok(Intake {
+            facts: Facts::default(),
+            body: kept,
+            rest: None,
+        });
+    }
+    let mut scanner = Scanner::new();
+    loop {
+        let frame = match tokio::time::timeout(BODY_IDLE, body.frame()).await {
+            Err(_) => return Err(ProxyError::BodyTimeout { limit: BODY_IDLE }),
+            Ok(None) => break,
+            Ok(Some(Err(error))) => {
+                return Err(bad(
+                    "body_unreadable",
+                    format!("the request's body broke off: {error}"),
+                ));
+            }
+            Ok(Some(Ok(frame))) => frame,
+        };
+        // Trailers of a request mean nothing to the backends.
+        let Ok(chunk) = frame.into_data() else {
+            continue;
+        };
+        scanner.push(&chunk).map_err(refused)?;
+        let within = kept.bytes + chunk.len() <= shared.settings.replay_bytes;
+        if shared.keep(chunk.len()) {
+            kept.bytes += chunk.len();
+        } else {
+            kept.complete = false;
+        }
+        kept.chunks.push_back(chunk);
+        if !within || !kept.complete {
+            kept.complete = false;
+            break;
+        }
+    }
+    let rest = if kept.complete { None } else { Some(body) };
+    if rest.is_some() {
+        shared.metrics.unkept_bodies.inc();
+    }
+    Ok(Intake {
+        facts: scanner.finish(),
+        body: kept,
+        rest,
+    })
+}
+
+fn refused(problem: Problem) -> ProxyError {
+    match problem {
+        Problem::DuplicateKey(key) => bad(
+            "duplicate_key",
+            format!("the request's JSON has \"{key}\" twice at its top level: send it once"),
+        ),
+        Problem::ModelTooLong => bad(
+            "model_too_long",
+            format!(
+                "the request's \"model\" is over {} bytes long",
+                translate::scan::MAX_VALUE
+            ),
+        ),
+    }
+}
+
+fn bad(reason: &'static str, message: String) -> ProxyError {
+    ProxyError::BadRequest { reason, message }
+}

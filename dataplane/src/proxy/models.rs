@@ -1,0 +1,55 @@
+//! Model listings, answered from what the backends list.
+
+use dataplane_protocol::Dialect;
+use http::StatusCode;
+use translate::listing::{self, Listed, Shape};
+
+use super::{Answered, account::Account, respond};
+use crate::error::ProxyError;
+
+pub(super) fn list(
+    account: Account,
+    shape: Shape,
+    prefix: Option<&str>,
+    dialect: Option<Dialect>,
+) -> Answered {
+    let models = account
+        .shared
+        .with_fleet(|fleet, _| fleet.models(prefix, dialect));
+    let listed: Vec<_> = models
+        .iter()
+        .map(|model| Listed {
+            name: &model.name,
+            endpoints: &model.endpoints,
+        })
+        .collect();
+    let document = listing::render(shape, &listed, account.shared.clock.began_unix());
+    done(account, document)
+}
+
+/// Ids may hold slashes: everything after the prefix is the id.
+pub(super) fn one(account: Account, client: Dialect, shape: Shape, id: &str) -> Answered {
+    let models = account
+        .shared
+        .with_fleet(|fleet, _| fleet.models(None, None));
+    let Some(model) = models.iter().find(|model| model.name.as_str() == id) else {
+        let error = ProxyError::ModelNotFound {
+            model: id.to_owned(),
+        };
+        return respond::error(account, client, &error);
+    };
+    let listed = Listed {
+        name: &model.name,
+        endpoints: &model.endpoints,
+    };
+    let document = listing::openai(shape, &listed, account.shared.clock.began_unix());
+    done(account, document.to_string().into_bytes())
+}
+
+fn done(mut account: Account, document: Vec<u8>) -> Answered {
+    account.status = 200;
+    account.ended = true;
+    let mut rsp = respond::json(StatusCode::OK, document);
+    respond::stamp(rsp.headers_mut(), &account);
+    rsp
+}

@@ -1,0 +1,382 @@
+//! The answer on its way to the client, chunk by chunk, as it comes.
+//!
+//! Drives the backend's connection itself and joins what is ready into one write. Ends in one
+//! of four ways: whole; broken (a last event says so, and the close is unclean); silent for too
+//! long (the same); or dropped, because the client left – then the backend's connection is
+//! closed at once.
+
+use std::{
+    future::Future as _,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use dataplane_core::{Failure, Outcome};
+use dataplane_protocol::Dialect;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use translate::{
+    error::ErrorBody,
+    stream::{self, Framer, Framing},
+};
+
+use super::{account::Account, flight::Flight};
+use crate::{
+    metrics::ReasonLabels,
+    upstream::{Connection, Upstream},
+};
+
+/// Joined chunks go out when they reach this many bytes.
+const JOIN_UP_TO: usize = 16 * 1024;
+
+/// A chunk of this size goes out by itself: copying it would cost more than a write.
+const LARGE: usize = 4 * 1024;
+
+/// The answer broke off: the connection to the client is closed without a proper end.
+#[derive(Debug, thiserror::Error)]
+#[error("the backend's answer broke off ({0})")]
+pub(crate) struct Broken(&'static str);
+
+#[derive(Debug)]
+pub(crate) struct Relay {
+    inner: Incoming,
+    /// Given back when the answer ends whole.
+    connection: Option<Connection>,
+    upstream: Rc<Upstream>,
+    flight: Flight,
+    account: Account,
+    /// What the answer counts as if it ends whole.
+    outcome: Outcome,
+    client: Dialect,
+    framer: Framer,
+    /// End of a body whose end HTTP does not mark; absent where it does.
+    tail: Option<BytesMut>,
+    /// Data or trailers to hand out before anything else.
+    next: Option<Frame<Bytes>>,
+    idle: Duration,
+    deadline: Option<Instant>,
+    last_data: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The last event is out; the next poll lets it be written.
+    Flushing(&'static str),
+    Failing(&'static str),
+    Ended,
+}
+
+/// What [`Relay::new`] needs beside the parts of the answer.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub outcome: Outcome,
+    pub client: Dialect,
+    pub framing: Framing,
+    /// The backend marks the end by closing only.
+    pub until_close: bool,
+    pub idle: Duration,
+    pub deadline: Option<Instant>,
+}
+
+impl Relay {
+    pub(super) fn new(
+        first: Option<Frame<Bytes>>,
+        inner: Incoming,
+        connection: Connection,
+        upstream: Rc<Upstream>,
+        flight: Flight,
+        account: Account,
+        terms: Terms,
+    ) -> Self {
+        let mut relay = Self {
+            inner,
+            connection: Some(connection),
+            upstream,
+            flight,
+            account,
+            outcome: terms.outcome,
+            client: terms.client,
+            framer: Framer::new(terms.framing),
+            tail: terms.until_close.then(BytesMut::new),
+            next: None,
+            idle: terms.idle,
+            deadline: terms.deadline,
+            last_data: Instant::now(),
+            timer: None,
+            state: State::Open,
+        };
+        let empty = first.is_none();
+        relay.next = first.and_then(|frame| match frame.into_data() {
+            Ok(data) => Some(relay.framed(data))
+                .filter(|data| !data.is_empty())
+                .map(Frame::data),
+            Err(trailers) => Some(trailers),
+        });
+        if relay.inner.is_end_stream() || empty {
+            relay.end_whole();
+        } else if relay.framer.framing() != Framing::Opaque {
+            relay.flight.first_byte();
+        }
+        relay
+    }
+
+    fn framed(&mut self, data: Bytes) -> Bytes {
+        if let Some(tail) = &mut self.tail {
+            tail.extend_from_slice(&data);
+            let surplus = tail.len().saturating_sub(stream::TAIL);
+            let _ = tail.split_to(surplus);
+        }
+        self.framer.push(data)
+    }
+
+    /// The body ended as HTTP says it should.
+    fn end_whole(&mut self) {
+        let rest = self.framer.finish();
+        if let Some(tail) = &self.tail
+            && !stream::looks_finished(self.framer.framing(), tail)
+        {
+            let before = self.next.take();
+            self.break_off("truncated", Failure::Truncated);
+            self.prepend(before);
+            return;
+        }
+        if !rest.is_empty() {
+            let before = self.next.replace(Frame::data(rest));
+            self.prepend(before);
+        }
+        self.flight.finish(self.outcome);
+        self.account
+            .attempt_ended(self.upstream.info.endpoint.id.as_str(), &self.outcome);
+        self.account.ended = true;
+        if let Some(connection) = self.connection.take() {
+            self.upstream.put_back(connection);
+        }
+        self.state = State::Ended;
+    }
+
+    /// Puts data in front of what is handed out next.
+    fn prepend(&mut self, before: Option<Frame<Bytes>>) {
+        let Some(Ok(before)) = before.map(Frame::into_data) else {
+            return;
+        };
+        let after = self
+            .next
+            .take()
+            .and_then(|frame| frame.into_data().ok())
+            .unwrap_or_default();
+        self.next = Some(Frame::data([before, after].concat().into()));
+    }
+
+    /// The backend failed after the first byte: nothing can be taken back, so the client is told.
+    fn break_off(&mut self, reason: &'static str, failure: Failure) {
+        let outcome = Outcome::Failure(failure);
+        self.flight.finish(outcome);
+        self.account
+            .attempt_ended(self.upstream.info.endpoint.id.as_str(), &outcome);
+        self.account.reason = reason;
+        self.account.ended = true;
+        self.account
+            .shared
+            .metrics
+            .broken_streams
+            .get_or_create(&ReasonLabels { reason })
+            .inc();
+        self.connection = None;
+        let message = format!(
+            "endpoint {} broke off its answer ({reason}): what came before this is not complete",
+            self.upstream.info.endpoint.id
+        );
+        let error = ErrorBody {
+            status: 502,
+            reason,
+            message: &message,
+            request_id: self.account.request_id(),
+        };
+        let event = stream::broken(self.client, self.framer.framing(), &error);
+        if event.is_empty() {
+            self.state = State::Failing(reason);
+        } else {
+            self.next = Some(Frame::data(event));
+            self.state = State::Flushing(reason);
+        }
+    }
+
+    /// All that is ready now, or the end, or nothing yet.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut joined = Joined::default();
+        let mut driven = false;
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    driven = false;
+                    match frame.into_data() {
+                        Ok(data) => joined.push(self.framed(data)),
+                        // Trailers: after them nothing comes but the end.
+                        Err(trailers) if joined.is_empty() => {
+                            self.next = Some(trailers);
+                            return Poll::Ready(());
+                        }
+                        Err(_) => {}
+                    }
+                    if self.inner.is_end_stream() {
+                        self.next = joined.take();
+                        self.end_whole();
+                        return Poll::Ready(());
+                    }
+                    if joined.is_full() {
+                        break;
+                    }
+                }
+                Poll::Ready(None) => {
+                    self.next = joined.take();
+                    self.end_whole();
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    // What came before goes out in front of the last event.
+                    let before = joined.take();
+                    self.break_off("truncated", Failure::Truncated);
+                    self.prepend(before);
+                    return Poll::Ready(());
+                }
+                Poll::Pending if driven => break,
+                Poll::Pending => {
+                    driven = true;
+                    match &mut self.connection {
+                        Some(connection) => {
+                            connection.poll(cx);
+                        }
+                        None => break,
+                    }
+                }
+            }
+        }
+        self.next = joined.take();
+        if self.next.is_some() {
+            self.last_data = Instant::now();
+            return Poll::Ready(());
+        }
+        self.silence(cx)
+    }
+
+    /// Nothing came: how long for?
+    fn silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let idle_at = self.last_data + self.idle;
+            let at = self
+                .deadline
+                .map_or(idle_at, |deadline| deadline.min(idle_at));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at.into())));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if now < at {
+                // Set for an earlier silence, broken since.
+                timer.as_mut().reset(at.into());
+                continue;
+            }
+            if self.deadline.is_some_and(|deadline| now >= deadline) {
+                self.break_off("request_timeout", Failure::StreamIdleTimeout);
+            } else {
+                self.break_off("stream_idle_timeout", Failure::StreamIdleTimeout);
+            }
+            return Poll::Ready(());
+        }
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        loop {
+            if let Some(frame) = self.next.take() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match self.state {
+                State::Ended => return Poll::Ready(None),
+                State::Flushing(reason) => {
+                    // hyper writes only when a body has nothing more to give: without this
+                    // pause the last event would be dropped together with the connection.
+                    self.state = State::Failing(reason);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                State::Failing(reason) => {
+                    self.state = State::Ended;
+                    return Poll::Ready(Some(Err(Broken(reason))));
+                }
+                State::Open => {
+                    if self.advance(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.state == State::Ended && self.next.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // The head says it, where the backend did: `Content-Length` passes untouched.
+        SizeHint::default()
+    }
+}
+
+/// Chunks that were ready together.
+#[derive(Default)]
+struct Joined {
+    first: Option<Bytes>,
+    more: BytesMut,
+}
+
+impl Joined {
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        match self.first.take() {
+            None if self.more.is_empty() => self.first = Some(data),
+            first => {
+                if let Some(first) = first {
+                    self.more.reserve(first.len() + data.len());
+                    self.more.extend_from_slice(&first);
+                }
+                self.more.extend_from_slice(&data);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.more.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.more.len() >= JOIN_UP_TO || self.first.as_ref().is_some_and(|data| data.len() >= LARGE)
+    }
+
+    fn take(&mut self) -> Option<Frame<Bytes>> {
+        let data = match self.first.take() {
+            Some(first) => first,
+            None if self.more.is_empty() => return None,
+            None => self.more.split().freeze(),
+        };
+        Some(Frame::data(data))
+    }
+}

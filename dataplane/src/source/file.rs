@@ -1,0 +1,223 @@
+//! Files → table: our YAML or Olla's `config.yaml`, read anew when they change. A file that
+//! does not compile changes nothing but a log line and the status.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use compile::{
+    Compiled, compile,
+    manifest::{self, Loaded, Severity, Source},
+};
+use dataplane_protocol::Revision;
+
+use crate::state::Shared;
+
+/// Between two looks at the files. Content is compared, so that editors' and ConfigMaps' ways of
+/// replacing files do not matter.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Most bytes read of one file.
+const MAX_FILE: u64 = 16 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} has no .yaml, .yml or .json file")]
+    Empty { path: PathBuf },
+    #[error("{path} is over {MAX_FILE} bytes")]
+    TooLarge { path: PathBuf },
+    #[error("nothing to serve: no LlmEndpoint in these files")]
+    Nothing,
+    #[error("these files hold several namespaces ({found}): say which with --namespace")]
+    WhichNamespace { found: String },
+    #[error("there is nothing in namespace {wanted}; these files hold: {found}")]
+    NoSuchNamespace { wanted: String, found: String },
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What files mean, and what there is to say about them.
+#[derive(Debug)]
+pub struct Understood {
+    pub namespace: String,
+    pub compiled: Compiled,
+    pub loaded: Loaded,
+}
+
+/// Reads `paths`; of folders, the YAML and JSON files in them, by name.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Error> {
+    let mut sources = Vec::new();
+    for path in paths {
+        let failed = |source| Error::Read {
+            path: path.clone(),
+            source,
+        };
+        if !fs::metadata(path).map_err(failed)?.is_dir() {
+            sources.push(read_file(path)?);
+            continue;
+        }
+        let entries = fs::read_dir(path).map_err(failed)?;
+        let mut files: Vec<PathBuf> = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.is_file() && is_manifest(path))
+            .collect();
+        files.sort();
+        if files.is_empty() {
+            return Err(Error::Empty { path: path.clone() });
+        }
+        for file in files {
+            sources.push(read_file(&file)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn read_file(path: &Path) -> Result<Source, Error> {
+    let failed = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    if fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
+        return Err(Error::TooLarge {
+            path: path.to_owned(),
+        });
+    }
+    let text = fs::read_to_string(path).map_err(failed)?;
+    Ok(Source {
+        name: path.display().to_string(),
+        text,
+    })
+}
+
+fn is_manifest(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+/// What `sources` mean for one namespace: the wanted one, or the only one there is.
+pub fn understand(sources: &[Source], wanted: Option<&str>) -> Result<Understood, Error> {
+    let env = |name: &str| std::env::var(name).ok();
+    let loaded = manifest::load(sources, wanted.unwrap_or("default"), &env);
+    let found = || {
+        loaded
+            .namespaces
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let namespace = match (wanted, loaded.namespaces.len()) {
+        (Some(wanted), _) if loaded.namespaces.contains_key(wanted) => wanted.to_owned(),
+        (_, 0) => {
+            // Errors in the files tell more than that nothing is left of them.
+            return Err(problems(&loaded).map_or(Error::Nothing, Error::Invalid));
+        }
+        (Some(wanted), _) => {
+            return Err(Error::NoSuchNamespace {
+                wanted: wanted.to_owned(),
+                found: found(),
+            });
+        }
+        (None, 1) => found(),
+        (None, _) => return Err(Error::WhichNamespace { found: found() }),
+    };
+    let compiled = match loaded.namespaces.get(&namespace) {
+        Some(input) => compile(&namespace, &input.objects, &input.facts),
+        None => return Err(Error::Nothing),
+    };
+    Ok(Understood {
+        namespace,
+        compiled,
+        loaded,
+    })
+}
+
+impl Understood {
+    /// Everything that keeps these files from being used as they stand; `None` when nothing does.
+    pub fn problems(&self) -> Option<String> {
+        let mut text = problems(&self.loaded).unwrap_or_default();
+        for verdict in &self.compiled.verdicts {
+            for problem in [&verdict.accepted, &verdict.resolved_refs] {
+                if let Err(problem) = problem {
+                    let _ = writeln!(text, "{} {}: {problem}", verdict.kind, verdict.name);
+                }
+            }
+        }
+        Some(text.trim_end().to_owned()).filter(|text| !text.is_empty())
+    }
+}
+
+fn problems(loaded: &Loaded) -> Option<String> {
+    let errors: Vec<String> = loaded
+        .notes
+        .iter()
+        .filter(|note| note.severity == Severity::Error)
+        .map(ToString::to_string)
+        .collect();
+    (!errors.is_empty()).then(|| errors.join("\n"))
+}
+
+/// Applies the table of `first`, then watches the files until the process drains.
+pub async fn follow(
+    shared: Arc<Shared>,
+    paths: Vec<PathBuf>,
+    wanted: Option<String>,
+    first: Vec<Source>,
+) {
+    let mut seen = first;
+    let mut revision = 1;
+    loop {
+        tokio::select! {
+            () = shared.drain.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let sources = match read(&paths) {
+            Ok(sources) => sources,
+            Err(error) => {
+                report(&shared, error.to_string());
+                continue;
+            }
+        };
+        if same(&sources, &seen) {
+            continue;
+        }
+        match usable(&sources, wanted.as_deref()) {
+            Ok(understood) => {
+                revision += 1;
+                let table = Arc::new(understood.compiled.table);
+                shared.apply(table, Revision(revision), "file");
+            }
+            Err(error) => report(&shared, error.to_string()),
+        }
+        seen = sources;
+    }
+}
+
+/// What `sources` mean, if all of it can be used.
+pub fn usable(sources: &[Source], wanted: Option<&str>) -> Result<Understood, Error> {
+    let understood = understand(sources, wanted)?;
+    match understood.problems() {
+        Some(problems) => Err(Error::Invalid(problems)),
+        None => Ok(understood),
+    }
+}
+
+fn report(shared: &Shared, problem: String) {
+    if shared.source().problem != problem {
+        tracing::warn!(problem, "files not used: the last good table serves on");
+        shared.source_problem(problem);
+    }
+}
+
+fn same(a: &[Source], b: &[Source]) -> bool {
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.name == b.name && a.text == b.text)
+}

@@ -1,0 +1,234 @@
+//! What all rooms of the shell share: the fleet behind its one lock, and the few signals that
+//! must reach other threads. No lock is held across an await.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use dataplane_core::{
+    Cause, Event, Explanation, Fleet, FleetView, InstanceKey, Mono, Outcome, Pick, Query, Refusal,
+    Ticket,
+};
+use dataplane_protocol::{Revision, RoutingTable, sync::Breaker};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{clock::Clock, config::Settings, metrics::Metrics};
+
+#[derive(Debug)]
+pub struct Shared {
+    pub settings: Settings,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    fleet: Mutex<Fleet>,
+    /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
+    cuts: Mutex<HashMap<InstanceKey, Arc<Notify>>>,
+    /// Instances of the table in use: workers drop the connections of others.
+    live: ArcSwap<HashSet<InstanceKey>>,
+    /// Something a report, a status page or the prober should look at has changed.
+    changed: watch::Sender<u64>,
+    source: watch::Sender<SourceState>,
+    /// Cancelled once: no new connections, streams may end.
+    pub drain: CancellationToken,
+    /// Bytes of request bodies kept for a retry, whole process.
+    kept_bytes: AtomicUsize,
+}
+
+/// Where the table in use came from.
+#[derive(Clone, Debug, Default)]
+pub struct SourceState {
+    /// Absent until the first table.
+    pub revision: Option<Revision>,
+    /// `file`, `operator`, `disk`.
+    pub origin: &'static str,
+    /// What keeps a newer one from being used; empty when nothing does.
+    pub problem: String,
+}
+
+impl Shared {
+    pub fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            clock: Clock::start(),
+            metrics: Metrics::new(),
+            fleet: Mutex::new(Fleet::new(fastrand::u64(..))),
+            cuts: Mutex::default(),
+            live: ArcSwap::default(),
+            changed: watch::Sender::new(0),
+            source: watch::Sender::new(SourceState::default()),
+            drain: CancellationToken::new(),
+            kept_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    // --- tables ---
+
+    pub fn apply(&self, table: Arc<RoutingTable>, revision: Revision, origin: &'static str) {
+        let (events, live) = {
+            let mut fleet = self.fleet.lock();
+            let now = self.clock.now();
+            let events = fleet.apply(table.clone(), now);
+            let live: HashSet<_> = fleet.view(now).instances.iter().map(|i| i.key).collect();
+            (events, live)
+        };
+        self.cuts.lock().retain(|key, _| live.contains(key));
+        self.live.store(Arc::new(live));
+        self.metrics.config_revision.set(revision.0 as i64);
+        self.source.send_modify(|state| {
+            *state = SourceState {
+                revision: Some(revision),
+                origin,
+                problem: String::new(),
+            };
+        });
+        tracing::info!(
+            %revision,
+            origin,
+            routes = table.routes.len(),
+            endpoints = table.endpoints.len(),
+            instances = table.instances.values().map(|list| list.len()).sum::<usize>(),
+            "table in use"
+        );
+        self.carry_out(events);
+        self.touch();
+    }
+
+    /// A newer table could not be used.
+    pub fn source_problem(&self, problem: String) {
+        self.source.send_modify(|state| state.problem = problem);
+    }
+
+    pub fn source(&self) -> SourceState {
+        self.source.borrow().clone()
+    }
+
+    pub fn table(&self) -> Arc<RoutingTable> {
+        self.fleet.lock().table().clone()
+    }
+
+    // --- requests ---
+
+    pub fn pick(&self, query: &Query<'_>) -> Result<Pick, Refusal> {
+        self.fleet.lock().pick(query, self.clock.now())
+    }
+
+    pub fn retry(&self, query: &Query<'_>, tried: &[InstanceKey], cause: Cause) -> Option<Pick> {
+        self.fleet
+            .lock()
+            .retry(query, tried, cause, self.clock.now())
+    }
+
+    pub fn first_byte(&self, ticket: &Ticket) {
+        let events = self.fleet.lock().first_byte(ticket, self.clock.now());
+        self.carry_out(events);
+    }
+
+    pub fn finish(&self, ticket: Ticket, outcome: Outcome) {
+        let events = self.fleet.lock().finish(ticket, outcome, self.clock.now());
+        self.carry_out(events);
+    }
+
+    /// Anything else that reads or moves the fleet.
+    pub fn with_fleet<T>(&self, look: impl FnOnce(&mut Fleet, Mono) -> T) -> T {
+        look(&mut self.fleet.lock(), self.clock.now())
+    }
+
+    pub fn view(&self) -> FleetView {
+        self.fleet.lock().view(self.clock.now())
+    }
+
+    pub fn explain(&self, query: &Query<'_>) -> Explanation {
+        self.fleet.lock().explain(query, self.clock.now())
+    }
+
+    // --- signals ---
+
+    /// Carries out what the fleet decided.
+    pub fn carry_out(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        for event in events {
+            match event {
+                Event::Health {
+                    endpoint,
+                    instance,
+                    from,
+                    to,
+                    reason,
+                    ..
+                } => {
+                    tracing::info!(%endpoint, %instance, ?from, ?to, reason, "health changed");
+                }
+                Event::Breaker {
+                    endpoint,
+                    instance,
+                    from,
+                    to,
+                    reason,
+                } => {
+                    if to == Breaker::Open {
+                        self.metrics.breaker_opened.inc();
+                    }
+                    tracing::info!(%endpoint, %instance, ?from, ?to, reason, "breaker changed");
+                }
+                Event::Models {
+                    endpoint,
+                    instance,
+                    count,
+                } => {
+                    tracing::info!(%endpoint, %instance, count, "models listed");
+                }
+                Event::CutUnanswered { key } => {
+                    if let Some(cut) = self.cuts.lock().get(&key) {
+                        cut.notify_waiters();
+                    }
+                }
+                Event::Gone { .. } => {}
+            }
+        }
+        self.touch();
+    }
+
+    pub fn cut_signal(&self, key: InstanceKey) -> Arc<Notify> {
+        self.cuts.lock().entry(key).or_default().clone()
+    }
+
+    pub fn is_live(&self, key: InstanceKey) -> bool {
+        self.live.load().contains(&key)
+    }
+
+    fn touch(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    // --- bodies kept for a retry ---
+
+    /// Takes `bytes` of the process's allowance; false when it is used up.
+    pub fn keep(&self, bytes: usize) -> bool {
+        let before = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= self.settings.replay_total_bytes {
+            return true;
+        }
+        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        false
+    }
+
+    pub fn release(&self, bytes: usize) {
+        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn kept(&self) -> usize {
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+}
