@@ -350,3 +350,87 @@ impl Default for DiscoverySpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the API server's CEL rules say to a spec, defaults filled in as it does.
+    fn refusals(spec: &str) -> Vec<String> {
+        let spec: LlmEndpointSpec =
+            serde_saphyr::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
+        match LlmEndpoint::new("a", spec).validate_cel() {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.into_vec().into_iter().map(|e| e.message).collect(),
+        }
+    }
+
+    #[test]
+    fn good_endpoints_are_accepted() {
+        for spec in [
+            "url: http://a:8000",
+            "service: {name: a, port: 80}",
+            "podSelector: {matchLabels: {app: a}, port: 8000}",
+            "{url: http://a, health: {interval: 1ms, timeout: 1h}}",
+            "{url: http://a, models: {discovery: {interval: 1s}}}",
+            "{url: http://a, auth: {bearer: {name: s, key: k}}}",
+            "{url: http://a, auth: {header: {name: X-A, valueFrom: {name: s, key: k}}}}",
+        ] {
+            assert_eq!(refusals(spec), Vec::<String>::new(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_target_must_be_named() {
+        for spec in [
+            "type: ollama",
+            "{url: http://a, service: {name: a, port: 80}}",
+            "{service: {name: a, port: 80}, podSelector: {matchLabels: {app: a}, port: 1}}",
+        ] {
+            assert_eq!(
+                refusals(spec),
+                ["spec: set exactly one of url, service, podSelector"],
+                "{spec}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_selector_of_no_labels_is_refused() {
+        assert_eq!(
+            refusals("podSelector: {matchLabels: {}, port: 8000}"),
+            ["podSelector.matchLabels: name at least one label, or every pod would be a backend"]
+        );
+    }
+
+    #[test]
+    fn durations_of_nothing_are_refused() {
+        for (spec, message) in [
+            (
+                "health: {interval: 0s}",
+                "health.interval: must be longer than 0s",
+            ),
+            (
+                "health: {timeout: 0m0s}",
+                "health.timeout: must be longer than 0s",
+            ),
+            (
+                "models: {discovery: {interval: 0s}}",
+                "models.discovery.interval: must be longer than 0s",
+            ),
+        ] {
+            assert_eq!(refusals(&format!("url: http://a\n{spec}")), [message]);
+        }
+    }
+
+    #[test]
+    fn exactly_one_credential_must_be_named() {
+        for auth in ["{}", "{bearer: {name: s, key: k}, basic: {name: s}}"] {
+            assert_eq!(
+                refusals(&format!("url: http://a\nauth: {auth}")),
+                ["auth: set exactly one of bearer, basic, apiKey, header"],
+                "{auth}"
+            );
+        }
+    }
+}

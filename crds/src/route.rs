@@ -306,3 +306,65 @@ pub struct OllaRouteStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the API server's CEL rules say to a spec, defaults filled in as it does.
+    fn refusals(spec: &str) -> Vec<String> {
+        let spec: OllaRouteSpec =
+            serde_saphyr::from_str(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
+        match OllaRoute::new("a", spec).validate_cel() {
+            Ok(()) => Vec::new(),
+            Err(errors) => errors.into_vec().into_iter().map(|e| e.message).collect(),
+        }
+    }
+
+    #[test]
+    fn good_routes_are_accepted() {
+        for spec in [
+            "{}",
+            "engine: sherpa",
+            "endpoints: {refs: [{name: a}]}",
+            "endpoints: {selector: {matchLabels: {app: a}}}",
+            "endpoints: {selector: {}}",
+            "circuitBreaker: {}",
+            "circuitBreaker: {failurePercent: 50, minRequests: 10, openFor: 1s}",
+            "timeouts: {connect: 1s, firstToken: 1m, streamIdle: 1h, request: 500ms}",
+        ] {
+            assert_eq!(refusals(spec), Vec::<String>::new(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_or_no_sense_is_refused() {
+        for (spec, message) in [
+            (
+                "{engine: sherpa, circuitBreaker: {}}",
+                "spec.circuitBreaker: engine sherpa has no circuit breaker; use engine olla",
+            ),
+            (
+                "endpoints: {}",
+                "endpoints: set refs, selector or both; leave endpoints out to use all",
+            ),
+            (
+                "circuitBreaker: {minRequests: 10}",
+                "circuitBreaker.minRequests: has no effect without failurePercent",
+            ),
+            (
+                "circuitBreaker: {openFor: 0s}",
+                "circuitBreaker.openFor: must be longer than 0s",
+            ),
+        ] {
+            assert_eq!(refusals(spec), [message], "{spec}");
+        }
+        for member in ["connect", "firstToken", "streamIdle", "request"] {
+            assert_eq!(
+                refusals(&format!("timeouts: {{{member}: 0s}}")),
+                ["timeouts: each must be longer than 0s; leave one out for its default"],
+                "{member}"
+            );
+        }
+    }
+}
