@@ -229,7 +229,10 @@ fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
     let state = if let Err(problem) = &verdict.accepted {
         state("False", problem.reason, "not in the routing table".into())
     } else if total == 0 {
-        let message = "no ready address was found".into();
+        let message = match &verdict.resolved_refs {
+            Ok(()) => "no ready address was found".into(),
+            Err(problem) => problem.to_string(),
+        };
         state("False", Reason::NoReadyInstances, message)
     } else if view.connected == 0 {
         let message = "no data plane is connected".into();

@@ -1,0 +1,289 @@
+//! Watches → published tables, with the watches played by the test and the clock standing still.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use operator::{
+    metrics::Metrics,
+    routing::{
+        Routing, decode,
+        index::Source,
+        ledger::Ledger,
+        publish::{Hub, Snapshot},
+        watch::{Change, Found, What},
+    },
+};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Watches that were started, in order.
+type Started = Arc<Mutex<Vec<(Source, u64, mpsc::Sender<Change>)>>>;
+
+struct World {
+    hub: Arc<Hub>,
+    ready: Arc<AtomicBool>,
+    occupied: watch::Receiver<BTreeSet<String>>,
+    started: Started,
+    stop: CancellationToken,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl World {
+    fn start() -> Self {
+        let started = Started::default();
+        let log = started.clone();
+        let starter = Box::new(move |source, watch, tx| {
+            log.lock().unwrap().push((source, watch, tx));
+            tokio::spawn(std::future::pending())
+        });
+        let (hub, ready) = (Arc::<Hub>::default(), Arc::<AtomicBool>::default());
+        let (occupied_tx, occupied) = watch::channel(BTreeSet::new());
+        let stop = CancellationToken::new();
+        let routing = Routing::new(
+            starter,
+            hub.clone(),
+            Arc::<Ledger>::default(),
+            occupied_tx,
+            ready.clone(),
+            Arc::<Metrics>::default(),
+        );
+        tokio::spawn(routing.run(stop.clone()));
+        Self {
+            hub,
+            ready,
+            occupied,
+            started,
+            stop,
+        }
+    }
+
+    /// What the newest watch of this source says.
+    async fn says(&self, source: &Source, what: What) {
+        let started = self.started.lock().unwrap().clone();
+        let (source, watch, tx) = started
+            .into_iter()
+            .rev()
+            .find(|(of, ..)| of == source)
+            .unwrap();
+        tx.send(Change {
+            source,
+            watch,
+            what,
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Longer than any debounce, shorter than any patience.
+    async fn settle(&self) {
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    async fn started(&self, source: &Source) -> usize {
+        self.settle().await;
+        let started = self.started.lock().unwrap();
+        started.iter().filter(|(of, ..)| of == source).count()
+    }
+
+    fn table(&self, namespace: &str) -> Option<Arc<Snapshot>> {
+        self.hub.current(namespace)
+    }
+}
+
+fn endpoint(namespace: &str, name: &str, spec: Value) -> Found {
+    let object = serde_json::from_value(json!({
+        "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
+        "metadata": { "namespace": namespace, "name": name, "generation": 1 },
+        "spec": spec,
+    }));
+    let (item, entry) = decode::endpoint(object.unwrap());
+    let entry = Some(entry);
+    Found { item, entry }
+}
+
+fn pod(namespace: &str, name: &str, ready: &str) -> Found {
+    let pod = serde_json::from_value(json!({
+        "metadata": { "namespace": namespace, "name": name, "labels": { "app": "x" } },
+        "status": { "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": ready }] },
+    }));
+    let item = decode::pod(pod.unwrap());
+    Found { item, entry: None }
+}
+
+fn url() -> Value {
+    json!({ "url": "http://10.0.0.1" })
+}
+
+fn selector() -> Value {
+    json!({ "podSelector": { "matchLabels": { "app": "x" }, "port": 80 } })
+}
+
+fn keyed(secret: &str) -> Value {
+    json!({ "url": "http://10.0.0.1", "auth": { "bearer": { "name": secret, "key": "token" } } })
+}
+
+fn instances(snapshot: &Snapshot) -> usize {
+    snapshot
+        .table
+        .instances
+        .values()
+        .map(|list| list.len())
+        .sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_operator_never_publishes_half_a_table() {
+    let world = World::start();
+    let pods = Source::Pods("a".into());
+    let list = vec![
+        endpoint("a", "pods", selector()),
+        endpoint("b", "url", url()),
+    ];
+    world.settle().await;
+    world.says(&Source::Endpoints, What::Reset(list)).await;
+    world.settle().await;
+    assert!(world.table("b").is_none(), "the routes are not listed yet");
+    world.says(&Source::Routes, What::Reset(vec![])).await;
+    world.settle().await;
+    assert!(world.table("a").is_none(), "its pods are not listed yet");
+    assert_eq!(instances(&world.table("b").unwrap()), 1);
+    assert!(!world.ready.load(Ordering::Acquire));
+    let list = vec![pod("a", "p", "True")];
+    world.says(&pods, What::Reset(list)).await;
+    world.settle().await;
+    assert_eq!(instances(&world.table("a").unwrap()), 1);
+    assert!(world.ready.load(Ordering::Acquire));
+    assert_eq!(
+        *world.occupied.borrow(),
+        ["a".to_owned(), "b".to_owned()].into()
+    );
+}
+
+async fn listed(endpoints: Vec<Found>) -> World {
+    let world = World::start();
+    world.settle().await;
+    world.says(&Source::Endpoints, What::Reset(endpoints)).await;
+    world.says(&Source::Routes, What::Reset(vec![])).await;
+    world.settle().await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_turns_unready_leaves_the_table_of_its_namespace_only() {
+    let (a, b) = (Source::Pods("a".into()), Source::Pods("b".into()));
+    let list = vec![
+        endpoint("a", "e", selector()),
+        endpoint("b", "e", selector()),
+    ];
+    let world = listed(list).await;
+    for (source, namespace) in [(&a, "a"), (&b, "b")] {
+        let list = vec![pod(namespace, "p", "True")];
+        world.says(source, What::Reset(list)).await;
+    }
+    world.settle().await;
+    let other = world.table("b").unwrap();
+    world.says(&a, What::Apply(pod("a", "p", "False"))).await;
+    world.settle().await;
+    let table = world.table("a").unwrap();
+    assert_eq!((table.revision.0, instances(&table)), (2, 0));
+    assert!(Arc::ptr_eq(&other, &world.table("b").unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_are_watched_only_while_an_endpoint_selects_some() {
+    let pods = Source::Pods("a".into());
+    let world = listed(vec![endpoint("a", "e", url())]).await;
+    assert_eq!(world.started(&pods).await, 0);
+    let applied = What::Apply(endpoint("a", "e", selector()));
+    world.says(&Source::Endpoints, applied).await;
+    assert_eq!(world.started(&pods).await, 1);
+    let list = vec![pod("a", "p", "True")];
+    world.says(&pods, What::Reset(list)).await;
+    world.settle().await;
+    // Stopped, and what its last messages say counts no more.
+    let applied = What::Apply(endpoint("a", "e", url()));
+    world.says(&Source::Endpoints, applied).await;
+    world.settle().await;
+    world.says(&pods, What::Apply(pod("a", "p2", "True"))).await;
+    let applied = What::Apply(endpoint("a", "e", selector()));
+    world.says(&Source::Endpoints, applied).await;
+    assert_eq!(world.started(&pods).await, 2);
+    world.says(&pods, What::Reset(vec![])).await;
+    world.settle().await;
+    assert_eq!(instances(&world.table("a").unwrap()), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_we_may_not_read_does_not_hold_up_its_namespace_for_good() {
+    let secret = Source::Secret {
+        namespace: "a".into(),
+        name: "key".into(),
+    };
+    let list = vec![
+        endpoint("a", "keyed", keyed("key")),
+        endpoint("a", "url", url()),
+    ];
+    let world = listed(list).await;
+    assert!(world.table("a").is_none());
+    for _ in 0..4 {
+        world.says(&secret, What::Denied).await;
+    }
+    world.settle().await;
+    assert!(world.table("a").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_in_use_waits_for_a_late_list_but_not_for_ever() {
+    let world = listed(vec![endpoint("a", "old", url())]).await;
+    let applied = What::Apply(endpoint("a", "new", keyed("key")));
+    world.says(&Source::Endpoints, applied).await;
+    world.settle().await;
+    assert_eq!(world.table("a").unwrap().verdicts.len(), 1);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.table("a").unwrap().verdicts.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_loses_its_last_object_gets_an_empty_table() {
+    let world = listed(vec![endpoint("a", "e", url())]).await;
+    let reader = world.hub.subscribe("a");
+    let (namespace, name) = ("a".to_owned(), "e".to_owned());
+    let deleted = What::Delete { namespace, name };
+    world.says(&Source::Endpoints, deleted).await;
+    world.settle().await;
+    let table = reader.borrow().clone().unwrap();
+    assert_eq!(table.revision.0, 2);
+    assert!(table.set.is_empty());
+    assert!(world.occupied.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
+    let list = vec![
+        endpoint("a", "e", url()),
+        endpoint("a", "odd", json!({ "url": 7 })),
+    ];
+    let world = listed(list).await;
+    let table = world.table("a").unwrap();
+    assert_eq!(instances(&table), 1);
+    let odd = table.verdicts.iter().find(|v| v.name == "odd").unwrap();
+    let problem = odd.accepted.clone().unwrap_err();
+    assert_eq!(problem.reason, crds::Reason::Undecodable);
+}

@@ -1,0 +1,259 @@
+//! What goes over the wire between operator and data plane, with real sockets, TLS and HTTP/2.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use dataplane_protocol::{
+    Revision,
+    sync::{
+        Breaker, Health, Hello, InstanceReport, MAX_REPORT_LINE, Report, STREAM_PATH, ToDataPlane,
+        ToOperator,
+    },
+};
+use http_body_util::BodyExt as _;
+use operator::routing::{
+    ledger::Entry,
+    status::{ObjectStatus, Said, desired_status},
+};
+use support::{instance, serve, until};
+
+#[tokio::test]
+async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
+    let served = serve().await;
+    let first = served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", None).await;
+    let full = plane.transaction().await;
+    assert_eq!((full.full, full.upserts, full.hash), (true, 1, first.hash));
+    let second = served.publish("a", &[]);
+    let step = plane.transaction().await;
+    assert_eq!(
+        (step.full, step.upserts, step.removes, step.hash),
+        (false, 1, 0, second.hash)
+    );
+    assert_eq!(step.revision, Revision(2));
+}
+
+#[tokio::test]
+async fn a_data_plane_that_holds_the_table_already_is_only_told_its_revision() {
+    let served = serve().await;
+    let snapshot = served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", Some(snapshot.hash)).await;
+    let told = plane.transaction().await;
+    assert_eq!((told.full, told.upserts, told.removes), (false, 0, 0));
+    served.publish("a", &[]);
+    assert_eq!(plane.transaction().await.upserts, 1);
+}
+
+#[tokio::test]
+async fn another_namespace_s_table_is_never_sent() {
+    let served = serve().await;
+    served.publish("a", &[]);
+    let mut plane = served.plane("a", None).await;
+    assert_eq!(plane.transaction().await.namespace, "a");
+    served.publish("b", &[instance("1", "10.0.0.9")]);
+    served.publish("a", &[instance("1", "10.0.0.1")]);
+    let next = plane.transaction().await;
+    assert_eq!((&*next.namespace, next.revision), ("a", Revision(2)));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_before_the_lists_are_in_and_then_an_empty_namespace_gets_an_empty_table() {
+    let served = serve().await;
+    let mut plane = served.plane("nobody", None).await;
+    until("it is connected", || {
+        served.sessions.connected("nobody") == 1
+    })
+    .await;
+    assert!(served.hub.current("nobody").is_none());
+    served.hub.set_occupied(BTreeSet::new());
+    let table = plane.transaction().await;
+    assert_eq!((table.full, table.upserts), (true, 0));
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
+    let served = serve().await;
+    // More than all buffers on the way together.
+    let large = |turn: u32| {
+        let host = format!("{turn}-{}", "x".repeat(1000));
+        let list: Vec<_> = (0..1500)
+            .map(|n| instance(&format!("{n:04}"), &host))
+            .collect();
+        list
+    };
+    served.publish("a", &large(1));
+    let mut plane = served.connect("a", Some(16 << 10)).await;
+    plane.hello(None).await;
+    let begin = plane.line().await;
+    assert!(matches!(
+        begin,
+        Some(ToDataPlane::Begin {
+            revision: Revision(1),
+            ..
+        })
+    ));
+    for turn in 2..=20 {
+        served.publish("a", &large(turn));
+    }
+    while !matches!(plane.line().await, Some(ToDataPlane::Commit { .. })) {}
+    let next = plane.transaction().await;
+    assert_eq!((next.revision, next.full), (Revision(20), false));
+    assert_eq!(next.hash, served.hub.current("a").unwrap().hash);
+}
+
+#[tokio::test]
+async fn who_cannot_prove_a_namespace_is_told_why_and_gets_nothing() {
+    let served = serve().await;
+    for (path, token, status, reason) in [
+        (STREAM_PATH, None, 401, "unauthenticated"),
+        (STREAM_PATH, Some("other-audience"), 401, "unauthenticated"),
+        (STREAM_PATH, Some("person"), 403, "no_service_account"),
+        (
+            STREAM_PATH,
+            Some("api-server-away"),
+            503,
+            "token_not_checked",
+        ),
+        ("/v1/other", Some("a"), 404, "not_found"),
+    ] {
+        let (response, _tx) = served.request(path, token, None).await;
+        assert_eq!(response.status(), status, "{reason}");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"]["reason"], reason);
+    }
+}
+
+#[tokio::test]
+async fn a_namespace_s_streams_are_limited() {
+    let served = serve().await;
+    served.publish("a", &[]);
+    let mut planes = vec![served.plane("a", None).await, served.plane("a", None).await];
+    for plane in &mut planes {
+        plane.transaction().await;
+    }
+    let (response, _tx) = served.request(STREAM_PATH, Some("a"), None).await;
+    assert_eq!(response.status(), 503);
+    served.publish("b", &[]);
+    served.plane("b", None).await.transaction().await;
+}
+
+#[tokio::test]
+async fn a_release_too_far_away_is_refused_with_what_to_do() {
+    let served = serve().await;
+    let mut plane = served.connect("a", None).await;
+    plane
+        .say(&ToOperator::Hello(Hello {
+            format: 99,
+            data_plane: "gateway-0".into(),
+            version: "9.9.9".into(),
+            hash: None,
+        }))
+        .await;
+    let Some(ToDataPlane::Refused { reason }) = plane.line().await else {
+        panic!("not refused");
+    };
+    assert!(reason.contains("99"), "{reason}");
+    assert_eq!(plane.line().await, None);
+}
+
+#[tokio::test]
+async fn a_line_that_is_too_long_closes_the_stream() {
+    let served = serve().await;
+    served.publish("a", &[]);
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    let chunk = Bytes::from(vec![b'x'; 64 << 10]);
+    for _ in 0..=(MAX_REPORT_LINE / chunk.len()) {
+        if plane.tx.send_data(chunk.clone()).await.is_err() {
+            break;
+        }
+    }
+    assert_eq!(plane.line().await, None);
+    until("it is out of the count", || {
+        served.sessions.connected("a") == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
+    let served = serve().await;
+    let snapshot = served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", None).await;
+    let revision = plane.transaction().await.revision;
+    let programmed = || {
+        let view = served.sessions.view("a");
+        let said = Said {
+            view: &view,
+            revision: snapshot.route_revisions["r"],
+            settled: true,
+        };
+        let before = ObjectStatus::default();
+        let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+        let status = desired_status(&snapshot.verdicts[0], said, &before, now).unwrap();
+        let condition = status.condition("Programmed").unwrap();
+        format!("{}: {}", condition.reason, condition.message)
+    };
+    let reason = "no memory".to_owned();
+    plane.say(&ToOperator::Nack { revision, reason }).await;
+    until("the Nack is in", || {
+        programmed() == "Refused: data plane gateway-0 keeps revision 0: no memory"
+    })
+    .await;
+    plane.say(&ToOperator::Ack { revision }).await;
+    until("the Ack is in", || {
+        programmed() == "Programmed: 1 of 1 data planes at revision 1"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
+    let mut served = serve().await;
+    served.publish("a", &[instance("pod-1", "10.0.0.1")]);
+    let entry = Entry {
+        uid: "uid-1".into(),
+        status: ObjectStatus::default(),
+    };
+    served
+        .ledger
+        .saw("a", compile::Kind::LlmEndpoint, "e", entry);
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    for breaker in [Breaker::Closed, Breaker::Open, Breaker::Closed] {
+        let report = Report {
+            instances: vec![InstanceReport {
+                endpoint: "e".into(),
+                instance: "e/pod-1".into(),
+                health: Health::Healthy,
+                breaker,
+                in_flight: 0,
+                models: None,
+                reason: String::new(),
+            }],
+        };
+        plane.say(&ToOperator::Report(report)).await;
+    }
+    let opened = served.happenings.recv().await.unwrap();
+    assert_eq!((&*opened.reason, &*opened.uid), ("BreakerOpened", "uid-1"));
+    assert_eq!(opened.pod.as_deref(), Some("pod-1"));
+    let closed = served.happenings.recv().await.unwrap();
+    assert_eq!(closed.reason, "BreakerClosed");
+}
+
+#[tokio::test]
+async fn a_stopping_operator_ends_its_streams_cleanly() {
+    let served = serve().await;
+    served.publish("a", &[]);
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    served.stop.cancel();
+    assert_eq!(plane.line().await, None);
+    served.task.await.unwrap();
+    assert_eq!(served.sessions.connected("a"), 0);
+}

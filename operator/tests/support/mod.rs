@@ -1,0 +1,287 @@
+//! A served [`Hub`] on port 0, and a data plane that talks to it over real TLS and HTTP/2.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use compile::{Compiled, Kind, Verdict};
+use dataplane_protocol::{
+    Revision, RoutingTable, TableHash,
+    frame::{Decoder, encode},
+    sync::{FORMAT, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane, ToOperator},
+    table::{Instance, Scheme},
+};
+use http_body_util::{BodyExt as _, Channel, channel::Sender};
+use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use operator::{
+    events::{Events, Happening},
+    metrics::Metrics,
+    routing::{
+        ledger::Ledger,
+        publish::{Hub, Snapshot},
+        serve::Server,
+        sessions::Sessions,
+    },
+    tls::{self, Material},
+    tokens::{Identity, Refusal, Review, Tokens},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Far beyond what anything here takes; only a hang reaches it.
+const HANG: Duration = Duration::from_secs(20);
+
+pub(crate) struct Served {
+    pub(crate) address: SocketAddr,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) happenings: mpsc::Receiver<Happening>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
+    ca: String,
+}
+
+/// Tokens: `NAMESPACE` is good, the words below are not.
+fn fake_review() -> Review {
+    Arc::new(|token| {
+        Box::pin(async move {
+            match token.as_str() {
+                "other-audience" => Err(Refusal::Invalid("it is for another audience".into())),
+                "person" => Err(Refusal::NotServiceAccount("alice".into())),
+                "api-server-away" => Err(Refusal::Unavailable("away".into())),
+                namespace => Ok(Identity {
+                    namespace: namespace.to_owned(),
+                    service_account: "gateway".into(),
+                }),
+            }
+        })
+    })
+}
+
+pub(crate) async fn serve() -> Served {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let ca = made.cert.pem();
+    let identity = tls::Identity::new(&Material {
+        ca: ca.clone(),
+        certificate: ca.clone(),
+        key: made.signing_key.serialize_pem(),
+    })
+    .unwrap();
+    let (events, happenings) = Events::channel();
+    let metrics = Arc::new(Metrics::default());
+    let server = Arc::new(Server {
+        tokens: Tokens::new(fake_review(), metrics.clone()),
+        hub: Arc::default(),
+        sessions: Arc::default(),
+        ledger: Arc::default(),
+        events,
+        metrics,
+        streams_per_namespace: 2,
+        stop: CancellationToken::new(),
+        conversations: TaskTracker::new(),
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    Served {
+        address: listener.local_addr().unwrap(),
+        hub: server.hub.clone(),
+        sessions: server.sessions.clone(),
+        ledger: server.ledger.clone(),
+        happenings,
+        stop: server.stop.clone(),
+        task: tokio::spawn(server.run(listener, identity.server_config())),
+        ca,
+    }
+}
+
+impl Served {
+    /// Publishes a table whose endpoint `e` has these instances, and the route `r`.
+    pub(crate) fn publish(&self, namespace: &str, instances: &[Instance]) -> Arc<Snapshot> {
+        let mut table = RoutingTable {
+            namespace: namespace.to_owned(),
+            ..RoutingTable::default()
+        };
+        table
+            .instances
+            .insert("e".into(), Arc::new(instances.to_vec()));
+        let route = Verdict {
+            kind: Kind::OllaRoute,
+            name: "r".into(),
+            generation: 1,
+            accepted: Ok(()),
+            resolved_refs: Ok(()),
+            instances: 0,
+        };
+        let compiled = Compiled {
+            table,
+            verdicts: vec![route],
+        };
+        let before = self.hub.current(namespace);
+        let next = Snapshot::next(before.as_deref(), namespace, compiled).unwrap();
+        self.hub.publish(next);
+        self.hub.current(namespace).unwrap()
+    }
+
+    /// The answer's head, and where to write lines.
+    pub(crate) async fn request(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        window: Option<u32>,
+    ) -> (Response<Incoming>, Sender<Bytes>) {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
+            .unwrap();
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap();
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let (tx, body) = Channel::<Bytes>::new(64);
+        let mut request = Request::post(format!("https://localhost{path}"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(body).unwrap();
+        let response = timeout(HANG, sender.send_request(request)).await.unwrap();
+        (response.unwrap(), tx)
+    }
+
+    /// A data plane whose token is good for `namespace`, before its hello.
+    pub(crate) async fn connect(&self, namespace: &str, window: Option<u32>) -> Plane {
+        let (response, tx) = self.request(STREAM_PATH, Some(namespace), window).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Plane {
+            tx,
+            body: response.into_body(),
+            decoder: Decoder::new(MAX_TABLE_LINE),
+        }
+    }
+
+    /// And after it.
+    pub(crate) async fn plane(&self, namespace: &str, hash: Option<TableHash>) -> Plane {
+        let mut plane = self.connect(namespace, None).await;
+        plane.hello(hash).await;
+        plane
+    }
+}
+
+pub(crate) struct Plane {
+    pub(crate) tx: Sender<Bytes>,
+    body: Incoming,
+    decoder: Decoder,
+}
+
+/// One transaction as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Transaction {
+    pub(crate) namespace: String,
+    pub(crate) revision: Revision,
+    pub(crate) full: bool,
+    pub(crate) upserts: usize,
+    pub(crate) removes: usize,
+    pub(crate) hash: TableHash,
+}
+
+impl Plane {
+    pub(crate) async fn hello(&mut self, hash: Option<TableHash>) {
+        self.say(&ToOperator::Hello(Hello {
+            format: FORMAT,
+            data_plane: "gateway-0".into(),
+            version: "0.1.0".into(),
+            hash,
+        }))
+        .await;
+    }
+
+    pub(crate) async fn say(&mut self, line: &ToOperator) {
+        let line = encode(line, MAX_REPORT_LINE).unwrap();
+        self.tx.send_data(line).await.unwrap();
+    }
+
+    /// The next line; `None` at a clean end of the stream.
+    pub(crate) async fn line(&mut self) -> Option<ToDataPlane> {
+        loop {
+            if let Some(line) = self.decoder.next().unwrap() {
+                return Some(line);
+            }
+            let frame = timeout(HANG, self.body.frame()).await.unwrap()?;
+            self.decoder.push(frame.unwrap().data_ref().unwrap());
+        }
+    }
+
+    pub(crate) async fn transaction(&mut self) -> Transaction {
+        let begin = self.line().await;
+        let Some(ToDataPlane::Begin {
+            revision,
+            namespace,
+            full,
+        }) = begin
+        else {
+            panic!("no begin: {begin:?}");
+        };
+        let (mut upserts, mut removes) = (0, 0);
+        loop {
+            match self.line().await.unwrap() {
+                ToDataPlane::Upsert(_) => upserts += 1,
+                ToDataPlane::Remove(_) => removes += 1,
+                ToDataPlane::Commit {
+                    revision: of, hash, ..
+                } => {
+                    assert_eq!(of, revision);
+                    return Transaction {
+                        namespace,
+                        revision,
+                        full,
+                        upserts,
+                        removes,
+                        hash,
+                    };
+                }
+                other => panic!("inside a transaction: {other:?}"),
+            }
+        }
+    }
+}
+
+pub(crate) fn instance(name: &str, host: &str) -> Instance {
+    Instance {
+        id: format!("e/{name}").into(),
+        scheme: Scheme::Http,
+        host: host.into(),
+        port: 80,
+    }
+}
+
+/// Polls until it holds; what it waits for always comes, or the test hangs visibly.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(HANG, wait).await.expect(what);
+}
