@@ -15,7 +15,10 @@ use dataplane_protocol::{
     },
 };
 
-use crate::{Facts, Kind, Problem, Verdict, credential, duration::millis, instances, profile, url};
+use crate::{
+    Facts, Kind, Problem, Verdict, credential, duration::millis, instances, nearest::nearest,
+    profile, url,
+};
 
 /// What an accepted endpoint adds to the table.
 #[derive(Debug)]
@@ -28,7 +31,11 @@ pub(crate) struct Part {
 /// `None` beside a verdict that says why it is not accepted. A reference that does not resolve
 /// leaves the endpoint in the table without instances: routes still name it, and nothing is ever
 /// sent without the credential that belongs to it.
-pub(crate) fn compile(object: &LlmEndpoint, facts: &Facts) -> (Verdict, Option<Part>) {
+pub(crate) fn compile(
+    object: &LlmEndpoint,
+    facts: &Facts,
+    pods: &instances::PodIndex<'_>,
+) -> (Verdict, Option<Part>) {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut verdict = Verdict {
         kind: Kind::LlmEndpoint,
@@ -45,7 +52,7 @@ pub(crate) fn compile(object: &LlmEndpoint, facts: &Facts) -> (Verdict, Option<P
             return (verdict, None);
         }
     };
-    let found = checked.target.instances(&name, facts);
+    let found = checked.target.instances(&name, facts, pods);
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
     let (instances, credential) = match (found, credential) {
         (Ok(instances), Ok(credential)) => (instances, credential),
@@ -89,8 +96,14 @@ struct Checked<'a> {
 
 fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
     let profile = profile::find(&spec.type_).ok_or_else(|| {
-        let known = profile::known_types().join(", ");
-        let message = format!("`{}` is no known type; known are {known}", spec.type_);
+        let known = profile::known_types();
+        let meant = nearest(&spec.type_, known.iter().copied());
+        let message = format!(
+            "`{}` is no known type{}; known are {}",
+            spec.type_,
+            meant.map_or_else(String::new, |name| format!(", did you mean `{name}`?")),
+            known.join(", ")
+        );
         Problem::new(Reason::UnknownType, "spec.type", message)
     })?;
     let target = Target::of(spec)?;
@@ -130,11 +143,16 @@ impl<'a> Target<'a> {
         }
     }
 
-    fn instances(&self, name: &str, facts: &Facts) -> Result<Vec<Instance>, Problem> {
+    fn instances(
+        &self,
+        name: &str,
+        facts: &Facts,
+        pods: &instances::PodIndex<'_>,
+    ) -> Result<Vec<Instance>, Problem> {
         match self {
             Self::Url(url) => Ok(instances::of_url(name, url)),
             Self::Service(service) => instances::of_service(name, service, facts),
-            Self::Pods(pods) => instances::of_pods(name, pods, facts),
+            Self::Pods(target) => instances::of_pods(name, target, facts, pods),
         }
     }
 

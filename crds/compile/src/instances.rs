@@ -14,7 +14,7 @@ use dataplane_protocol::{
 
 use crate::{
     Facts, Problem,
-    facts::{ServiceFact, SliceAddress},
+    facts::{PodFact, ServiceFact, SliceAddress},
     url::Url,
 };
 
@@ -66,16 +66,56 @@ pub(crate) fn of_pods(
     endpoint: &str,
     target: &PodSelectorTarget,
     facts: &Facts,
+    pods: &PodIndex<'_>,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
     let selector = target.selector();
-    let instances = facts
-        .pods
+    let instances = pods
+        .candidates(&target.match_labels)
         .iter()
-        .filter(|(_, pod)| pod.ready && !pod.ip.is_empty() && selector.matches(&pod.labels))
+        .filter(|(_, pod)| selector.matches(&pod.labels))
         .map(|(name, pod)| instance(endpoint, name, &pod.ip, target.port))
         .collect();
     Ok(instances)
+}
+
+/// Usable pods by each of their labels, so that many selectors over many pods do not look at
+/// each pair.
+pub(crate) struct PodIndex<'a> {
+    by_label: BTreeMap<(&'a str, &'a str), Vec<(&'a str, &'a PodFact)>>,
+}
+
+impl<'a> PodIndex<'a> {
+    pub(crate) fn of(facts: &'a Facts) -> Self {
+        let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (name, pod) in &facts.pods {
+            if !pod.ready || pod.ip.is_empty() {
+                continue;
+            }
+            for (key, value) in &pod.labels {
+                let pods = by_label.entry((key.as_str(), value.as_str())).or_default();
+                pods.push((name.as_str(), pod));
+            }
+        }
+        Self { by_label }
+    }
+
+    /// Pods by name that have the rarest of `labels`; none for no labels.
+    fn candidates<'s>(
+        &'s self,
+        labels: &'s BTreeMap<String, String>,
+    ) -> &'s [(&'s str, &'s PodFact)] {
+        labels
+            .iter()
+            .map(
+                |(key, value)| match self.by_label.get(&(key.as_str(), value.as_str())) {
+                    Some(pods) => pods.as_slice(),
+                    None => &[],
+                },
+            )
+            .min_by_key(|pods| pods.len())
+            .unwrap_or_default()
+    }
 }
 
 fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {

@@ -17,6 +17,7 @@ mod credential;
 mod duration;
 mod endpoint;
 mod instances;
+mod nearest;
 mod profile;
 mod route;
 mod url;
@@ -54,8 +55,9 @@ pub fn compile(namespace: &str, objects: &Objects, facts: &Facts) -> Compiled {
     };
     let mut verdicts = Vec::new();
     let mut accepted = route::Accepted::new();
+    let pods = instances::PodIndex::of(facts);
     for object in &objects.endpoints {
-        let (verdict, part) = endpoint::compile(object, facts);
+        let (verdict, part) = endpoint::compile(object, facts, &pods);
         if let Some(part) = part {
             accepted.insert(verdict.name.clone(), object.clone());
             add(&mut table, part);

@@ -5,7 +5,6 @@
 //! Two languages are read: Kubernetes objects (YAML or JSON, any number of documents: our kinds,
 //! `Secret`, `List`), and Olla's own `config.yaml`, which becomes such objects.
 
-mod nearest;
 mod note;
 mod objects;
 mod olla;
@@ -47,9 +46,17 @@ pub struct Loaded {
     pub settings: Settings,
     /// In the order of the files. Any [`Severity::Error`] means that something was left out.
     pub notes: Vec<Note>,
+    /// By kind, namespace and name.
+    places: BTreeMap<(&'static str, String, String), Place>,
 }
 
 impl Loaded {
+    /// Where the object of a verdict stands; none for a route that [`load`] added.
+    pub fn place(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Place> {
+        let key = (kind.as_str(), namespace.to_owned(), name.to_owned());
+        self.places.get(&key)
+    }
+
     pub fn has_errors(&self) -> bool {
         self.notes
             .iter()
@@ -87,11 +94,17 @@ pub fn load(
     collected.loaded
 }
 
-/// Where an object stands, for the message about a second one of its name.
-#[derive(Clone)]
-struct Place {
-    source: String,
-    line: u32,
+/// Where an object stands. Prints as `file:line`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub source: String,
+    pub line: u32,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.source, self.line)
+    }
 }
 
 /// One object as a file holds it.
@@ -107,8 +120,8 @@ enum Object {
 impl Object {
     fn kind(&self) -> &'static str {
         match self {
-            Self::Endpoint(_) => "LlmEndpoint",
-            Self::Route(_) => "OllaRoute",
+            Self::Endpoint(_) => Kind::LlmEndpoint.as_str(),
+            Self::Route(_) => Kind::OllaRoute.as_str(),
             Self::Secret { .. } => "Secret",
         }
     }
@@ -126,8 +139,6 @@ struct Collected<'a> {
     default_namespace: &'a str,
     env: &'a dyn Fn(&str) -> Option<String>,
     loaded: Loaded,
-    /// By kind, namespace and name.
-    places: BTreeMap<(&'static str, String, String), Place>,
     /// Namespaces for which someone wrote a route, even a broken one.
     routed: BTreeSet<String>,
 }
@@ -138,7 +149,6 @@ impl<'a> Collected<'a> {
             default_namespace,
             env,
             loaded: Loaded::default(),
-            places: BTreeMap::new(),
             routed: BTreeSet::new(),
         }
     }
@@ -186,18 +196,17 @@ impl<'a> Collected<'a> {
 
     fn add(&mut self, namespace: String, object: Object, line: u32, notes: &mut Notes<'_>) {
         let key = (object.kind(), namespace.clone(), object.name().to_owned());
-        if let Some(first) = self.places.get(&key) {
+        if let Some(first) = self.loaded.places.get(&key) {
             let (kind, name) = (key.0, &key.2);
             let message = format!(
-                "{kind} `{name}` of namespace `{namespace}` stands already at {}:{}; rename or \
-                 remove one",
-                first.source, first.line
+                "{kind} `{name}` of namespace `{namespace}` stands already at {first}; rename or remove \
+                 one"
             );
             notes.error(line, "metadata.name", message);
             return;
         }
         let source = notes.source().to_owned();
-        self.places.insert(key, Place { source, line });
+        self.loaded.places.insert(key, Place { source, line });
         let input = self.loaded.namespaces.entry(namespace).or_default();
         match object {
             Object::Endpoint(object) => input.objects.endpoints.push(Arc::from(object)),

@@ -11,12 +11,18 @@ pub enum Kind {
     OllaRoute,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::LlmEndpoint => "LlmEndpoint",
             Self::OllaRoute => "OllaRoute",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -10,6 +10,7 @@ use compile::{
     compile,
     manifest::{Loaded, Severity, Source, load},
 };
+use proptest::prelude::*;
 
 fn read(files: &[(&str, &str)]) -> Loaded {
     let sources: Vec<_> = files
@@ -151,6 +152,19 @@ fn a_second_object_of_one_name_is_refused_with_both_places() {
 }
 
 #[test]
+fn a_verdict_leads_back_to_its_line() {
+    let text = format!("# head\n---\n{ENDPOINT}  service: {{name: a, port: 80}}\n");
+    let loaded = read(&[("f.yaml", &text)]);
+    let input = &loaded.namespaces["default"];
+    let verdicts = compile("default", &input.objects, &input.facts).verdicts;
+    let place = |at: usize| loaded.place(verdicts[at].kind, "default", &verdicts[at].name);
+    assert!(verdicts[0].accepted.is_err());
+    assert_eq!(place(0).unwrap().to_string(), "f.yaml:6");
+    // The route that was added stands nowhere.
+    assert_eq!((verdicts[1].name.as_str(), place(1)), ("default", None));
+}
+
+#[test]
 fn kinds_and_versions_that_are_not_read_are_named() {
     let head = |version: &str, kind: &str| {
         format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{}}\n")
@@ -210,4 +224,80 @@ fn names_are_those_that_a_cluster_takes() {
         notes(&read(&[("f", &nameless)])),
         ["error f:1: metadata.name: must be set"]
     );
+}
+
+/// Pieces of what people write, in any order.
+fn scribble() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "apiVersion: olla.dev/v1alpha1\n",
+        "apiVersion: v1\n",
+        "kind: LlmEndpoint\n",
+        "kind: OllaRoute\n",
+        "kind: Secret\n",
+        "kind: List\n",
+        "items:\n",
+        "- ",
+        "  ",
+        "    ",
+        "metadata:\n",
+        "metadata: {name: a}\n",
+        "  name: a\n",
+        "spec:\n",
+        "spec: {}\n",
+        "  url: http://a\n",
+        "  url: ",
+        "  priority: 1e9\n",
+        "data: {hunter2: aHVudGVyMg==}\n",
+        "stringData:\n",
+        "  token: hunter2\n",
+        "---\n",
+        "endpoints:\n",
+        "proxy: &p\n",
+        "*p\n",
+        "discovery: {static: {endpoints: [",
+        "]}}\n",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        "\n",
+        "'",
+        "\"",
+        "|\n",
+        "\t",
+        "null\n",
+        "auth: {type: bearer, token: hunter2}\n",
+        "\u{feff}",
+        "ä\n",
+    ]);
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn any_text_gets_an_answer_whose_notes_point_into_it(text in scribble()) {
+        let loaded = read(&[("f", &text)]);
+        let lines = text.split('\n').count();
+        for note in &loaded.notes {
+            prop_assert!(note.line.is_none_or(|line| line as usize <= lines), "{}", note);
+        }
+        for (namespace, input) in &loaded.namespaces {
+            compile(namespace, &input.objects, &input.facts);
+        }
+    }
+
+    #[test]
+    fn the_value_of_a_secret_never_shows(cut in 0..170_usize, put in "[\\PC\n]{0,3}") {
+        let good = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: s\ndata:\n  \
+                    a: aHVudGVyMg==\nstringData:\n  b: hunter2\n  c: \"hunter2\"\n  d: |\n    \
+                    hunter2\n";
+        let mut text = good.to_owned();
+        text.insert_str(cut.min(good.len()), &put);
+        let loaded = read(&[("f", &text)]);
+        let shown = format!("{loaded:?} {:?}", notes(&loaded));
+        prop_assert!(!shown.contains("hunter2") && !shown.contains("aHVudGVyMg"), "{}", shown);
+    }
 }

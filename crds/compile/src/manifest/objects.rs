@@ -9,12 +9,11 @@ use serde_json::json;
 
 use super::{
     Object,
-    nearest::nearest,
     note::Notes,
     schema,
     yaml::{Entry, Node, Value},
 };
-use crate::Kind;
+use crate::{Kind, nearest::nearest};
 
 /// A document of a kind that is read here.
 pub(super) struct Read {

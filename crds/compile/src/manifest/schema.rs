@@ -11,11 +11,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 
 use super::{
-    nearest::nearest,
     note::Notes,
     yaml::{Entry, Node, Value},
 };
-use crate::url::Url;
+use crate::{nearest::nearest, url::Url};
 
 /// The schema of `spec` of one of our kinds.
 pub(super) fn of_spec(kind: &str) -> Option<&'static JSONSchemaProps> {
