@@ -10,7 +10,7 @@ use std::{
 };
 
 use dataplane_protocol::table::{Instance, Scheme};
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{ClientConfig, ConfigBuilder, pki_types::ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -53,7 +53,7 @@ fn tls_config() -> io::Result<Arc<ClientConfig>> {
             let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
             let config = ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()
-                .and_then(|builder| builder.with_platform_verifier())
+                .and_then(ConfigBuilder::with_platform_verifier)
                 .map_err(|error| format!("read the system's root certificates: {error}"))?;
             Ok(Arc::new(config.with_no_client_auth()))
         })

@@ -26,7 +26,7 @@ use hyper_util::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc, task::LocalSet};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{proxy, state::Shared, upstream::Upstreams};
 
@@ -126,6 +126,8 @@ async fn serve(
 ) {
     let upstreams = Rc::new(Upstreams::new(shared.clone()));
     let tracker = TaskTracker::new();
+    // Its own: each poll of a connection looks at it, and workers should not meet there.
+    let drain = shared.drain.child_token();
     let tidy = tokio::task::spawn_local({
         let upstreams = upstreams.clone();
         async move {
@@ -140,9 +142,9 @@ async fn serve(
         let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
             continue;
         };
-        let (shared, upstreams) = (shared.clone(), upstreams.clone());
+        let (shared, upstreams, drain) = (shared.clone(), upstreams.clone(), drain.clone());
         tracker.spawn_local(async move {
-            connection(shared, upstreams, stream, peer).await;
+            connection(shared, upstreams, drain, stream, peer).await;
             drop(open);
         });
     }
@@ -154,6 +156,7 @@ async fn serve(
 async fn connection(
     shared: Arc<Shared>,
     upstreams: Rc<Upstreams>,
+    drain: CancellationToken,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
 ) {
@@ -174,8 +177,9 @@ async fn connection(
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
+        biased;
         ended = serving.as_mut() => ended,
-        () = shared.drain.cancelled() => {
+        () = drain.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 
 use crate::{
     connect,
-    metrics::{EndpointLabels, RequestLabels},
+    metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::Outgoing,
     state::Shared,
 };
@@ -66,6 +66,7 @@ pub(crate) struct Upstream {
     pub first_token: Histogram,
     pub duration: Histogram,
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
+    attempts: RefCell<Vec<(&'static str, Counter)>>,
     idle: RefCell<Vec<Connection>>,
 }
 
@@ -150,6 +151,7 @@ impl Upstream {
             first_token: shared.metrics.first_token.get_or_create_owned(&labels),
             duration: shared.metrics.request_duration.get_or_create_owned(&labels),
             requests: RefCell::default(),
+            attempts: RefCell::default(),
             idle: RefCell::new(idle),
             info,
         }
@@ -171,6 +173,20 @@ impl Upstream {
         let counter = shared.metrics.requests.get_or_create_owned(&labels);
         counter.inc();
         known.push((route.clone(), code, counter));
+    }
+
+    /// The same for attempts here, by result.
+    pub(crate) fn count_attempt(&self, shared: &Shared, result: &'static str) {
+        let mut known = self.attempts.borrow_mut();
+        if let Some((_, counter)) = known.iter().find(|(r, _)| *r == result) {
+            counter.inc();
+            return;
+        }
+        let endpoint = self.info.endpoint.id.to_string();
+        let labels = AttemptLabels { endpoint, result };
+        let counter = shared.metrics.attempts.get_or_create_owned(&labels);
+        counter.inc();
+        known.push((result, counter));
     }
 
     /// An idle connection that still lives.

@@ -6,6 +6,7 @@ mod script;
 mod toy;
 
 use std::{
+    fmt::Write as _,
     io::{IsTerminal as _, Read as _},
     net::SocketAddr,
     process::{Command, ExitCode, Stdio},
@@ -100,12 +101,12 @@ async fn run(args: Args) -> Result<ExitCode> {
 
 /// Three endpoints and one route: what `kubectl apply` would take.
 fn yaml(toys: &[Toy]) -> String {
-    let endpoints: String = toys
-        .iter()
-        .zip(TOYS)
-        .map(|(toy, (name, priority))| {
-            format!(
-                "apiVersion: olla.dev/v1alpha1
+    let mut text = String::new();
+    for (toy, (name, priority)) in toys.iter().zip(TOYS) {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "apiVersion: olla.dev/v1alpha1
 kind: LlmEndpoint
 metadata: {{ name: {name} }}
 spec:
@@ -115,20 +116,20 @@ spec:
   health: {{ path: /health, interval: 1s, timeout: 1s }}
 ---
 ",
-                toy.addr()
-            )
-        })
-        .collect();
-    format!(
-        "{endpoints}apiVersion: olla.dev/v1alpha1
+            toy.addr()
+        );
+    }
+    text.push_str(ROUTE);
+    text
+}
+
+const ROUTE: &str = "apiVersion: olla.dev/v1alpha1
 kind: OllaRoute
-metadata: {{ name: demo }}
+metadata: { name: demo }
 spec:
   loadBalancer: priority
-  circuitBreaker: {{ consecutiveFailures: 3, openFor: 3s }}
-"
-    )
-}
+  circuitBreaker: { consecutiveFailures: 3, openFor: 3s }
+";
 
 async fn interact(running: &Running, toys: &mut [Toy]) -> Result<ExitCode> {
     let mut keys = Keys::start();
@@ -180,7 +181,7 @@ impl Keys {
         let reader = std::thread::Builder::new()
             .name("keys".to_owned())
             .spawn(move || {
-                for byte in std::io::stdin().bytes() {
+                for byte in std::io::stdin().lock().bytes() {
                     let Ok(byte) = byte else { return };
                     if sender
                         .blocking_send(char::from(byte).to_ascii_lowercase())

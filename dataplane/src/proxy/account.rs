@@ -8,7 +8,7 @@ use dataplane_protocol::table::Route;
 use http::{HeaderValue, Method, Uri};
 
 use crate::{
-    metrics::{AttemptLabels, ReasonLabels, RequestLabels},
+    metrics::{ReasonLabels, RequestLabels},
     state::Shared,
     upstream::Upstream,
 };
@@ -61,19 +61,15 @@ impl Account {
         self.id.to_str().unwrap_or_default()
     }
 
-    /// Counts an attempt's end.
-    pub(super) fn attempt_ended(&self, endpoint: &str, outcome: &Outcome) {
+    /// Counts the end of an attempt at `upstream`.
+    pub(super) fn attempt_ended(&self, upstream: &Upstream, outcome: &Outcome) {
         let result = match outcome {
             Outcome::Success => "answered",
             Outcome::Failure(failure) => failure.label(),
             Outcome::Saturated { .. } => "saturated",
             Outcome::Cancelled => "cancelled",
         };
-        let labels = AttemptLabels {
-            endpoint: endpoint.to_owned(),
-            result,
-        };
-        self.shared.metrics.attempts.get_or_create(&labels).inc();
+        upstream.count_attempt(&self.shared, result);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Uri,
     header::{
         AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
@@ -40,8 +40,13 @@ const CLIENTS_OWN: [HeaderName; 5] = [
     HeaderName::from_static("x-auth-token"),
 ];
 
-/// Prepares a client's headers for any backend; done once a request.
-pub(super) fn clean_request(headers: &mut HeaderMap, peer: IpAddr, request_id: &HeaderValue) {
+/// Turns a client's headers into those that any backend gets.
+pub(super) fn clean_request(
+    headers: &mut HeaderMap,
+    peer: IpAddr,
+    uri: &Uri,
+    request_id: &HeaderValue,
+) {
     drop_hop_by_hop(headers);
     for name in &CLIENTS_OWN {
         headers.remove(name);
@@ -50,7 +55,9 @@ pub(super) fn clean_request(headers: &mut HeaderMap, peer: IpAddr, request_id: &
     // The client of hyper writes it from the body's exact length.
     headers.remove(CONTENT_LENGTH);
     append(headers, &FORWARDED_FOR, &peer.to_canonical().to_string());
-    if let Some(host) = headers.get(HOST).cloned() {
+    // HTTP/2 has it in the URI.
+    let authority = || HeaderValue::from_str(uri.authority()?.as_str()).ok();
+    if let Some(host) = headers.get(HOST).cloned().or_else(authority) {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
     headers
@@ -145,7 +152,12 @@ mod tests {
             })
             .collect();
         let id = HeaderValue::from_static("r-1");
-        clean_request(&mut headers, IpAddr::from(Ipv4Addr::new(10, 0, 0, 9)), &id);
+        clean_request(
+            &mut headers,
+            IpAddr::from(Ipv4Addr::new(10, 0, 0, 9)),
+            &Uri::default(),
+            &id,
+        );
         headers
     }
 

@@ -2,6 +2,15 @@
 //! instance → try it, and others while nothing has gone out → relay its answer.
 //!
 //! The decisions are asked of the fleet ([`Shared`]); this carries them out.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
 
 mod account;
 mod attempt;
@@ -27,7 +36,9 @@ use std::{
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, InstanceKey, Outcome, Pick, Query};
 use dataplane_protocol::Dialect;
-use http::{HeaderMap, Method, Request, Response, Uri, header::RETRY_AFTER, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, header::RETRY_AFTER, uri::PathAndQuery,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use translate::stream::Framing;
@@ -80,17 +91,14 @@ pub(crate) async fn handle(
     }
     match surface {
         Surface::Forward(to) => {
-            let mut client_headers = head.headers;
-            let original = client_headers.clone();
-            headers::clean_request(&mut client_headers, peer, &account.id);
             let call = Call {
                 shared,
                 upstreams,
+                peer,
                 method,
                 uri: &uri,
                 to,
-                original,
-                client_headers,
+                headers: head.headers,
             };
             call.forward(account, body).await
         }
@@ -119,13 +127,12 @@ pub(crate) async fn handle(
 struct Call<'a> {
     shared: Arc<Shared>,
     upstreams: Rc<Upstreams>,
+    peer: IpAddr,
     method: Method,
     uri: &'a Uri,
     to: Forward<'a>,
     /// As the client sent them: routes match on these.
-    original: HeaderMap,
-    /// Cleaned: what any backend gets.
-    client_headers: HeaderMap,
+    headers: HeaderMap,
 }
 
 impl Call<'_> {
@@ -154,12 +161,8 @@ impl Call<'_> {
         account: &mut Account,
         intake: Intake,
     ) -> Result<(Answer, Picked), ProxyError> {
-        let model = account.model.clone();
-        let header = |name: &str| {
-            self.original
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-        };
+        let (model, id) = (account.model.clone(), account.id.clone());
+        let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let query = Query {
             path: self.uri.path(),
             header: &header,
@@ -181,7 +184,7 @@ impl Call<'_> {
         let deadline = picked.timeout().map(|limit| account.started + limit);
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            let make = || self.request(&picked.upstream, &mut body.borrow_mut());
+            let make = || self.request(&picked.upstream, &id, &mut body.borrow_mut());
             let timeouts = &picked.route.timeouts;
             let attempt =
                 attempt::run(&picked.upstream, timeouts, account.stream, replayable, make);
@@ -212,7 +215,7 @@ impl Call<'_> {
                         .failovers
                         .get_or_create(&reason(cause))
                         .inc();
-                    account.attempt_ended(picked.name(), &outcome);
+                    account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome);
                     picked = self.picked(account, next);
                 }
@@ -222,7 +225,7 @@ impl Call<'_> {
                     return Ok((answer, picked));
                 }
                 (None, None) => {
-                    account.attempt_ended(picked.name(), &outcome);
+                    account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome);
                     return Err(failed(cause, picked.name()));
                 }
@@ -246,7 +249,12 @@ impl Call<'_> {
     }
 
     /// The request as this backend gets it.
-    fn request(&self, upstream: &Upstream, intake: &mut Intake) -> Request<Outgoing> {
+    fn request(
+        &self,
+        upstream: &Upstream,
+        id: &HeaderValue,
+        intake: &mut Intake,
+    ) -> Request<Outgoing> {
         let endpoint = &upstream.info.endpoint;
         let mut path = String::with_capacity(self.uri.path().len() + 32);
         path.push_str(&endpoint.base_path);
@@ -266,8 +274,10 @@ impl Call<'_> {
         *req.uri_mut() = PathAndQuery::try_from(path)
             .map(Uri::from)
             .unwrap_or_default();
-        *req.headers_mut() = self.client_headers.clone();
-        headers::address_to(req.headers_mut(), upstream);
+        let mut headers = self.headers.clone();
+        headers::clean_request(&mut headers, self.peer, self.uri, id);
+        headers::address_to(&mut headers, upstream);
+        *req.headers_mut() = headers;
         req
     }
 
@@ -284,7 +294,7 @@ impl Call<'_> {
         let header = |name| {
             head.headers
                 .get(name)
-                .and_then(|v: &http::HeaderValue| v.to_str().ok())
+                .and_then(|v: &HeaderValue| v.to_str().ok())
         };
         let framing = match header(http::header::CONTENT_TYPE) {
             Some(kind) if !head.headers.contains_key(http::header::CONTENT_ENCODING) => {
@@ -365,7 +375,7 @@ fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
 }
 
 /// `Retry-After` in seconds; dates are rare and mean the default.
-fn seconds(value: &http::HeaderValue) -> Option<Duration> {
+fn seconds(value: &HeaderValue) -> Option<Duration> {
     value
         .to_str()
         .ok()?

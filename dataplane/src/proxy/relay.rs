@@ -152,8 +152,7 @@ impl Relay {
             self.prepend(before);
         }
         self.flight.finish(self.outcome);
-        self.account
-            .attempt_ended(self.upstream.info.endpoint.id.as_str(), &self.outcome);
+        self.account.attempt_ended(&self.upstream, &self.outcome);
         self.account.ended = true;
         if let Some(connection) = self.connection.take() {
             self.upstream.put_back(connection);
@@ -178,8 +177,7 @@ impl Relay {
     fn break_off(&mut self, reason: &'static str, failure: Failure) {
         let outcome = Outcome::Failure(failure);
         self.flight.finish(outcome);
-        self.account
-            .attempt_ended(self.upstream.info.endpoint.id.as_str(), &outcome);
+        self.account.attempt_ended(&self.upstream, &outcome);
         self.account.reason = reason;
         self.account.ended = true;
         self.account

@@ -147,7 +147,7 @@ impl Client {
                 shared.apply(Arc::new(kept.table), kept.revision, "disk");
             }
             Ok(kept) => {
-                tracing::warn!(format = kept.format, "last good table is of another format")
+                tracing::warn!(format = kept.format, "last good table is of another format");
             }
             Err(error) => tracing::warn!(%error, "last good table is damaged"),
         }
@@ -200,7 +200,11 @@ impl Client {
                 STEP_TIMEOUT,
                 http_body_util::Limited::new(body, 4096).collect(),
             );
-            let text = text.await.ok().and_then(Result::ok).map(|b| b.to_bytes());
+            let text = text
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .map(http_body_util::Collected::to_bytes);
             let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
             return Err(Error::Status { status, text });
         }
