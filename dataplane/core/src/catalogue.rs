@@ -4,7 +4,7 @@
 //! A name is taken exactly first; where nobody has it so, without regard to (ASCII) case. A
 //! name without a tag also means `name:latest`, as Ollama reads it.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::HashMap};
 
 use dataplane_protocol::ModelName;
 
@@ -39,6 +39,23 @@ pub(crate) enum Fit {
 }
 
 impl Catalogue {
+    /// Of all instances at once, in the order of their places.
+    pub(crate) fn of<'m>(lists: impl Iterator<Item = &'m [ModelName]>) -> Self {
+        let mut by_name: HashMap<&ModelName, Entry> = HashMap::new();
+        for (slot, names) in lists.enumerate() {
+            for name in names {
+                let entry = by_name.entry(name).or_insert_with(|| Entry {
+                    name: name.clone(),
+                    slots: Vec::new(),
+                });
+                entry.set(slot);
+            }
+        }
+        let mut entries: Vec<_> = by_name.into_values().collect();
+        entries.sort_unstable_by(|a, b| order(a.name.as_str(), b.name.as_str()));
+        Self { entries }
+    }
+
     pub(crate) fn insert(&mut self, slot: usize, names: &[ModelName]) {
         for name in names {
             let at = self
@@ -221,6 +238,18 @@ mod tests {
                 }
             }
             plain.retain(|_, set| !set.is_empty());
+            let lists: Vec<Vec<ModelName>> = (0..130)
+                .map(|slot| {
+                    let of_slot = plain.iter().filter(|(_, set)| set.contains(&slot));
+                    of_slot.map(|(name, _)| name.as_str().into()).collect()
+                })
+                .collect();
+            let at_once = Catalogue::of(lists.iter().map(Vec::as_slice));
+            let names_of = |catalogue: &Catalogue| {
+                catalogue.iter().map(|(name, slots)| (name.clone(), slots.collect())).collect()
+            };
+            let one_by_one: Vec<(ModelName, Vec<usize>)> = names_of(&catalogue);
+            prop_assert_eq!(names_of(&at_once), one_by_one);
             let held: BTreeMap<String, BTreeSet<usize>> = catalogue
                 .iter()
                 .map(|(name, slots)| (name.to_string(), slots.collect()))

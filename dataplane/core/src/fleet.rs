@@ -8,7 +8,11 @@ mod explain;
 mod look;
 mod slot;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use dataplane_protocol::{EndpointId, RoutingTable, sync::Health};
 
@@ -37,6 +41,10 @@ pub struct Fleet {
     slots: Vec<Slot>,
     by_key: HashMap<InstanceKey, usize>,
     next_key: u32,
+    /// When each slot next wants a probe or a listing, soonest first; as its `scheduled` says.
+    agenda: BTreeSet<(Mono, usize)>,
+    /// As `slots`: the routes that use each.
+    uses: Vec<Vec<Use>>,
     /// In order of precedence, as the table's routes.
     plans: Vec<Plan>,
     /// As `plans`: what changes with each request.
@@ -48,6 +56,15 @@ pub struct Fleet {
     scratch: Scratch,
     /// Events of calls that cannot return them; the next call that can does.
     pending: Vec<Event>,
+}
+
+/// An instance's place in a route.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// Place in `plans`.
+    plan: usize,
+    /// Place in the plan's members.
+    member: usize,
 }
 
 /// What a route remembers between requests.
@@ -66,6 +83,8 @@ impl Fleet {
             slots: Vec::new(),
             by_key: HashMap::new(),
             next_key: 0,
+            agenda: BTreeSet::new(),
+            uses: Vec::new(),
             plans: Vec::new(),
             live: Vec::new(),
             catalogue: Catalogue::default(),
@@ -115,11 +134,11 @@ impl Fleet {
         Some(pick)
     }
 
-    /// An answer below 500 began. Closes a half-open breaker and records the time to first
+    /// An answer below 500 began, and not a 429, which says nothing yet. Closes a half-open breaker and records the time to first
     /// byte; the request still counts as in flight. Say it once for each ticket.
     pub fn first_byte(&mut self, ticket: &Ticket, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
-        if let Some(slot) = slot_of(&self.by_key, &mut self.slots, ticket.key) {
+        if let Some((_, slot)) = slot_of(&self.by_key, &mut self.slots, ticket.key) {
             slot.load.first_byte(now.since(ticket.started));
             slot.monitor.answered(&slot.info.endpoint.health);
             if let Some(change) = slot.breaker.answered(ticket.pass) {
@@ -132,7 +151,7 @@ impl Fleet {
     /// An attempt ended. Quiet when its instance is gone.
     pub fn finish(&mut self, ticket: Ticket, outcome: Outcome, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
-        let Some(slot) = slot_of(&self.by_key, &mut self.slots, ticket.key) else {
+        let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, ticket.key) else {
             return events;
         };
         slot.load.end(matches!(outcome, Outcome::Failure(_)));
@@ -144,7 +163,10 @@ impl Fleet {
                     slot.breaker_changed(change, now, &mut events);
                 }
             }
-            Outcome::Failure(failure) => failed(slot, &ticket, failure, now, &mut events),
+            Outcome::Failure(failure) => {
+                failed(slot, &ticket, failure, now, &mut events);
+                slot.schedule(place, &mut self.agenda);
+            }
             Outcome::Saturated { retry_after } => {
                 slot.breaker.released(ticket.pass);
                 slot.saturation.saturated(retry_after, now);
@@ -158,10 +180,13 @@ impl Fleet {
     /// twice the health timeout passed. Instances whose credential is withheld are left alone.
     pub fn due(&mut self, now: Mono) -> Vec<Order> {
         let mut orders = Vec::new();
-        for slot in &mut self.slots {
-            if slot.info.is_withheld() {
+        while let Some((at, place)) = self.agenda.first().copied()
+            && at <= now
+        {
+            let Some(slot) = self.slots.get_mut(place) else {
+                self.agenda.pop_first();
                 continue;
-            }
+            };
             let health = &slot.info.endpoint.health;
             let timeout = Duration::from_millis(health.timeout_ms);
             if let Some(first_path) = slot.monitor.due(health, now) {
@@ -176,27 +201,25 @@ impl Fleet {
                     instance: slot.info.clone(),
                 });
             }
+            slot.schedule(place, &mut self.agenda);
         }
         orders
     }
 
     /// When [`Self::due`] will have something. It may lie in the past.
     pub fn next_due(&self) -> Option<Mono> {
-        let asked = self.slots.iter().filter(|slot| !slot.info.is_withheld());
-        asked
-            .flat_map(|slot| [slot.monitor.next(), slot.models.next()])
-            .flatten()
-            .min()
+        self.agenda.first().map(|(at, _)| *at)
     }
 
     /// A probe's result.
     pub fn probed(&mut self, key: InstanceKey, result: Probed, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
-        if let Some(slot) = slot_of(&self.by_key, &mut self.slots, key) {
+        if let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) {
             let policy = &slot.info.endpoint.health;
             if let Some(change) = slot.monitor.probed(policy, result, &mut self.rng, now) {
                 slot.health_changed(change, now, &mut events);
             }
+            slot.schedule(place, &mut self.agenda);
         }
         events
     }
@@ -205,10 +228,7 @@ impl Fleet {
     /// what the backend said.
     pub fn listed(&mut self, key: InstanceKey, result: Listed, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
-        let Some(place) = self.by_key.get(&key).copied() else {
-            return events;
-        };
-        let Some(slot) = self.slots.get_mut(place) else {
+        let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) else {
             return events;
         };
         if let Listed::Models {
@@ -230,6 +250,7 @@ impl Fleet {
         if slot.monitor.state() == Health::Unhealthy {
             slot.models.rest();
         }
+        slot.schedule(place, &mut self.agenda);
         events
     }
 
@@ -298,8 +319,9 @@ fn slot_of<'s>(
     by_key: &HashMap<InstanceKey, usize>,
     slots: &'s mut [Slot],
     key: InstanceKey,
-) -> Option<&'s mut Slot> {
-    slots.get_mut(*by_key.get(&key)?)
+) -> Option<(usize, &'s mut Slot)> {
+    let place = *by_key.get(&key)?;
+    Some((place, slots.get_mut(place)?))
 }
 
 fn failed(slot: &mut Slot, ticket: &Ticket, failure: Failure, now: Mono, events: &mut Vec<Event>) {

@@ -8,7 +8,7 @@ use dataplane_protocol::{
     table::{Endpoint, Instance, Profile, Route},
 };
 
-use super::{AUTO, Fleet, Live, slot::Slot};
+use super::{AUTO, Fleet, Live, Use, slot::Slot};
 use crate::{
     catalogue::Catalogue,
     models::Models,
@@ -44,11 +44,14 @@ impl Fleet {
         self.by_key = (self.slots.iter().enumerate())
             .map(|(place, slot)| (slot.key(), place))
             .collect();
-        self.catalogue = Catalogue::default();
-        for (place, slot) in self.slots.iter().enumerate() {
-            self.catalogue.insert(place, slot.models.serves());
+        self.agenda.clear();
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            slot.reschedule(place, &mut self.agenda);
         }
+        let lists = self.slots.iter().map(|slot| slot.models.serves());
+        self.catalogue = Catalogue::of(lists);
         self.plans = self.plans_of(&table);
+        self.uses = uses_of(&self.plans, self.slots.len());
         self.live = (self.plans.iter())
             .map(|plan| live_of(plan, &self.slots, turns.get(&plan.route.id)))
             .collect();
@@ -167,7 +170,7 @@ impl Fleet {
             let members = plan.members.iter().zip(&live.turns.members);
             let remembered = Remembered {
                 targets: targets
-                    .map(|(target, sum)| (target.endpoint.id.clone(), *sum))
+                    .map(|(target, sum)| (target.endpoint.id.clone(), (target.weight, *sum)))
                     .collect(),
                 members: members
                     .filter_map(|(member, sum)| Some((self.slots.get(member.slot)?.key(), *sum)))
@@ -183,7 +186,8 @@ impl Fleet {
 /// A route's turns by names that outlive a table, so that the rotation goes on where it was.
 #[derive(Debug)]
 struct Remembered {
-    targets: HashMap<EndpointId, i64>,
+    /// Weight and sum.
+    targets: HashMap<EndpointId, (u32, i64)>,
     members: HashMap<InstanceKey, i64>,
     live: Live,
 }
@@ -191,12 +195,17 @@ struct Remembered {
 fn live_of(plan: &Plan, slots: &[Slot], remembered: Option<&Remembered>) -> Live {
     let target = |id| remembered.and_then(|all| all.targets.get(id)).copied();
     let member = |key| remembered.and_then(|all| all.members.get(&key)).copied();
+    // A sum run up under a large weight would be a debt of many rounds under a small one.
+    let same_weights = plan.targets.iter().all(|planned| {
+        target(&planned.endpoint.id).is_none_or(|(weight, _)| weight == planned.weight)
+    });
     let targets = plan.targets.iter();
     let members = plan.members.iter();
     Live {
         turns: Turns {
             targets: targets
-                .map(|planned| target(&planned.endpoint.id).unwrap_or(0))
+                .map(|planned| target(&planned.endpoint.id).filter(|_| same_weights))
+                .map(|known| known.map_or(0, |(_, sum)| sum))
                 .collect(),
             members: members
                 .map(|planned| {
@@ -209,6 +218,21 @@ fn live_of(plan: &Plan, slots: &[Slot], remembered: Option<&Remembered>) -> Live
             .map(|all| all.live.budget.clone())
             .unwrap_or_default(),
     }
+}
+
+fn uses_of(plans: &[Plan], slots: usize) -> Vec<Vec<Use>> {
+    let mut uses = vec![Vec::new(); slots];
+    for (place, plan) in plans.iter().enumerate() {
+        for (member, planned) in plan.members.iter().enumerate() {
+            if let Some(of_slot) = uses.get_mut(planned.slot) {
+                of_slot.push(Use {
+                    plan: place,
+                    member,
+                });
+            }
+        }
+    }
+    uses
 }
 
 fn name_of(info: &InstanceInfo) -> (EndpointId, InstanceId) {

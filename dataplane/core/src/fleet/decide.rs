@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dataplane_protocol::{sync::Health, table::Profile};
+use dataplane_protocol::{
+    sync::{Breaker, Health},
+    table::Profile,
+};
 
 use super::slot::Slot;
 use crate::{
@@ -273,6 +276,8 @@ fn unavailable(scene: &Scene<'_>, query: &Query<'_>, candidates: &[Candidate]) -
     let ends = candidates
         .iter()
         .filter_map(|candidate| match candidate.standing {
+            // Its trial may end at any time.
+            Standing::Open { .. } if is_half_open(scene, candidate) => Some(scene.now),
             Standing::Saturated { until } | Standing::Open { until, .. } => Some(until),
             _ => None,
         });
@@ -285,6 +290,11 @@ fn unavailable(scene: &Scene<'_>, query: &Query<'_>, candidates: &[Candidate]) -
     } else {
         Refusal::Unavailable { retry_after }
     }
+}
+
+fn is_half_open(scene: &Scene<'_>, candidate: &Candidate) -> bool {
+    let slot = scene.slots.get(candidate.slot);
+    slot.is_some_and(|slot| slot.breaker.state() == Breaker::HalfOpen)
 }
 
 fn health_wait(scene: &Scene<'_>, candidates: &[Candidate]) -> Duration {

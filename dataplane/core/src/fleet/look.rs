@@ -12,7 +12,7 @@ use super::{Fleet, Live, slot::Slot};
 use crate::{
     models::Knowledge,
     pick::InstanceInfo,
-    plan::{Plan, PlannedTarget},
+    plan::{Member, Plan, PlannedTarget},
     route,
     select::Standing,
     time::Mono,
@@ -39,14 +39,13 @@ impl Fleet {
     /// which is neither unhealthy nor waiting for its credential. Sorted by name without regard
     /// to case. A full or broken (open) one is still listed: it comes back by itself.
     pub fn models(&self, prefix: Option<&str>, dialect: Option<Dialect>) -> Vec<ModelView> {
-        let routed = self.routed();
         let mut views = Vec::new();
         for (name, places) in self.catalogue.iter() {
             let mut endpoints = BTreeSet::new();
             let mut types = BTreeSet::new();
             let mut instances = 0;
             let mut usable = 0;
-            for place in places.filter(|place| routed.contains(place)) {
+            for place in places.filter(|place| self.is_routed(*place)) {
                 let Some(slot) = self.slots.get(place) else {
                     continue;
                 };
@@ -73,13 +72,17 @@ impl Fleet {
         views
     }
 
-    /// Places of instances that some route gives a share.
-    fn routed(&self) -> BTreeSet<usize> {
-        let members = self.plans.iter().flat_map(|plan| &plan.members);
-        members
-            .filter(|member| member.weight > 0)
-            .map(|member| member.slot)
-            .collect()
+    /// The routes that use the instance at `place`, in order of precedence.
+    fn uses(&self, place: usize) -> impl Iterator<Item = (&Plan, &Member)> {
+        let uses = self.uses.get(place).into_iter().flatten();
+        uses.filter_map(|at| {
+            let plan = self.plans.get(at.plan)?;
+            Some((plan, plan.members.get(at.member)?))
+        })
+    }
+
+    fn is_routed(&self, place: usize) -> bool {
+        self.uses(place).any(|(_, member)| member.weight > 0)
     }
 
     fn instance_view(&self, place: usize, slot: &Slot, now: Mono) -> InstanceView {
@@ -116,33 +119,27 @@ impl Fleet {
     }
 
     fn places(&self, place: usize) -> Vec<PlaceView> {
-        let mut places = Vec::new();
-        for plan in &self.plans {
-            for member in plan.members.iter().filter(|member| member.slot == place) {
-                if let Some(target) = plan.targets.get(member.target) {
-                    places.push(PlaceView {
-                        route: plan.route.id.clone(),
-                        tier: target.tier,
-                        priority: target.priority,
-                        weight: target.weight,
-                    });
-                }
-            }
-        }
-        places
+        let targets = self.uses(place).filter_map(|(plan, member)| {
+            let target = plan.targets.get(member.target)?;
+            Some(PlaceView {
+                route: plan.route.id.clone(),
+                tier: target.tier,
+                priority: target.priority,
+                weight: target.weight,
+            })
+        });
+        targets.collect()
     }
 
     /// Empty when some route can send it a request; else the first route's reason.
     fn why_not(&self, place: usize, slot: &Slot, now: Mono) -> String {
         let mut first = None;
-        for plan in &self.plans {
-            for member in plan.members.iter().filter(|member| member.slot == place) {
-                let standing = slot.standing(member.weight, plan.route.breaker.as_ref(), now);
-                if standing.is_selectable() {
-                    return String::new();
-                }
-                first.get_or_insert(standing);
+        for (plan, member) in self.uses(place) {
+            let standing = slot.standing(member.weight, plan.route.breaker.as_ref(), now);
+            if standing.is_selectable() {
+                return String::new();
             }
+            first.get_or_insert(standing);
         }
         first.map_or_else(
             || "no route leads here".to_owned(),

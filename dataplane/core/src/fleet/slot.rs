@@ -1,7 +1,7 @@
 //! The live state of one instance, all its signals in one place, and what each change of them
 //! sets off.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use dataplane_protocol::{
     sync::{Breaker as BreakerState, Health},
@@ -30,6 +30,8 @@ pub(crate) struct Slot {
     pub(crate) ramp: Ramp,
     pub(crate) load: Load,
     pub(crate) models: Models,
+    /// Its entry in the fleet's agenda.
+    scheduled: Option<Mono>,
 }
 
 impl Slot {
@@ -43,6 +45,7 @@ impl Slot {
             load: Load::default(),
             models: Models::new(&endpoint.models),
             info: Arc::new(info),
+            scheduled: None,
         };
         if slot.monitor.state() == Health::Healthy {
             slot.models.wake(&slot.info.endpoint.models, now);
@@ -84,6 +87,30 @@ impl Slot {
         if self.monitor.state() == Health::Healthy {
             self.models.wake(&endpoint.models, now);
         }
+    }
+
+    /// Moves its entry in the agenda to where its next probe or listing now is. Nothing is asked
+    /// of an instance whose credential is withheld.
+    pub(crate) fn schedule(&mut self, place: usize, agenda: &mut BTreeSet<(Mono, usize)>) {
+        let wanted = [self.monitor.next(), self.models.next()];
+        let next = wanted.into_iter().flatten().min();
+        let next = next.filter(|_| !self.info.is_withheld());
+        if self.scheduled == next {
+            return;
+        }
+        if let Some(at) = self.scheduled {
+            agenda.remove(&(at, place));
+        }
+        if let Some(at) = next {
+            agenda.insert((at, place));
+        }
+        self.scheduled = next;
+    }
+
+    /// Its place may be another one now: its entry is made anew.
+    pub(crate) fn reschedule(&mut self, place: usize, agenda: &mut BTreeSet<(Mono, usize)>) {
+        self.scheduled = None;
+        self.schedule(place, agenda);
     }
 
     /// A listing told what an `auto` endpoint is.

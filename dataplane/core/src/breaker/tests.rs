@@ -1,0 +1,165 @@
+use super::*;
+use crate::testing::breaker_policy;
+
+const START: Mono = Mono::from_millis(1_000_000);
+
+fn at(seconds: u64) -> Mono {
+    START + Duration::from_secs(seconds)
+}
+
+fn opened(policy: &BreakerPolicy, now: Mono) -> Breaker {
+    let mut breaker = Breaker::default();
+    for _ in 0..policy.consecutive_failures {
+        breaker.failed(Pass::Free, policy, "reset", now);
+    }
+    assert_eq!(breaker.state(), State::Open);
+    breaker
+}
+
+#[test]
+fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
+    let policy = breaker_policy();
+    let mut breaker = Breaker::default();
+    for _ in 0..4 {
+        assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+    }
+    breaker.succeeded(Pass::Free, START);
+    for _ in 0..4 {
+        assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+    }
+    let change = breaker.failed(Pass::Free, &policy, "reset", START).unwrap();
+    assert_eq!((change.from, change.to), (State::Closed, State::Open));
+    assert_eq!(change.reason, "5 failures in a row, last: reset");
+}
+
+#[test]
+fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
+    let policy = BreakerPolicy {
+        consecutive_failures: 100,
+        failure_percent: Some(50),
+        min_requests: 10,
+        ..breaker_policy()
+    };
+    let mut breaker = Breaker::default();
+    for _ in 0..9 {
+        let early = breaker.failed(Pass::Free, &policy, "status", at(0));
+        assert_eq!(early, None, "nine results are not enough");
+    }
+    // Those have left the window by then; of the good ones five are in it.
+    for second in 1..9 {
+        breaker.succeeded(Pass::Free, at(second));
+    }
+    for _ in 0..4 {
+        let below = breaker.failed(Pass::Free, &policy, "status", at(13));
+        assert_eq!(below, None);
+    }
+    let change = breaker
+        .failed(Pass::Free, &policy, "status", at(13))
+        .unwrap();
+    assert_eq!(change.to, State::Open);
+    assert_eq!(
+        change.reason,
+        "5 of 10 requests in 10 s failed, last: status"
+    );
+}
+
+#[test]
+fn half_open_admits_one_probe_at_a_time() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    assert!(matches!(
+        breaker.admission(&policy, at(29)),
+        Admission::No { .. }
+    ));
+    let (pass, change) = breaker.enter(&policy, at(30));
+    assert_eq!(change.unwrap().to, State::HalfOpen);
+    assert!(matches!(
+        breaker.admission(&policy, at(31)),
+        Admission::No { .. }
+    ));
+    breaker.released(pass);
+    assert_eq!(breaker.admission(&policy, at(31)), Admission::Trial);
+    let (pass, _) = breaker.enter(&policy, at(31));
+    assert_eq!(breaker.answered(pass).unwrap().to, State::Closed);
+    assert_eq!(breaker.admission(&policy, at(31)), Admission::Yes);
+}
+
+#[test]
+fn a_trial_without_verdict_does_not_block_forever() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    let _ = breaker.enter(&policy, at(30));
+    assert!(matches!(
+        breaker.admission(&policy, at(59)),
+        Admission::No { .. }
+    ));
+    assert_eq!(breaker.admission(&policy, at(60)), Admission::Trial);
+    let _ = breaker.enter(&policy, at(60));
+    assert!(matches!(
+        breaker.admission(&policy, at(61)),
+        Admission::No { .. }
+    ));
+}
+
+#[test]
+fn open_time_doubles_with_each_failed_trial_up_to_its_bound() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    let mut now = START;
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let until = breaker.reopens().unwrap();
+        waits.push(until.since(now).as_secs());
+        now = until;
+        let (pass, _) = breaker.enter(&policy, now);
+        breaker.failed(pass, &policy, "connect", now);
+    }
+    assert_eq!(waits, [30, 60, 120, 240, 300, 300]);
+    now = breaker.reopens().unwrap();
+    let (pass, _) = breaker.enter(&policy, now);
+    breaker.answered(pass);
+    for _ in 0..5 {
+        breaker.failed(Pass::Free, &policy, "connect", now);
+    }
+    assert_eq!(
+        breaker.reopens().unwrap().since(now).as_secs(),
+        30,
+        "anew once closed"
+    );
+}
+
+#[test]
+fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    let until = breaker.reopens();
+    for second in 0..40 {
+        assert_eq!(
+            breaker.failed(Pass::Free, &policy, "reset", at(second)),
+            None
+        );
+    }
+    assert_eq!(breaker.reopens(), until);
+    let (trial, _) = breaker.enter(&policy, at(40));
+    assert_eq!(breaker.failed(Pass::Free, &policy, "reset", at(41)), None);
+    assert_eq!(breaker.state(), State::HalfOpen, "only the trial judges");
+    assert!(breaker.failed(trial, &policy, "reset", at(41)).is_some());
+}
+
+#[test]
+fn a_success_sent_before_it_opened_does_not_close_it() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    assert_eq!(breaker.succeeded(Pass::Free, at(1)), None);
+    assert_eq!(breaker.state(), State::Open);
+}
+
+#[test]
+fn an_answered_last_resort_closes_it() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    let (pass, change) = breaker.enter(&policy, at(1));
+    assert_eq!((pass, change), (Pass::Forced(1), None));
+    assert_eq!(breaker.answered(pass).unwrap().to, State::Closed);
+    assert_eq!(breaker.answered(pass), None, "said once");
+}
