@@ -56,7 +56,10 @@ pub struct App;
 
 impl App {
     /// Everything is read and bound before anything runs.
-    #[expect(clippy::unused_async, reason = "so that nobody calls it outside of a runtime")]
+    #[expect(
+        clippy::unused_async,
+        reason = "so that nobody calls it outside of a runtime"
+    )]
     pub async fn start(settings: Settings, from: From) -> Result<Running, Error> {
         let addr = settings.listen;
         let mut tasks = JoinSet::new();

@@ -16,8 +16,8 @@ use dataplane_protocol::{
 };
 
 use crate::{
-    Facts, Kind, Problem, Verdict, credential, duration::millis, instances, nearest::nearest,
-    profile, url,
+    Facts, Kind, Problem, Verdict, credential, duration::millis, instances, labels::LabelIndex,
+    nearest::nearest, profile, url,
 };
 
 /// What an accepted endpoint adds to the table.
@@ -34,7 +34,7 @@ pub(crate) struct Part {
 pub(crate) fn compile(
     object: &LlmEndpoint,
     facts: &Facts,
-    pods: &instances::PodIndex<'_>,
+    pods: &LabelIndex<'_>,
 ) -> (Verdict, Option<Part>) {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut verdict = Verdict {
@@ -147,7 +147,7 @@ impl<'a> Target<'a> {
         &self,
         name: &str,
         facts: &Facts,
-        pods: &instances::PodIndex<'_>,
+        pods: &LabelIndex<'_>,
     ) -> Result<Vec<Instance>, Problem> {
         match self {
             Self::Url(url) => Ok(instances::of_url(name, url)),

@@ -14,7 +14,8 @@ use dataplane_protocol::{
 
 use crate::{
     Facts, Problem,
-    facts::{PodFact, ServiceFact, SliceAddress},
+    facts::{ServiceFact, SliceAddress},
+    labels::LabelIndex,
     url::Url,
 };
 
@@ -61,61 +62,30 @@ pub(crate) fn of_service(
     Ok(found.into_values().collect())
 }
 
-/// The ready pods that have the labels.
+/// Pods that can be used, for [`of_pods`].
+pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
+    let mut index = LabelIndex::default();
+    for (name, pod) in &facts.pods {
+        if pod.ready && !pod.ip.is_empty() {
+            index.add(name, &pod.labels);
+        }
+    }
+    index
+}
+
+/// The pods among `usable` that have the labels.
 pub(crate) fn of_pods(
     endpoint: &str,
     target: &PodSelectorTarget,
     facts: &Facts,
-    pods: &PodIndex<'_>,
+    usable: &LabelIndex<'_>,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
-    let selector = target.selector();
-    let instances = pods
-        .candidates(&target.match_labels)
-        .iter()
-        .filter(|(_, pod)| selector.matches(&pod.labels))
-        .map(|(name, pod)| instance(endpoint, name, &pod.ip, target.port))
-        .collect();
-    Ok(instances)
-}
-
-/// Usable pods by each of their labels, so that many selectors over many pods do not look at
-/// each pair.
-pub(crate) struct PodIndex<'a> {
-    by_label: BTreeMap<(&'a str, &'a str), Vec<(&'a str, &'a PodFact)>>,
-}
-
-impl<'a> PodIndex<'a> {
-    pub(crate) fn of(facts: &'a Facts) -> Self {
-        let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (name, pod) in &facts.pods {
-            if !pod.ready || pod.ip.is_empty() {
-                continue;
-            }
-            for (key, value) in &pod.labels {
-                let pods = by_label.entry((key.as_str(), value.as_str())).or_default();
-                pods.push((name.as_str(), pod));
-            }
-        }
-        Self { by_label }
-    }
-
-    /// Pods by name that have the rarest of `labels`; none for no labels.
-    fn candidates<'s>(
-        &'s self,
-        labels: &'s BTreeMap<String, String>,
-    ) -> &'s [(&'s str, &'s PodFact)] {
-        labels
-            .iter()
-            .map(
-                |(key, value)| match self.by_label.get(&(key.as_str(), value.as_str())) {
-                    Some(pods) => pods.as_slice(),
-                    None => &[],
-                },
-            )
-            .min_by_key(|pods| pods.len())
-            .unwrap_or_default()
-    }
+    let found = usable.matching(&target.match_labels).filter_map(|name| {
+        let pod = facts.pods.get(name)?;
+        Some(instance(endpoint, name, &pod.ip, target.port))
+    });
+    Ok(found.collect())
 }
 
 fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {

@@ -17,6 +17,7 @@ mod credential;
 mod duration;
 mod endpoint;
 mod instances;
+mod labels;
 mod nearest;
 mod profile;
 mod route;
@@ -55,7 +56,7 @@ pub fn compile(namespace: &str, objects: &Objects, facts: &Facts) -> Compiled {
     };
     let mut verdicts = Vec::new();
     let mut accepted = route::Accepted::new();
-    let pods = instances::PodIndex::of(facts);
+    let pods = instances::usable_pods(facts);
     for object in &objects.endpoints {
         let (verdict, part) = endpoint::compile(object, facts, &pods);
         if let Some(part) = part {

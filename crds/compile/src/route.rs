@@ -18,7 +18,7 @@ use dataplane_protocol::{
     table::{Balancer, HeaderMatch, Route, RouteMatch, Target},
 };
 
-use crate::{Kind, Problem, Verdict};
+use crate::{Kind, Problem, Verdict, labels::LabelIndex};
 
 /// Accepted endpoints by name.
 pub(crate) type Accepted = BTreeMap<String, Arc<LlmEndpoint>>;
@@ -28,6 +28,7 @@ pub(crate) fn compile(
     objects: &[Arc<OllaRoute>],
     accepted: &Accepted,
 ) -> (Vec<Verdict>, Vec<Arc<Route>>) {
+    let index = by_labels(accepted);
     let mut ordered: Vec<_> = objects.iter().map(AsRef::as_ref).collect();
     ordered.sort_by(|a: &&OllaRoute, b| by_age(a, b));
     let mut verdicts = Vec::new();
@@ -42,7 +43,7 @@ pub(crate) fn compile(
             resolved_refs: Ok(()),
             instances: 0,
         };
-        let made = make(object, accepted).and_then(|(route, resolved)| {
+        let made = make(object, accepted, &index).and_then(|(route, resolved)| {
             let key = Match::of(&route.matches);
             if let Some(winner) = taken.get(&key) {
                 return Err(conflict(winner, object));
@@ -62,6 +63,15 @@ pub(crate) fn compile(
     // Stable: among equals, age and name have already decided.
     routes.sort_by_key(|route| specificity(&route.matches));
     (verdicts, routes)
+}
+
+fn by_labels(accepted: &Accepted) -> LabelIndex<'_> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    let mut index = LabelIndex::default();
+    for (name, endpoint) in accepted {
+        index.add(name, endpoint.metadata.labels.as_ref().unwrap_or(&NONE));
+    }
+    index
 }
 
 /// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
@@ -121,10 +131,14 @@ fn name_of(object: &OllaRoute) -> &str {
 }
 
 /// A route and whether all that it names exists; or why there is none.
-fn make(object: &OllaRoute, accepted: &Accepted) -> Result<(Route, Result<(), Problem>), Problem> {
+fn make(
+    object: &OllaRoute,
+    accepted: &Accepted,
+    index: &LabelIndex<'_>,
+) -> Result<(Route, Result<(), Problem>), Problem> {
     let spec = &object.spec;
     let matches = matches(spec.matches.as_ref())?;
-    let (chosen, resolved) = chosen(spec.endpoints.as_ref(), accepted)?;
+    let (chosen, resolved) = chosen(spec.endpoints.as_ref(), accepted, index)?;
     let route = Route {
         id: RouteId::from(name_of(object)),
         matches,
@@ -192,6 +206,7 @@ type ChosenByName = BTreeMap<String, Chosen>;
 fn chosen(
     spec: Option<&EndpointsSpec>,
     accepted: &Accepted,
+    index: &LabelIndex<'_>,
 ) -> Result<(ChosenByName, Result<(), Problem>), Problem> {
     let own = |endpoint: &LlmEndpoint| Chosen {
         priority: endpoint.spec.priority,
@@ -209,11 +224,9 @@ fn chosen(
     }
     let mut chosen = ChosenByName::new();
     if let Some(selector) = &spec.selector {
-        let none = BTreeMap::new();
-        for (name, endpoint) in accepted {
-            if selector.matches(endpoint.metadata.labels.as_ref().unwrap_or(&none)) {
-                chosen.insert(name.clone(), own(endpoint));
-            }
+        for name in index.matching(&selector.match_labels) {
+            let own = accepted.get(name).map(|endpoint| own(endpoint));
+            chosen.extend(own.map(|own| (name.to_owned(), own)));
         }
     }
     let mut named = BTreeSet::new();

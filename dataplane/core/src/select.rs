@@ -188,3 +188,186 @@ fn last_resort(rules: Rules, candidates: &[Candidate]) -> Option<Candidate> {
     });
     soonest.map(|(_, candidate)| *candidate)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(place: usize, tier: u32, weight: u32) -> Candidate {
+        Candidate {
+            slot: place,
+            member: place,
+            target: place,
+            tier,
+            weight,
+            standing: Standing::Selectable,
+            healthy: true,
+            ramp_permille: FULL_PERMILLE,
+            in_flight: 0,
+            score: 0.0,
+            tried: false,
+            endpoint_tried: false,
+        }
+    }
+
+    fn turns(count: usize) -> Turns {
+        Turns {
+            targets: vec![0; count],
+            members: vec![0; count],
+        }
+    }
+
+    fn rules(balancer: Balancer) -> Rules {
+        Rules {
+            balancer,
+            when_all_open: Some(WhenAllOpen::TryBest),
+        }
+    }
+
+    /// Places that `count` choices fall on.
+    fn choices(candidates: &[Candidate], balancer: Balancer, count: usize) -> Vec<usize> {
+        let (mut turns, mut rng) = (turns(candidates.len()), Rng::new(3));
+        let mut group = Vec::new();
+        let mut choose_one = || {
+            choose(
+                rules(balancer),
+                candidates,
+                &mut group,
+                &mut turns,
+                &mut rng,
+            )
+        };
+        (0..count).map(|_| choose_one().unwrap().0.slot).collect()
+    }
+
+    #[test]
+    fn larger_weights_are_spread_out_not_bunched() {
+        let all = [candidate(0, 0, 5), candidate(1, 0, 1), candidate(2, 0, 1)];
+        assert_eq!(
+            choices(&all, Balancer::RoundRobin, 7),
+            [0, 0, 1, 0, 2, 0, 0]
+        );
+    }
+
+    #[test]
+    fn a_tier_that_is_coming_back_takes_its_share_and_the_next_the_rest() {
+        let mut back = candidate(0, 0, 100);
+        back.ramp_permille = 300;
+        let all = [back, candidate(1, 1, 100)];
+        let chosen = choices(&all, Balancer::Priority, 10_000);
+        let on_first = chosen.iter().filter(|place| **place == 0).count();
+        assert!((2_800..3_200).contains(&on_first), "{on_first}");
+        assert!(
+            choices(&all[..1], Balancer::Priority, 9)
+                .iter()
+                .all(|place| *place == 0)
+        );
+    }
+
+    #[test]
+    fn one_that_is_coming_back_takes_less_of_its_tier() {
+        let mut back = candidate(0, 0, 100);
+        back.ramp_permille = 100;
+        let chosen = choices(&[back, candidate(1, 0, 100)], Balancer::Priority, 110);
+        assert_eq!(chosen.iter().filter(|place| **place == 0).count(), 10);
+    }
+
+    fn standings() -> impl Strategy<Value = Standing> {
+        let time = (1..100_u64).prop_map(Mono::from_millis);
+        prop_oneof![
+            Just(Standing::Selectable),
+            time.clone().prop_map(|until| Standing::Saturated { until }),
+            (time.clone(), time).prop_map(|(since, until)| Standing::Open { since, until }),
+            Just(Standing::Unhealthy),
+            Just(Standing::Withheld),
+            Just(Standing::NoShare),
+        ]
+    }
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        let one = (
+            0..3_u32,
+            1..50_u32,
+            standings(),
+            any::<bool>(),
+            any::<bool>(),
+            0..4_u32,
+        );
+        prop::collection::vec(one, 0..8).prop_map(|mut list| {
+            list.sort_by_key(|(tier, ..)| *tier);
+            let all = list.into_iter().enumerate();
+            all.map(
+                |(place, (tier, weight, standing, healthy, tried, in_flight))| Candidate {
+                    standing,
+                    healthy,
+                    tried,
+                    endpoint_tried: tried,
+                    in_flight,
+                    ..candidate(place, tier, weight)
+                },
+            )
+            .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_choice_is_never_worse_than_another_it_could_have_made(all in candidates()) {
+            for balancer in [Balancer::Priority, Balancer::RoundRobin, Balancer::LeastConnections] {
+                let (mut turns, mut rng) = (turns(all.len()), Rng::new(1));
+                let choice =
+                    choose(rules(balancer), &all, &mut Vec::new(), &mut turns, &mut rng);
+                let open: Vec<_> = all.iter().filter(|c| is_open_to(c)).collect();
+                match choice {
+                    None => {
+                        prop_assert!(open.is_empty());
+                        let any = all.iter().any(|c| {
+                            let may = matches!(
+                                c.standing,
+                                Standing::Saturated { .. } | Standing::Open { .. }
+                            );
+                            may && !c.tried
+                        });
+                        prop_assert!(!any, "a last resort was left");
+                    }
+                    Some((chosen, last_resort)) => {
+                        prop_assert!(!chosen.tried);
+                        prop_assert_eq!(last_resort, open.is_empty());
+                        if !last_resort {
+                            let lowest = open.iter().map(|c| c.tier).min();
+                            let in_reach = |c: &&&Candidate| {
+                                balancer != Balancer::Priority || c.tier == chosen.tier
+                            };
+                            prop_assert!(
+                                balancer != Balancer::Priority || Some(chosen.tier) == lowest
+                            );
+                            let healthy = open.iter().filter(in_reach).any(|c| c.healthy);
+                            prop_assert_eq!(chosen.healthy, healthy);
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn whoever_comes_and_goes_nobody_runs_up_a_debt(
+            weights in prop::collection::vec(1..100_u32, 6),
+            groups in prop::collection::vec(1..64_u8, 1..300),
+        ) {
+            let mut turns = turns(6);
+            let total: u32 = weights.iter().sum();
+            for present in groups {
+                let group: Vec<_> = (0..6)
+                    .filter(|place| present & (1 << place) != 0)
+                    .map(|place| candidate(place, 0, weights[place]))
+                    .collect();
+                take_turn(&group, &mut turns).unwrap();
+                // A few rounds at most: so much may be caught up when somebody returns.
+                let bound = i64::from(total) * i64::from(FULL_PERMILLE) * 6;
+                prop_assert!(turns.targets.iter().all(|sum| sum.abs() <= bound), "{turns:?}");
+            }
+        }
+    }
+}

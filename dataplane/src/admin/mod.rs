@@ -6,7 +6,7 @@ mod status;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dataplane_core::{FleetView, Query};
+use dataplane_core::{FleetView, InstanceView, Query};
 use dataplane_protocol::{Dialect, sync::Health};
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json};
@@ -71,11 +71,9 @@ pub(crate) fn why_not_ready(shared: &Shared, view: &FleetView) -> Option<String>
     if shared.source().revision.is_none() {
         return Some("no routing table yet".to_owned());
     }
-    let unknown = view
-        .instances
-        .iter()
-        .filter(|i| i.health == Health::Unknown)
-        .count();
+    // One that is not usable anyway (its credential is withheld, say) is not waited for.
+    let waits = |i: &&InstanceView| i.usable && i.health == Health::Unknown;
+    let unknown = view.instances.iter().filter(waits).count();
     (unknown > 0).then(|| format!("{unknown} instances have not been probed yet"))
 }
 

@@ -2,7 +2,9 @@
 //! serves on meanwhile, and from disk after a restart (without credentials).
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,

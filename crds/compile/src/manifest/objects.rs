@@ -235,7 +235,13 @@ fn secret(document: &Node, notes: &mut Notes<'_>) -> BTreeMap<String, Secret> {
         "type",
         "immutable",
     ];
-    check_members(document, &known, notes);
+    for entry in document.entries() {
+        if !known.contains(&entry.key.as_str()) {
+            // A slip of indentation can make a value a key, so it is not named.
+            let message = format!("unknown field; known are {}", known.join(", "));
+            notes.error(entry.line, "", message);
+        }
+    }
     let mut values = BTreeMap::new();
     for (section, encoded) in [("data", true), ("stringData", false)] {
         let Some(entry) = document
@@ -249,6 +255,11 @@ fn secret(document: &Node, notes: &mut Notes<'_>) -> BTreeMap<String, Secret> {
             notes.error(entry.line, section, message);
         }
         for item in entry.value.entries() {
+            if item.value.is_null() {
+                // As above.
+                notes.error(item.line, section, "holds an entry without a value");
+                continue;
+            }
             let field = format!("{section}.{}", item.key);
             if let Some(value) = secret_value(item, &field, encoded, notes) {
                 values.insert(item.key.clone(), Secret::new(value));

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::breaker_policy;
 
@@ -162,4 +164,93 @@ fn an_answered_last_resort_closes_it() {
     assert_eq!((pass, change), (Pass::Forced(1), None));
     assert_eq!(breaker.answered(pass).unwrap().to, State::Closed);
     assert_eq!(breaker.answered(pass), None, "said once");
+}
+
+#[test]
+fn a_trial_of_an_earlier_half_open_time_neither_judges_nor_frees_a_later_one() {
+    let policy = breaker_policy();
+    let mut breaker = opened(&policy, START);
+    let (forgotten, _) = breaker.enter(&policy, at(30));
+    let (second, _) = breaker.enter(&policy, at(60));
+    breaker.failed(second, &policy, "reset", at(60));
+    let _ = breaker.enter(&policy, at(120));
+    let full =
+        |breaker: &Breaker| matches!(breaker.admission(&policy, at(121)), Admission::No { .. });
+    assert!(full(&breaker));
+    breaker.released(forgotten);
+    assert!(full(&breaker), "its permit was another one");
+    assert_eq!(breaker.answered(forgotten), None);
+    assert_eq!(breaker.failed(forgotten, &policy, "reset", at(121)), None);
+    assert_eq!(breaker.state(), State::HalfOpen);
+}
+
+/// What may happen to a breaker, in any order.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Send,
+    Answer,
+    Succeed,
+    Fail,
+    Cancel,
+    Wait(u64),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let one = prop_oneof![
+        4 => Just(Happening::Send),
+        Just(Happening::Answer),
+        Just(Happening::Succeed),
+        4 => Just(Happening::Fail),
+        Just(Happening::Cancel),
+        2 => (0..60_u64).prop_map(Happening::Wait),
+    ];
+    prop::collection::vec(one, 1..120)
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_an_open_breaker_reopens_within_its_bound(all in happenings()) {
+        let policy = breaker_policy();
+        let mut breaker = Breaker::default();
+        let mut now = START;
+        let mut out: Vec<Pass> = Vec::new();
+        for happening in all {
+            match happening {
+                Happening::Send => {
+                    let admission = breaker.admission(&policy, now);
+                    let (pass, change) = breaker.enter(&policy, now);
+                    prop_assert_eq!(admission == Admission::Yes, pass == Pass::Free);
+                    prop_assert!(change.is_none_or(|change| change.to == State::HalfOpen));
+                    out.push(pass);
+                }
+                Happening::Answer => {
+                    if let Some(pass) = out.first() {
+                        breaker.answered(*pass);
+                    }
+                }
+                Happening::Succeed => {
+                    if let Some(pass) = out.pop() {
+                        breaker.succeeded(pass, now);
+                    }
+                }
+                Happening::Fail => {
+                    if let Some(pass) = out.pop() {
+                        breaker.failed(pass, &policy, "reset", now);
+                    }
+                }
+                Happening::Cancel => {
+                    if let Some(pass) = out.pop() {
+                        breaker.released(pass);
+                    }
+                }
+                Happening::Wait(seconds) => now = now + Duration::from_secs(seconds),
+            }
+            let longest = Duration::from_millis(policy.max_open_for_ms);
+            if let Admission::No { until, .. } = breaker.admission(&policy, now) {
+                prop_assert!(until <= now + longest);
+            }
+            let later = breaker.admission(&policy, now + longest);
+            prop_assert!(!matches!(later, Admission::No { .. }), "shut for ever");
+        }
+    }
 }
