@@ -393,7 +393,12 @@ impl Client {
             .map_err(io::Error::other)
             .and_then(|text| {
                 let temporary = path.with_extension("tmp");
-                fs::write(&temporary, text)?;
+                let mut options = fs::OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                let mut file = options.open(&temporary)?;
+                file.write_all(&text)?;
+                // Renamed only once it is whole, also after a power cut.
+                file.sync_all()?;
                 fs::rename(&temporary, &path)
             });
         if let Err(error) = written {
