@@ -194,6 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::rng::Rng;
 
     fn candidate(place: usize, tier: u32, weight: u32) -> Candidate {
         Candidate {
