@@ -90,7 +90,10 @@ impl Writer {
                 () = stop.cancelled() => return,
                 marked = self.ledger.marked() => {
                     for namespace in marked {
-                        due.entry(namespace).or_insert_with(|| Instant::now() + DELAY);
+                        // It may be due already, but only much later.
+                        let soon = Instant::now() + DELAY;
+                        let at = due.entry(namespace).or_insert(soon);
+                        *at = soon.min(*at);
                     }
                 }
                 () = wait => {
