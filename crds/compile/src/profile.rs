@@ -12,7 +12,7 @@ use dataplane_protocol::{
 };
 use serde::Deserialize;
 
-/// All built-in types by name. Aliases are not in it: see [`find`].
+/// All built-in types by name. Aliases are not in it.
 pub fn profiles() -> &'static BTreeMap<String, Arc<Profile>> {
     &CATALOGUE.profiles
 }

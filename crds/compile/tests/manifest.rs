@@ -183,6 +183,10 @@ fn kinds_and_versions_that_are_not_read_are_named() {
             "error f:1: apiVersion: must be `olla.dev/v1alpha1` for kind OllaRoute, not `olla.dev/v1`",
         ),
         (
+            "- a\n".into(),
+            "error f:1: a document must be a map, not a list",
+        ),
+        (
             "version: '3.8'\nservices: {}\n".into(),
             "error f:1: kind: neither a Kubernetes object (it has no kind) nor an Olla config \
              (it has none of its sections)",

@@ -45,6 +45,11 @@ pub(super) fn read(document: &Node, notes: &mut Notes<'_>) -> Vec<Read> {
 
 /// A kind of [`KINDS`], beside the API version that belongs to it.
 fn kind<'a>(document: &'a Node, notes: &mut Notes<'_>) -> Option<&'a str> {
+    if !matches!(document.value, Value::Map(_)) {
+        let message = format!("a document must be a map, not {}", document.type_name());
+        notes.error(document.line, "", message);
+        return None;
+    }
     let Some(kind) = document
         .find("kind")
         .and_then(|entry| entry.value.as_text())

@@ -116,9 +116,10 @@ fn split(text: &str) -> Vec<(u32, &str)> {
 }
 
 fn parse(lines_before: u32, text: &str) -> Result<Option<Node>, SyntaxError> {
+    // Directives (`%YAML 1.2`) stand before the `---` of their document and change nothing here.
     let empty = |line: &str| {
         let line = line.trim();
-        line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
+        line.is_empty() || line.starts_with(['#', '%']) || line == "---" || line == "..."
     };
     if text.lines().all(empty) {
         return Ok(None);
@@ -146,6 +147,8 @@ fn plain(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     let first = first.split(" at line ").next().unwrap_or_default();
+    // Advice for programmers.
+    let first = first.split(", set ").next().unwrap_or_default();
     let first = first.strip_prefix("error: ").unwrap_or(first);
     match first
         .strip_prefix("line ")
@@ -322,6 +325,7 @@ mod tests {
     fn documents_of_nothing_are_no_documents() {
         assert!(read("").is_empty());
         assert!(read("---\n# only a comment\n---\n---\nnull\n").is_empty());
+        assert_eq!(read("%YAML 1.2\n---\na: 1\n").len(), 1);
     }
 
     #[test]
@@ -331,6 +335,22 @@ mod tests {
         let error = documents[1].as_ref().err().unwrap();
         assert!((3..=5).contains(&error.line), "{}", error.line);
         assert!(documents[0].is_ok() && documents[2].is_ok());
+    }
+
+    #[test]
+    fn a_syntax_error_speaks_to_whoever_wrote_the_file() {
+        for (text, line, message) in [
+            ("a: 'x\n", 1, "unclosed quote"),
+            ("a: 1\na: 2\n", 2, "duplicate mapping key: a"),
+            (
+                "a: b: c\n",
+                1,
+                "mapping values are not allowed in this context",
+            ),
+        ] {
+            let error = documents(text).remove(0).err().unwrap();
+            assert_eq!((error.line, error.message.as_str()), (line, message));
+        }
     }
 
     #[test]
