@@ -242,7 +242,7 @@ impl Fleet {
         }
         let before = slot.models.serves().to_vec();
         let policy = &slot.info.endpoint.models;
-        if slot.models.listed(policy, result, now) {
+        if slot.models.listed(policy, result, &mut self.rng, now) {
             self.catalogue.remove(place, &before);
             self.catalogue.insert(place, slot.models.serves());
             events.push(slot.models_event());

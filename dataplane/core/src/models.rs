@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dataplane_protocol::{ModelName, table::ModelPolicy};
 
-use crate::{glob, order::Listed, time::Mono};
+use crate::{glob, order::Listed, rng::Rng, time::Mono};
 
 /// First wait after a listing failed; doubles up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -126,7 +126,13 @@ impl Models {
     }
 
     /// Takes a result. True when what it serves, or what is known of it, changed.
-    pub(crate) fn listed(&mut self, policy: &ModelPolicy, result: Listed, now: Mono) -> bool {
+    pub(crate) fn listed(
+        &mut self,
+        policy: &ModelPolicy,
+        result: Listed,
+        rng: &mut Rng,
+        now: Mono,
+    ) -> bool {
         let Some(discovery) = &policy.discovery else {
             return false;
         };
@@ -149,7 +155,7 @@ impl Models {
             }
             Listed::Failed { reason } => self.failed(reason, interval),
         };
-        self.next = Some(now + wait);
+        self.next = Some(now + rng.jitter(wait));
         let changed = self.recompute(policy);
         changed || self.knowledge(policy) != before
     }
@@ -199,6 +205,10 @@ mod tests {
         }
     }
 
+    fn listed(state: &mut Models, policy: &ModelPolicy, result: Listed) -> bool {
+        state.listed(policy, result, &mut Rng::new(1), Mono::default())
+    }
+
     fn failed() -> Listed {
         Listed::Failed {
             reason: "timed out".into(),
@@ -227,10 +237,10 @@ mod tests {
         let mut state = Models::new(&policy);
         assert_eq!(state.serves(), names(&["llama-fixed"]));
         assert_eq!(state.knowledge(&policy), Knowledge::NotKnown);
-        assert!(state.listed(
+        assert!(listed(
+            &mut state,
             &policy,
-            models(&["qwen", "llama:draft", "x"]),
-            Mono::default()
+            models(&["qwen", "llama:draft", "x"])
         ));
         assert_eq!(state.serves(), names(&["llama-fixed", "qwen"]));
         assert_eq!(state.knowledge(&policy), Knowledge::Complete);
@@ -243,15 +253,15 @@ mod tests {
             ..model_policy()
         };
         let mut state = Models::new(&policy);
-        assert!(state.listed(&policy, models(&["a", "b"]), Mono::default()));
-        assert!(!state.listed(&policy, failed(), Mono::default()));
-        assert!(!state.listed(&policy, Listed::Unsupported, Mono::default()));
+        assert!(listed(&mut state, &policy, models(&["a", "b"])));
+        assert!(!listed(&mut state, &policy, failed()));
+        assert!(!listed(&mut state, &policy, Listed::Unsupported));
         assert_eq!(state.serves(), names(&["a", "b"]));
         assert_eq!(
             state.reason(&policy),
             "last listing failed: the listing is gone"
         );
-        assert!(state.listed(&policy, models(&["b"]), Mono::default()));
+        assert!(listed(&mut state, &policy, models(&["b"])));
         assert_eq!(state.serves(), names(&["b"]));
         assert_eq!(state.reason(&policy), "");
     }
@@ -263,7 +273,7 @@ mod tests {
             ..model_policy()
         };
         let mut state = Models::new(&policy);
-        assert!(state.listed(&policy, Listed::Unsupported, Mono::default()));
+        assert!(listed(&mut state, &policy, Listed::Unsupported));
         assert_eq!(state.knowledge(&policy), Knowledge::Anything);
     }
 
@@ -279,13 +289,15 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..6 {
             let at = state.next().unwrap();
-            waits.push(at.since(now).as_secs());
+            waits.push(at.since(now).as_secs_f64());
             now = at;
             assert!(state.due(Duration::from_secs(10), now));
             assert!(!state.due(Duration::from_secs(10), now), "given out once");
-            state.listed(&policy, failed(), now);
+            state.listed(&policy, failed(), &mut Rng::new(1), now);
         }
-        assert_eq!(waits, [0, 2, 4, 8, 16, 30]);
+        let expected = [0.0, 2.0, 4.0, 8.0, 16.0, 30.0];
+        let close = |(wait, about): (&f64, &f64)| (wait - about).abs() <= about * 0.05 + 0.5;
+        assert!(waits.iter().zip(&expected).all(close), "{waits:?}");
         state.rest();
         assert_eq!(state.next(), None);
     }

@@ -21,7 +21,7 @@ use dataplane_core::{
 use dataplane_protocol::{
     RoutingTable,
     sync::{Breaker, Health},
-    table::{Balancer, Discovery, HealthMode},
+    table::{Balancer, BreakerPolicy, Discovery, HealthMode, WhenAllOpen},
 };
 
 const RUNS: u64 = 24;
@@ -103,6 +103,9 @@ struct Sim {
     /// Trials under way of each half-open breaker, and when the last began.
     trials: BTreeMap<InstanceKey, (BTreeSet<u64>, Mono)>,
     balancer: Balancer,
+    /// Absent: a route without breaker.
+    when_all_open: Option<WhenAllOpen>,
+    permits: u32,
     pods: usize,
     /// When the last attempt ended that met a bad mood.
     last_fault: Mono,
@@ -128,6 +131,12 @@ impl Sim {
             Balancer::RoundRobin,
             Balancer::LeastConnections,
         ];
+        let policies = [
+            Some(WhenAllOpen::TryBest),
+            Some(WhenAllOpen::Fail),
+            None,
+            Some(WhenAllOpen::TryBest),
+        ];
         let mut sim = Self {
             seed,
             random: seed,
@@ -141,6 +150,8 @@ impl Sim {
             trouble: true,
             trials: BTreeMap::new(),
             balancer: balancers[(seed % 3) as usize],
+            when_all_open: policies[(seed / 3 % 4) as usize],
+            permits: 1 + (seed / 12 % 2) as u32 * 2,
             pods: 2,
             last_fault: Mono::default(),
             answered: 0,
@@ -177,7 +188,11 @@ impl Sim {
         policy.max_open_for_ms = MAX_OPEN_FOR.as_millis() as u64;
         policy.failure_percent = Some(60);
         policy.min_requests = 10;
-        only.breaker = Some(policy);
+        policy.half_open_requests = self.permits;
+        only.breaker = self.when_all_open.map(|when_all_open| BreakerPolicy {
+            when_all_open,
+            ..policy
+        });
         only.failover.attempts = ATTEMPTS;
         table(
             vec![
@@ -324,7 +339,7 @@ impl Sim {
             Err(refusal) => {
                 self.note(format!("refused: {}", refusal.reason()));
                 let mut serving = before.instances.iter().filter(|i| serves(i, model));
-                let alive = serving.find(|i| i.health != Health::Unhealthy);
+                let alive = serving.find(|i| self.may_be_asked(i));
                 assert!(alive.is_none(), "{refusal:?} though {alive:?} may answer");
                 assert!(refusal.retry_after().is_none_or(|wait| wait.as_secs() >= 1));
             }
@@ -361,6 +376,10 @@ impl Sim {
         assert!(!tried.contains(&key), "tried twice");
         assert!(pick.attempt <= ATTEMPTS, "too many attempts");
         assert_eq!(pick.attempt as usize, tried.len() + 1);
+        // Half-open may be: a permit was free, and only saturation made it the last resort.
+        let shut = view.breaker == Breaker::Open && view.breaker_reopens_in_ms != Some(0);
+        let may_fail = self.when_all_open == Some(WhenAllOpen::Fail);
+        assert!(!(shut && may_fail), "the policy says to fail: {view:?}");
         let trial = view.breaker != Breaker::Closed && pick.decision != Decision::LastResort;
         if trial {
             self.check_trial(key, id, view);
@@ -387,8 +406,8 @@ impl Sim {
             out.clear();
         }
         assert!(
-            out.is_empty() || self.now.since(*last) >= OPEN_FOR,
-            "more than one half-open trial at a time"
+            out.len() < self.permits as usize || self.now.since(*last) >= OPEN_FOR,
+            "more half-open trials than permits"
         );
         out.insert(id);
         *last = self.now;
@@ -463,9 +482,10 @@ impl Sim {
         }
         self.note(format!("no retry after {}", cause.label()));
         if cause == Cause::ConnectFailure && tried.len() < ATTEMPTS as usize {
-            let mut others = before.instances.iter().filter(|i| {
-                serves(i, model) && !tried.contains(&i.key) && i.health != Health::Unhealthy
-            });
+            let mut others = before
+                .instances
+                .iter()
+                .filter(|i| serves(i, model) && !tried.contains(&i.key) && self.may_be_asked(i));
             let other = others.next();
             assert!(other.is_none(), "no retry though {other:?} is left");
         }
@@ -583,6 +603,13 @@ impl Sim {
             assert_eq!(instance.in_flight as usize, real.count(), "{instance:?}");
         }
         view
+    }
+
+    /// Whether the policy lets an instance be asked, be it as a last resort.
+    fn may_be_asked(&self, view: &InstanceView) -> bool {
+        let shut = view.breaker != Breaker::Closed && view.breaker_reopens_in_ms != Some(0);
+        let kept_shut = self.when_all_open == Some(WhenAllOpen::Fail) && shut;
+        view.health != Health::Unhealthy && !kept_shut
     }
 
     fn mood(&self, name: &str) -> Mood {
