@@ -2,6 +2,7 @@
 //! process.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -46,6 +47,8 @@ impl App {
 
     /// Ports bound, certificate there, all tasks running; not yet [ready](crate::admin).
     pub async fn start(config: Config, client: Client) -> Result<Running, Error> {
+        // Whoever embeds us may have installed one.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let push = bind("data planes", config.listen).await?;
         let admin = bind("health and metrics", config.admin).await?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
@@ -55,7 +58,7 @@ impl App {
         let (hub, ledger) = (Arc::new(Hub::default()), Arc::new(Ledger::default()));
         let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
-        let (occupied_tx, occupied_rx) = watch::channel(std::collections::BTreeSet::new());
+        let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
         let (tell, happenings) = Events::channel();
         let stop = CancellationToken::new();
 

@@ -8,7 +8,7 @@
 mod authority;
 pub mod store;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -32,7 +32,6 @@ use tokio_util::sync::CancellationToken;
 pub use authority::{Material, VALID_FOR_MORE};
 
 use crate::{Error, MANAGER, config::Config};
-use std::collections::BTreeSet;
 
 /// Where data planes find the CA.
 pub const CA_CONFIG_MAP: &str = "olla-operator-ca";

@@ -12,7 +12,10 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use crate::metrics::{Metrics, ResultLabel};
 
@@ -24,6 +27,8 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(5);
 const MAX_KEPT: usize = 20_000;
 /// Longer ones are no ServiceAccount's.
 const MAX_TOKEN: usize = 16 << 10;
+/// Reviews under way at a time.
+const MAX_REVIEWS: usize = 32;
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who a token speaks for.
@@ -54,6 +59,8 @@ pub struct Tokens {
     review: Review,
     /// Verdicts, and until when they hold.
     kept: Mutex<HashMap<Key, (Instant, Verdict)>>,
+    /// Strangers with made-up tokens must not become a flood at the API server.
+    places: Semaphore,
     metrics: Arc<Metrics>,
 }
 
@@ -73,6 +80,7 @@ impl Tokens {
         Self {
             review,
             kept: Mutex::default(),
+            places: Semaphore::new(MAX_REVIEWS),
             metrics,
         }
     }
@@ -86,7 +94,10 @@ impl Tokens {
             self.count("cached");
             return verdict;
         }
-        let verdict = (self.review)(token.to_owned()).await;
+        let verdict = match self.places.acquire().await {
+            Ok(_place) => (self.review)(token.to_owned()).await,
+            Err(_) => Err(Refusal::Unavailable("the operator stops".into())),
+        };
         self.count(match &verdict {
             Ok(_) => "accepted",
             Err(Refusal::Unavailable(_)) => "unavailable",

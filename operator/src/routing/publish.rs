@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     sync::{Arc, OnceLock},
 };
 
@@ -20,7 +21,6 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// One namespace's table, and what became of each object.
-#[derive(Debug)]
 pub struct Snapshot {
     pub namespace: String,
     /// 1 for the first; grows when the table's content changes.
@@ -36,6 +36,18 @@ pub struct Snapshot {
     step: Option<(Revision, Bytes)>,
     /// Lines that make this table from nothing, once somebody has needed them.
     full: OnceLock<Option<Bytes>>,
+}
+
+impl fmt::Debug for Snapshot {
+    /// Without the lines: they carry credentials as they are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("namespace", &self.namespace)
+            .field("revision", &self.revision)
+            .field("hash", &self.hash)
+            .field("verdicts", &self.verdicts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {
@@ -298,6 +310,15 @@ mod tests {
         let changed = compiled("a", &[3], vec![route_verdict("r", 2)]);
         let third = Snapshot::next(Some(&second), "a", changed).unwrap();
         assert_eq!(third.route_revisions["r"], Revision(3));
+    }
+
+    #[test]
+    fn lines_that_carry_credentials_are_in_no_debug_text() {
+        let first = Snapshot::next(None, "a", compiled("a", &[1], vec![])).unwrap();
+        let second = Snapshot::next(Some(&first), "a", compiled("a", &[2], vec![])).unwrap();
+        let sent = second.lines_for(&Held::Nothing).unwrap();
+        assert!(sent.windows(8).any(|part| part == b"10.0.0.1"));
+        assert!(!format!("{second:?}").contains("10.0.0.1"));
     }
 
     #[test]
