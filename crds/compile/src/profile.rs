@@ -34,6 +34,19 @@ pub(crate) fn known_types() -> Vec<&'static str> {
     names.into_iter().collect()
 }
 
+/// What to say about a probe of `path` that would cost tokens each time; none for others.
+pub(crate) fn cost_of_probe(type_: &str, path: &str) -> Option<String> {
+    let profile = find(type_)?;
+    let costly = CATALOGUE.costly_paths.get(&profile.name)?;
+    let free = profile.health_paths.first()?;
+    costly.iter().any(|costly| costly == path).then(|| {
+        format!(
+            "{path} of {} asks its models, so every probe costs tokens; leave it out for {free}",
+            profile.name
+        )
+    })
+}
+
 /// `profile` and the types that it may turn out to be.
 pub(crate) fn with_detected(profile: &Arc<Profile>) -> impl Iterator<Item = Arc<Profile>> {
     let detected = profile
@@ -67,6 +80,9 @@ struct File {
     prefixes: Vec<String>,
     dialects: Vec<Dialect>,
     health_paths: Vec<String>,
+    /// Paths that look like health paths but cost tokens.
+    #[serde(default)]
+    costly_paths: Vec<String>,
     listings: Vec<Listing>,
 }
 
@@ -74,6 +90,7 @@ struct File {
 struct Catalogue {
     profiles: BTreeMap<String, Arc<Profile>>,
     aliases: BTreeMap<String, String>,
+    costly_paths: BTreeMap<String, Vec<String>>,
 }
 
 /// A file that does not parse is left out here, and fails a test below: the files are part of
@@ -87,6 +104,9 @@ static CATALOGUE: LazyLock<Catalogue> = LazyLock::new(|| {
         for alias in file.aliases {
             catalogue.aliases.insert(alias, file.name.clone());
         }
+        catalogue
+            .costly_paths
+            .insert(file.name.clone(), file.costly_paths);
         let profile = Profile {
             name: file.name.clone(),
             prefixes: file.prefixes,
@@ -109,6 +129,13 @@ mod tests {
             let file: File = serde_saphyr::from_str(text).unwrap_or_else(|e| panic!("{text}\n{e}"));
             assert!(!file.health_paths.is_empty(), "{}", file.name);
             assert!(!file.listings.is_empty(), "{}", file.name);
+            assert!(
+                file.health_paths
+                    .iter()
+                    .all(|path| !file.costly_paths.contains(path)),
+                "{}",
+                file.name
+            );
             let paths = file.listings.iter().map(|listing| &listing.path);
             for path in file.health_paths.iter().chain(paths) {
                 assert!(path.starts_with('/'), "{}: {path}", file.name);

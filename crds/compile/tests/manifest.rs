@@ -152,6 +152,18 @@ fn a_second_object_of_one_name_is_refused_with_both_places() {
 }
 
 #[test]
+fn a_probe_that_costs_tokens_is_mentioned() {
+    let text = format!("{ENDPOINT}  type: litellm\n  health:\n    path: /health\n");
+    assert_eq!(
+        notes(&read(&[("f.yaml", &text)])),
+        [
+            "warning f.yaml:9: spec.health.path: /health of litellm asks its models, so every probe \
+          costs tokens; leave it out for /health/liveliness"
+        ]
+    );
+}
+
+#[test]
 fn a_verdict_leads_back_to_its_line() {
     let text = format!("# head\n---\n{ENDPOINT}  service: {{name: a, port: 80}}\n");
     let loaded = read(&[("f.yaml", &text)]);

@@ -185,6 +185,8 @@ endpoints:
     assert_eq!(
         notes(&read(text)),
         [
+            "warning config.yaml:13: endpoints[1].health_check_url: /health of litellm asks its models, \
+          so every probe costs tokens; leave it out for /health/liveliness",
             "warning config.yaml:2: proxy.priority_order: not set: 75 is preferred over 100, as the \
           integration guide writes it, while Olla itself prefers larger numbers; set lowest_first \
           or highest_first"
@@ -199,7 +201,7 @@ endpoints:
     );
     let said = format!("proxy: {{priority_order: highest_first}}\n{text}");
     assert_eq!(tiers(&said), [["local-models"], ["litellm-cloud"]]);
-    assert_eq!(notes(&read(&said)), Vec::<String>::new());
+    assert_eq!(notes(&read(&said)).len(), 1);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use crds::LlmEndpoint;
 use dataplane_protocol::Secret;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -13,7 +14,7 @@ use super::{
     schema,
     yaml::{Entry, Node, Value},
 };
-use crate::{Kind, nearest::nearest};
+use crate::{Kind, nearest::nearest, profile::cost_of_probe};
 
 /// A document of a kind that is read here.
 pub(super) struct Read {
@@ -129,11 +130,26 @@ fn object(document: &Node, kind: &str, notes: &mut Notes<'_>) -> Read {
     }
     if notes.errors() == errors_before {
         read.object = match read.kind {
-            Some(Kind::LlmEndpoint) => decode(document, notes).map(Object::Endpoint),
+            Some(Kind::LlmEndpoint) => decode(document, notes)
+                .inspect(|endpoint| warn_of_cost(endpoint, document, notes))
+                .map(Object::Endpoint),
             _ => decode(document, notes).map(Object::Route),
         };
     }
     read
+}
+
+fn warn_of_cost(endpoint: &LlmEndpoint, document: &Node, notes: &mut Notes<'_>) {
+    let spec = &endpoint.spec;
+    let probe = spec.health.path.as_deref();
+    if let Some(cost) = probe.and_then(|path| cost_of_probe(&spec.type_, path)) {
+        let place = ["spec", "health", "path"]
+            .iter()
+            .try_fold(document, |node, key| {
+                node.find(key).map(|entry| &entry.value)
+            });
+        notes.warn(place.map_or(0, |node| node.line), "spec.health.path", cost);
+    }
 }
 
 /// What a file says of an object; the cluster's own marks on it, as in the output of `kubectl

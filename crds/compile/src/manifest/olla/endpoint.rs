@@ -13,7 +13,7 @@ use super::{
     auth,
     section::Section,
 };
-use crate::url::Url;
+use crate::{profile::cost_of_probe, url::Url};
 
 /// What holds for every endpoint that does not say otherwise.
 pub(super) struct Defaults {
@@ -86,6 +86,11 @@ pub(super) fn read(
         models: models(section, defaults, &url, notes),
         auth: credential.as_ref().map(|auth| auth.spec.clone()),
     };
+    let probe = spec.health.path.as_deref();
+    if let Some(cost) = probe.and_then(|path| cost_of_probe(&spec.type_, path)) {
+        let field = section.field("health_check_url");
+        notes.warn(section.line_of("health_check_url"), &field, cost);
+    }
     let secret = credential.map(|auth| Object::Secret {
         name: secret,
         values: auth.values,
