@@ -67,7 +67,7 @@ pub(crate) struct Relay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// The last event is out; the next poll lets it be written.
+    /// All that the client is to have is out; the next poll lets it be written.
     Flushing(&'static str),
     Failing(&'static str),
     Ended,
@@ -198,12 +198,8 @@ impl Relay {
             request_id: self.account.request_id(),
         };
         let event = stream::broken(self.client, self.framer.framing(), &error);
-        if event.is_empty() {
-            self.state = State::Failing(reason);
-        } else {
-            self.next = Some(Frame::data(event));
-            self.state = State::Flushing(reason);
-        }
+        self.next = (!event.is_empty()).then(|| Frame::data(event));
+        self.state = State::Flushing(reason);
     }
 
     /// All that is ready now, or the end, or nothing yet.
@@ -309,7 +305,8 @@ impl Body for Relay {
                 State::Ended => return Poll::Ready(None),
                 State::Flushing(reason) => {
                     // hyper writes only when a body has nothing more to give: without this
-                    // pause the last event would be dropped together with the connection.
+                    // pause what came last would be dropped together with the connection, the
+                    // head included where it is still waiting.
                     self.state = State::Failing(reason);
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
