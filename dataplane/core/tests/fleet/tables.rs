@@ -177,3 +177,46 @@ fn the_same_seed_and_calls_give_the_same_view() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_changed_weight_leaves_no_debt_from_the_old_one() {
+    let with = |weight| {
+        table(
+            vec![(endpoint("a"), 1), (endpoint("b"), 1)],
+            vec![route(
+                "r",
+                Balancer::RoundRobin,
+                &[("a", 0, weight), ("b", 0, weight)],
+            )],
+        )
+    };
+    let mut bench = Bench::new(with(1_000_000));
+    assert_eq!(bench.send(Outcome::Success), "a");
+    bench.apply(with(1));
+    assert_eq!(bench.share(20), shares(&[("a", 10), ("b", 10)]));
+}
+
+#[test]
+fn an_instance_that_left_is_no_longer_probed() {
+    let mut bench = Bench::new(pods(3));
+    bench.apply(pods(1));
+    bench.pass(3_600);
+    let asked: Vec<_> = bench
+        .fleet
+        .due(bench.now)
+        .into_iter()
+        .map(|order| match order {
+            Order::Probe { instance, .. } | Order::List { instance } => {
+                instance.instance.id.to_string()
+            }
+        })
+        .collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked.contains(&"a".to_owned()) && asked.contains(&"b".to_owned()));
+    let given_up = bench.fleet.next_due().unwrap();
+    assert_eq!(
+        given_up.since(bench.now).as_secs(),
+        10,
+        "until those are given up"
+    );
+}
