@@ -6,12 +6,17 @@
 //! the test. It sees the operator and the data plane only from outside: binaries, files, sockets.
 
 pub mod api;
+pub mod client;
 pub mod cluster;
+pub mod mock_llm;
 mod objects;
 mod pki;
 pub mod process;
+mod runtime;
 mod wait;
 
+pub use client::Client;
 pub use cluster::Cluster;
+pub use mock_llm::MockLlm;
 pub use process::Process;
 pub use wait::wait;

@@ -1,0 +1,374 @@
+//! A backend that answers as it is told: OpenAI's, Ollama's and Anthropic's API on one port.
+//! In: an address and a name, which every answer repeats. Out: what was asked of it; and it can be
+//! killed, revived, made to fail, or held in the middle of a stream.
+
+mod answers;
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap};
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Channel, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::cluster::HOST;
+use crate::runtime::{block_on, block_on_for};
+use crate::wait;
+
+/// Of nothing but a bind and a hand-over to the runtime.
+const SOON: Duration = Duration::from_secs(10);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What it does with chats and the like; health and listings answer in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Answer,
+    /// Every request fails with this status.
+    Fail(u16),
+    /// Every n-th request fails with a 503, beginning with the first.
+    FailEvery(usize),
+}
+
+/// A chat (or the like) that reached it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// Dropping it kills it.
+#[derive(Debug)]
+pub struct MockLlm {
+    state: Arc<State>,
+    address: SocketAddr,
+    running: Mutex<Option<JoinSet<()>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    name: String,
+    models: Mutex<Vec<String>>,
+    mode: Mutex<Mode>,
+    /// What `Authorization` must be, if anything.
+    authorization: Mutex<Option<String>>,
+    seen: Mutex<Vec<Seen>>,
+    /// Chats so far, for `FailEvery`.
+    chats: AtomicUsize,
+    /// Health checks and listings so far.
+    probes: AtomicUsize,
+    /// While true, streams stop after their first event.
+    held: watch::Sender<bool>,
+}
+
+impl MockLlm {
+    /// On the machine's address, at a port that is its own for the whole run.
+    pub fn start(name: &str, models: &[&str]) -> Result<Self> {
+        Self::at(SocketAddr::from((HOST, next_port())), name, models)
+    }
+
+    /// On an address that a pod may have: see `Cluster::create_pod`. No two get the same.
+    pub fn start_as_pod(name: &str, models: &[&str]) -> Result<Self> {
+        // 10.88.1.1 is used by the control plane's own tests; 60 are there.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let host = 2 + NEXT.fetch_add(1, Ordering::Relaxed) % 59;
+        let address = Ipv4Addr::new(10, 88, 1, u8::try_from(host)?);
+        Self::at(SocketAddr::from((address, POD_PORT)), name, models)
+    }
+
+    pub fn at(address: SocketAddr, name: &str, models: &[&str]) -> Result<Self> {
+        let mut mock = Self {
+            state: Arc::new(State {
+                name: name.to_owned(),
+                models: Mutex::new(models.iter().map(ToString::to_string).collect()),
+                mode: Mutex::new(Mode::Answer),
+                authorization: Mutex::default(),
+                seen: Mutex::default(),
+                chats: AtomicUsize::new(0),
+                probes: AtomicUsize::new(0),
+                held: watch::Sender::new(false),
+            }),
+            address,
+            running: Mutex::default(),
+        };
+        mock.address = mock.listen()?;
+        Ok(mock)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// As a crash: its port is closed and its connections break.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(mut tasks) = lock(&self.running).take() {
+            block_on(async move { tasks.shutdown().await })?;
+        }
+        Ok(())
+    }
+
+    /// Back at the same address; fine when it is alive already.
+    pub fn revive(&self) -> Result<()> {
+        self.listen().map(|_| ())
+    }
+
+    pub fn set_mode(&self, mode: Mode) {
+        *lock(&self.state.mode) = mode;
+        self.state.chats.store(0, Ordering::Relaxed);
+    }
+
+    pub fn set_models(&self, models: &[&str]) {
+        *lock(&self.state.models) = models.iter().map(ToString::to_string).collect();
+    }
+
+    /// From now on anything but health needs this value of `Authorization`.
+    pub fn require(&self, authorization: &str) {
+        *lock(&self.state.authorization) = Some(authorization.to_owned());
+    }
+
+    /// Streams stop after their first event, until `release`.
+    pub fn hold(&self) {
+        self.state.held.send_replace(true);
+    }
+
+    pub fn release(&self) {
+        self.state.held.send_replace(false);
+    }
+
+    /// All chats that reached it, failed ones included.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.state.seen).clone()
+    }
+
+    /// Health checks and listings that reached it.
+    pub fn probes(&self) -> usize {
+        self.state.probes.load(Ordering::Relaxed)
+    }
+
+    fn listen(&self) -> Result<SocketAddr> {
+        let mut running = lock(&self.running);
+        if running.is_some() {
+            return Ok(self.address);
+        }
+        // A port that is being closed may take a moment to be free.
+        let what = format!("backend {} listens on {}", self.state.name, self.address);
+        let listener = wait(&what, SOON, || {
+            block_on_for("bind", SOON, async {
+                TcpListener::bind(self.address)
+                    .await
+                    .map(Some)
+                    .with_context(|| format!("bind {}", self.address))
+            })
+        })?;
+        let address = listener.local_addr().context("ask for the port")?;
+        let state = self.state.clone();
+        let mut tasks = JoinSet::new();
+        block_on(async { tasks.spawn(serve(listener, state)) })?;
+        *running = Some(tasks);
+        Ok(address)
+    }
+}
+
+/// Pods of a Service share a port.
+pub const POD_PORT: u16 = 8000;
+
+/// Below the range that the kernel takes for outgoing connections, so that a killed backend's port
+/// stays free for it.
+fn next_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    // Dropped with this task: every connection breaks.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((stream, _)) = accepted else { continue };
+                let _ = stream.set_nodelay(true);
+                let state = state.clone();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(state.clone(), request));
+                    // Clients come and go as they like.
+                    let _ = http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn answer(
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, 64 << 20).collect().await;
+    let body = body.map(http_body_util::Collected::to_bytes);
+    let body: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+    let path = head.uri.path().to_owned();
+    if let Some(health) = answers::health(&path) {
+        state.probes.fetch_add(1, Ordering::Relaxed);
+        return Ok(whole(StatusCode::OK, health));
+    }
+    let given = head.headers.get(AUTHORIZATION);
+    let refused = lock(&state.authorization)
+        .as_ref()
+        .is_some_and(|wanted| given.is_none_or(|given| given.as_bytes() != wanted.as_bytes()));
+    if refused {
+        let error = json!({"error": {"message": "wrong key", "type": "authentication_error"}});
+        return Ok(whole(StatusCode::UNAUTHORIZED, error.to_string()));
+    }
+    let models = lock(&state.models).clone();
+    if let Some(listing) = answers::listing(&path, &models) {
+        state.probes.fetch_add(1, Ordering::Relaxed);
+        return Ok(whole(StatusCode::OK, listing.to_string()));
+    }
+    let Some(dialect) = answers::dialect(&path) else {
+        return Ok(whole(StatusCode::NOT_FOUND, "{}".to_owned()));
+    };
+    let model = body["model"].as_str().unwrap_or_default().to_owned();
+    // Ollama streams unless told not to.
+    let default = dialect == answers::Dialect::Ollama;
+    let streamed = body["stream"].as_bool().unwrap_or(default);
+    lock(&state.seen).push(Seen {
+        path,
+        headers: head.headers,
+        body,
+    });
+    if let Some(status) = failure(&state) {
+        let error = json!({"error": {"message": "told to fail"}});
+        return Ok(whole(status, error.to_string()));
+    }
+    let sentence = format!("Hello from {} .", state.name);
+    if streamed {
+        let events = answers::events(dialect, &model, &sentence);
+        return Ok(stream(&state, dialect, events));
+    }
+    let document = answers::complete(dialect, &model, &sentence);
+    Ok(whole(StatusCode::OK, document.to_string()))
+}
+
+fn failure(state: &State) -> Option<StatusCode> {
+    let number = state.chats.fetch_add(1, Ordering::Relaxed);
+    match *lock(&state.mode) {
+        Mode::Fail(status) => StatusCode::from_u16(status).ok(),
+        Mode::FailEvery(n) if number.is_multiple_of(n) => Some(StatusCode::SERVICE_UNAVAILABLE),
+        Mode::Answer | Mode::FailEvery(_) => None,
+    }
+}
+
+fn whole(status: StatusCode, body: String) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
+    *response.status_mut() = status;
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn stream(state: &Arc<State>, dialect: answers::Dialect, events: Vec<String>) -> Response<Body> {
+    let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let state = state.clone();
+    // Ends when its connection does: then nobody takes what it sends.
+    tokio::spawn(async move {
+        let mut held = state.held.subscribe();
+        for event in events {
+            if sender.send_data(Bytes::from(event)).await.is_err() {
+                break;
+            }
+            // The state lives as long as this task, so the sender of `held` does too.
+            let _ = held.wait_for(|held| !held).await;
+        }
+    });
+    let mut response = Response::new(body.boxed_unsync());
+    let kind = http::HeaderValue::from_static(dialect.stream_type());
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+
+    fn local(name: &str) -> MockLlm {
+        MockLlm::at(SocketAddr::from(([127, 0, 0, 1], 0)), name, &["m"]).expect("it starts")
+    }
+
+    #[test]
+    fn a_killed_backend_refuses_connections_until_revived_at_its_address() {
+        let mock = local("a");
+        let client = Client::new(mock.address());
+        client.chat("m").expect("it answers");
+        mock.kill().expect("kill");
+        assert!(client.chat("m").is_err());
+        mock.revive().expect("revive");
+        let reply = client.chat("m").expect("it answers again");
+        assert!(reply.body.contains("Hello from a"), "{}", reply.body);
+        assert_eq!(mock.seen().len(), 2);
+    }
+
+    #[test]
+    fn a_held_stream_ends_only_when_released() {
+        let mock = local("b");
+        mock.hold();
+        let client = Client::new(mock.address());
+        let mut stream = client.stream("m").expect("it begins");
+        let first = stream.next_piece().expect("a piece").expect("not the end");
+        assert!(!first.contains("[DONE]"), "{first}");
+        mock.release();
+        assert!(stream.rest().expect("a clean end").contains("[DONE]"));
+    }
+
+    #[test]
+    fn a_wrong_key_is_refused_but_health_needs_none() {
+        let mock = local("c");
+        mock.require("Bearer right");
+        let client = Client::new(mock.address());
+        let chat = crate::client::chat("m", false);
+        let path = "/v1/chat/completions";
+        for (value, status) in [("Bearer wrong", 401), ("Bearer right", 200)] {
+            let headers = [("authorization", value)];
+            let reply = client.post(path, &chat, &headers).expect("an answer");
+            assert_eq!(reply.status, status, "{value}");
+        }
+        assert_eq!(client.get("/v1/models").expect("an answer").status, 401);
+        assert_eq!(client.get("/health").expect("an answer").status, 200);
+    }
+}
