@@ -1,0 +1,19 @@
+//! The data plane as its users meet it: real sockets, real requests, backends that misbehave to
+//! order, all in one process. Each test's name is a claim.
+//!
+//! Nothing here sleeps to let something happen: tests wait for conditions, and backends for
+//! gates.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::float_cmp,
+    clippy::format_push_string,
+    reason = "a test that cannot go on fails there, and says where"
+)]
+
+mod balance;
+mod breaker;
+mod failover;
+mod health;
+mod streams;
+mod support;
