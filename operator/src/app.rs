@@ -93,7 +93,8 @@ impl App {
         let pages = Admin { ready, metrics };
         let publish_ca =
             tls::publish_ca(client.clone(), identity.clone(), occupied_rx, stop.clone());
-        let events = events::publish(client.clone(), config.instance.clone(), happenings);
+        let instance = config.instance.clone();
+        let events = events::publish(client.clone(), instance, happenings, stop.clone());
         let tls = identity.server_config();
 
         let mut tasks = Tasks::new(stop.clone());

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{app::App, config::Config};
 
 /// From the signal to the end of the process.
-const SHUTDOWN: Duration = Duration::from_secs(9);
+const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// Turns LlmEndpoint and OllaRoute objects into routing tables and pushes them to data planes.
 #[derive(Debug, Parser)]

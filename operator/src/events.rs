@@ -16,6 +16,7 @@ use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::MANAGER;
 
@@ -66,14 +67,26 @@ impl Events {
     }
 }
 
-/// Writes what comes until all senders are gone.
-pub async fn publish(client: Client, instance: String, mut rx: mpsc::Receiver<Happening>) {
+/// Writes what comes until stopped.
+pub async fn publish(
+    client: Client,
+    instance: String,
+    mut rx: mpsc::Receiver<Happening>,
+    stop: CancellationToken,
+) {
     let reporter = Reporter {
         controller: format!("{GROUP}/{MANAGER}"),
         instance: Some(instance),
     };
     let recorder = Arc::new(Recorder::new(client, reporter));
-    while let Some(happening) = rx.recv().await {
+    loop {
+        let happening = tokio::select! {
+            () = stop.cancelled() => return,
+            next = rx.recv() => match next {
+                Some(happening) => happening,
+                None => return,
+            },
+        };
         let (event, reference) = event(&happening);
         let written = timeout(API_TIMEOUT, recorder.publish(&event, &reference)).await;
         let problem = match written {

@@ -4,14 +4,17 @@
 //! the Acks that it brings are one write. Out: patches for what differs from the last status seen.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
 use compile::{Kind, Verdict};
 use crds::{GROUP, LlmEndpoint, OllaRoute, Reason, VERSION, condition};
-use futures::{StreamExt as _, stream};
+use futures::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Client,
@@ -41,7 +44,7 @@ const MESSAGE_INTERVAL: Duration = Duration::from_secs(2);
 /// After a patch that failed.
 const RETRY: Duration = Duration::from_secs(2);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
-/// Patches under way at a time.
+/// Patches of one namespace under way at a time; namespaces do not wait for each other.
 const CONCURRENCY: usize = 8;
 
 /// Writes statuses until stopped.
@@ -73,13 +76,22 @@ struct Update {
     status: ObjectStatus,
 }
 
+/// When what was or is to be written.
+#[derive(Default)]
+struct Schedule {
+    due: BTreeMap<String, Instant>,
+    /// Namespaces whose patches are under way: they are looked at again afterwards.
+    busy: BTreeSet<String>,
+    written: HashMap<(String, Kind, String), Instant>,
+    first_seen: HashMap<String, Instant>,
+}
+
 impl Writer {
     pub async fn run(self, stop: CancellationToken) {
-        let mut due: BTreeMap<String, Instant> = BTreeMap::new();
-        let mut written: HashMap<(String, Kind, String), Instant> = HashMap::new();
-        let mut first_seen: HashMap<String, Instant> = HashMap::new();
+        let mut schedule = Schedule::default();
+        let mut flights = FuturesUnordered::new();
         loop {
-            let next = due.values().min().copied();
+            let next = schedule.next();
             let wait = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -90,45 +102,43 @@ impl Writer {
                 () = stop.cancelled() => return,
                 marked = self.ledger.marked() => {
                     for namespace in marked {
-                        // It may be due already, but only much later.
-                        let soon = Instant::now() + DELAY;
-                        let at = due.entry(namespace).or_insert(soon);
-                        *at = soon.min(*at);
+                        schedule.not_later(namespace, Instant::now() + DELAY);
+                    }
+                }
+                Some(landed) = flights.next() => {
+                    let (namespace, ok): (String, bool) = landed;
+                    schedule.busy.remove(&namespace);
+                    if !ok {
+                        schedule.not_later(namespace, Instant::now() + RETRY);
                     }
                 }
                 () = wait => {
-                    let now = Instant::now();
-                    let (ready, later) = due.into_iter().partition(|(_, at)| *at <= now);
-                    due = later;
-                    let ready: BTreeMap<String, Instant> = ready;
-                    for namespace in ready.into_keys() {
-                        let again = self.flush(&namespace, &mut written, &mut first_seen).await;
-                        if let Some(again) = again {
-                            due.insert(namespace, again);
+                    for namespace in schedule.take_due(Instant::now()) {
+                        let updates = self.updates(&namespace, &mut schedule);
+                        if !updates.is_empty() {
+                            schedule.busy.insert(namespace.clone());
+                            flights.push(self.write(namespace, updates));
                         }
                     }
-                    written.retain(|_, at| at.elapsed() < MESSAGE_INTERVAL);
                 }
             }
         }
     }
 
-    /// Writes what differs. Answers when the namespace is to be looked at again unmarked.
-    async fn flush(
-        &self,
-        namespace: &str,
-        written: &mut HashMap<(String, Kind, String), Instant>,
-        first_seen: &mut HashMap<String, Instant>,
-    ) -> Option<Instant> {
+    /// What differs. Schedules when the namespace is to be looked at again unmarked.
+    fn updates(&self, namespace: &str, schedule: &mut Schedule) -> Vec<Update> {
         let Some(snapshot) = self.hub.current(namespace) else {
-            first_seen.remove(namespace);
-            return None;
+            schedule.first_seen.remove(namespace);
+            return Vec::new();
         };
         let now = Instant::now();
         let view = self.sessions.view(namespace);
+        let first_seen = &mut schedule.first_seen;
         let since = *first_seen.entry(namespace.to_owned()).or_insert(now);
         let settled = now >= since + self.settle;
-        let mut again = (!settled && view.connected == 0).then(|| since + self.settle);
+        if !settled && view.connected == 0 {
+            schedule.not_later(namespace.to_owned(), since + self.settle);
+        }
         let mut updates = Vec::new();
         for verdict in &snapshot.verdicts {
             let Some(entry) = self.ledger.entry(namespace, verdict.kind, &verdict.name) else {
@@ -145,14 +155,14 @@ impl Writer {
                 continue;
             };
             let key = (namespace.to_owned(), verdict.kind, verdict.name.clone());
+            let again = schedule.written.get(&key).map(|at| *at + MESSAGE_INTERVAL);
             if !entry.status.moved(&status)
-                && let Some(at) = written.get(&key)
-                && now < *at + MESSAGE_INTERVAL
+                && let Some(again) = again.filter(|again| now < *again)
             {
-                again = Some(sooner(again, *at + MESSAGE_INTERVAL));
+                schedule.not_later(namespace.to_owned(), again);
                 continue;
             }
-            written.insert(key, now);
+            schedule.written.insert(key, now);
             self.tell(namespace, verdict, &entry, &status);
             updates.push(Update {
                 kind: verdict.kind,
@@ -160,21 +170,17 @@ impl Writer {
                 status,
             });
         }
-        if self.write(namespace, updates).await {
-            again
-        } else {
-            Some(sooner(again, Instant::now() + RETRY))
-        }
+        updates
     }
 
-    /// Whether all went well.
-    async fn write(&self, namespace: &str, updates: Vec<Update>) -> bool {
-        let results = stream::iter(updates)
-            .map(|update| self.write_one(namespace, update))
+    /// The namespace, and whether all went well.
+    async fn write(&self, namespace: String, updates: Vec<Update>) -> (String, bool) {
+        let ok = stream::iter(updates)
+            .map(|update| self.write_one(&namespace, update))
             .buffer_unordered(CONCURRENCY)
-            .collect::<Vec<bool>>()
+            .fold(true, |all, ok| std::future::ready(all && ok))
             .await;
-        results.into_iter().all(|ok| ok)
+        (namespace, ok)
     }
 
     async fn write_one(&self, namespace: &str, update: Update) -> bool {
@@ -230,6 +236,33 @@ impl Writer {
     }
 }
 
+impl Schedule {
+    fn next(&self) -> Option<Instant> {
+        let free = self
+            .due
+            .iter()
+            .filter(|(name, _)| !self.busy.contains(*name));
+        free.map(|(_, at)| *at).min()
+    }
+
+    /// It may be due already, but only much later.
+    fn not_later(&mut self, namespace: String, at: Instant) {
+        let due = self.due.entry(namespace).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    fn take_due(&mut self, now: Instant) -> Vec<String> {
+        self.written.retain(|_, at| now < *at + MESSAGE_INTERVAL);
+        let due = self.due.iter().filter(|(_, at)| **at <= now);
+        let free = due.filter(|(name, _)| !self.busy.contains(*name));
+        let taken: Vec<String> = free.map(|(name, _)| name.clone()).collect();
+        for name in &taken {
+            self.due.remove(name);
+        }
+        taken
+    }
+}
+
 impl Writes {
     pub fn by_client(client: Client) -> Self {
         Self(client)
@@ -282,10 +315,6 @@ fn transition(
         _ => trouble,
     };
     (news && !same).then(|| (trouble, after.reason.clone(), after.message.clone()))
-}
-
-fn sooner(one: Option<Instant>, other: Instant) -> Instant {
-    one.map_or(other, |one| one.min(other))
 }
 
 #[cfg(test)]
