@@ -97,25 +97,26 @@ pub(super) fn clean_response(headers: &mut HeaderMap, upstream: &Upstream) {
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(named) = headers.get(CONNECTION) {
-        let named = named.to_str().unwrap_or_default().to_owned();
-        for name in named.split(',').map(str::trim) {
-            if !name.eq_ignore_ascii_case("close") && !name.eq_ignore_ascii_case("keep-alive") {
-                headers.remove(name);
-            }
-        }
+    let lines = headers.get_all(CONNECTION).iter();
+    let named: Vec<HeaderName> = lines
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
 }
 
+/// Joins all lines of `name` into one that ends with `value`.
 fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
-    let joined = match headers.get(name).and_then(|old| old.to_str().ok()) {
-        Some(old) => HeaderValue::try_from(format!("{old}, {value}")),
-        None => HeaderValue::try_from(value),
-    };
-    if let Ok(joined) = joined {
+    let old = headers.get_all(name).iter();
+    let mut list: Vec<&str> = old.filter_map(|line| line.to_str().ok()).collect();
+    list.push(value);
+    if let Ok(joined) = HeaderValue::try_from(list.join(", ")) {
         headers.insert(name, joined);
     }
 }
