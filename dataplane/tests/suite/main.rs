@@ -12,8 +12,11 @@
 )]
 
 mod balance;
+mod bodies;
 mod breaker;
 mod failover;
+mod headers;
 mod health;
+mod routing;
 mod streams;
 mod support;

@@ -119,6 +119,17 @@ impl Client {
         }
     }
 
+    /// One line as it comes, and what else stands before the next empty line is dropped.
+    pub(crate) async fn line(&mut self) -> String {
+        loop {
+            if let Some((line, _, length)) = text::head(&self.buffer) {
+                self.buffer.drain(..length);
+                return line;
+            }
+            assert!(self.read().await, "closed");
+        }
+    }
+
     /// What came next of the body; `None` at its end, clean or not.
     pub(crate) async fn chunk(&mut self) -> Option<String> {
         loop {
