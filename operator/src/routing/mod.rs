@@ -10,6 +10,7 @@
 pub mod conversation;
 pub mod decode;
 pub mod index;
+pub mod item;
 pub mod ledger;
 pub mod publish;
 pub mod serve;

@@ -1,5 +1,6 @@
 //! Objects are applied; what a user would notice is which namespaces are compiled, and with what.
 
+use compile::facts::SliceFact;
 use serde_json::json;
 
 use super::*;
