@@ -210,6 +210,25 @@ impl Cluster {
         self.run_kubectl(&self.kubeconfig, args, input)
     }
 
+    /// Runs the real helm as the admin; out: its standard output.
+    pub fn helm(&self, args: &[&str]) -> Result<String> {
+        let helm = std::env::var_os("OLLA_E2E_HELM")
+            .context("OLLA_E2E_HELM is not set: run the cluster tests by ./e2e/test cluster")?;
+        let what = || format!("helm {}", args.join(" "));
+        let home = self.scratch.join("helm");
+        let output = Command::new(helm)
+            .args(args)
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .env("HELM_CACHE_HOME", home.join("cache"))
+            .env("HELM_CONFIG_HOME", home.join("config"))
+            .env("HELM_DATA_HOME", home.join("data"))
+            .stdin(Stdio::null())
+            .output()
+            .with_context(what)?;
+        finished(&what(), output)
+    }
+
     fn run_kubectl(&self, kubeconfig: &Path, args: &[&str], input: &str) -> Result<String> {
         let what = || format!("kubectl {}", args.join(" "));
         let mut child = Command::new(&self.kube)
@@ -230,15 +249,7 @@ impl Cluster {
             let _ = stdin.write_all(input.as_bytes());
         }
         let output = child.wait_with_output().with_context(what)?;
-        if !output.status.success() {
-            bail!(
-                "{}: {}: {}",
-                what(),
-                output.status,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        String::from_utf8(output.stdout).with_context(what)
+        finished(&what(), output)
     }
 
     /// Server-side apply, as the operator and the documentation do it.
@@ -278,4 +289,13 @@ impl Cluster {
         std::fs::write(path, config.to_string())
             .with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// The standard output of a program that ended well, or an error with what it complained about.
+fn finished(what: &str, output: std::process::Output) -> Result<String> {
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        bail!("{what}: {}: {}", output.status, complaint.trim());
+    }
+    String::from_utf8(output.stdout).with_context(|| what.to_owned())
 }

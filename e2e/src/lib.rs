@@ -8,15 +8,21 @@
 pub mod api;
 pub mod client;
 pub mod cluster;
+pub mod data_plane;
 pub mod mock_llm;
 mod objects;
 mod pki;
 pub mod process;
 mod runtime;
+mod tenant;
 mod wait;
+pub mod world;
 
 pub use client::Client;
 pub use cluster::Cluster;
+pub use data_plane::DataPlane;
 pub use mock_llm::MockLlm;
 pub use process::Process;
+pub use tenant::Tenant;
 pub use wait::wait;
+pub use world::World;

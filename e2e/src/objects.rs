@@ -21,6 +21,12 @@ impl Cluster {
     pub fn namespace(&self) -> Result<String> {
         let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{number}");
+        self.namespace_named(&name)?;
+        Ok(name)
+    }
+
+    /// The same with a given name, which no other test may use.
+    pub fn namespace_named(&self, name: &str) -> Result<()> {
         self.api.create(
             "/api/v1/namespaces",
             &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
@@ -28,21 +34,20 @@ impl Cluster {
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
         let what = format!("namespace {name} has its ServiceAccount");
         wait(&what, SOON, || self.api.get(&account))?;
-        Ok(name)
+        Ok(())
     }
 
     /// A ServiceAccount's token for one audience, as a projected volume would hold it.
     pub fn token(&self, namespace: &str, account: &str, audience: &str) -> Result<String> {
-        let token = self.kubectl(&[
-            "create",
-            "token",
-            account,
-            "--namespace",
-            namespace,
-            "--audience",
-            audience,
-        ])?;
-        Ok(token.trim().to_owned())
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": [audience], "expirationSeconds": 3600},
+        });
+        let answer = self.api.create(&path, &request)?;
+        let token = answer["status"]["token"].as_str();
+        Ok(token.context("a TokenRequest without token")?.to_owned())
     }
 
     /// A kubeconfig with a ServiceAccount's token: may do what RBAC gives that account.

@@ -2,3 +2,4 @@
 //! the private network they live in.
 
 mod control_plane;
+mod examples;

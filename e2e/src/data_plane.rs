@@ -1,0 +1,192 @@
+//! One data plane process that takes its tables from the operator. In: a namespace. Out: a client
+//! to it, what it says of itself, and ways to treat it badly.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::cluster::{Cluster, HOST};
+use crate::process::{Process, ours};
+use crate::tenant::operator_ca;
+use crate::wait;
+use crate::world::operator_url;
+
+/// From its start to the first probes' results, on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+/// What the operator wants tokens to be for.
+pub const AUDIENCE: &str = "olla-operator";
+
+#[derive(Debug)]
+pub struct DataPlane {
+    process: Process,
+    name: String,
+    folder: PathBuf,
+    /// Where its tables come from.
+    source: Vec<String>,
+    address: SocketAddr,
+}
+
+impl DataPlane {
+    pub(crate) fn start(cluster: &Cluster, namespace: &str, name: &str) -> Result<Self> {
+        let token = cluster.token(namespace, "default", AUDIENCE)?;
+        let mut data_plane = Self::start_with_token(cluster, namespace, name, &token)?;
+        data_plane.wait_ready()?;
+        Ok(data_plane)
+    }
+
+    /// With a token that may not do; returns when it listens.
+    pub fn start_with_token(
+        cluster: &Cluster,
+        namespace: &str,
+        name: &str,
+        token: &str,
+    ) -> Result<Self> {
+        let folder = cluster.scratch.join("data-planes").join(name);
+        let write = |file: &str, text: &str| {
+            let path = folder.join(file);
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+        };
+        std::fs::create_dir_all(folder.join("state")).context("create the state folder")?;
+        write("token", token)?;
+        write("ca.crt", &operator_ca(cluster, namespace)?)?;
+        let file = |file: &str| folder.join(file).display().to_string();
+        let source = vec![
+            format!("--operator={}", operator_url()),
+            format!("--operator-ca={}", file("ca.crt")),
+            format!("--token-file={}", file("token")),
+            format!("--state-dir={}", file("state")),
+            format!("--name={name}"),
+        ];
+        Self::spawn(name, folder, source)
+    }
+
+    /// Without a cluster: from a file of this text.
+    pub fn start_on_file(cluster: &Cluster, name: &str, text: &str) -> Result<Self> {
+        let folder = cluster.scratch.join("data-planes").join(name);
+        std::fs::create_dir_all(&folder).context("create the folder")?;
+        let path = folder.join("config.yaml");
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        let source = vec!["--file".to_owned(), path.display().to_string()];
+        let mut data_plane = Self::spawn(name, folder, source)?;
+        data_plane.wait_ready()?;
+        Ok(data_plane)
+    }
+
+    fn spawn(name: &str, folder: PathBuf, source: Vec<String>) -> Result<Self> {
+        let anywhere = SocketAddr::from((HOST, 0));
+        let mut data_plane = Self {
+            process: spawn(name, &source, anywhere)?,
+            name: name.to_owned(),
+            folder,
+            source,
+            address: anywhere,
+        };
+        data_plane.wait_listening()?;
+        Ok(data_plane)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address)
+    }
+
+    /// All that it logged since its last start.
+    pub fn log_text(&self) -> Result<String> {
+        self.process.log_text()
+    }
+
+    /// `/internal/status`
+    pub fn status(&self) -> Result<Value> {
+        self.client().get("/internal/status")?.good()?.json()
+    }
+
+    /// `[(endpoint, usable)]` of all instances, sorted.
+    pub fn instances(&self) -> Result<Vec<(String, bool)>> {
+        let status = self.status()?;
+        let instances = status["endpoints"].as_array().into_iter().flatten();
+        let mut instances: Vec<(String, bool)> = instances
+            .map(|instance| {
+                let endpoint = instance["endpoint"].as_str().unwrap_or_default();
+                (endpoint.to_owned(), instance["usable"] == true)
+            })
+            .collect();
+        instances.sort();
+        Ok(instances)
+    }
+
+    /// Where its table came from: `operator`, `disk`, or nothing yet.
+    pub fn origin(&self) -> Result<Value> {
+        Ok(self.status()?["config"]["origin"].take())
+    }
+
+    /// The table on its disk.
+    pub fn kept(&self) -> Result<String> {
+        let path = self.folder.join("state/table.json");
+        std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    pub fn kill9(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// Again at the same address and with the same folder; returns when it listens.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.name, &self.source, self.address)?;
+        self.wait_listening()
+    }
+
+    /// Returns when it has a table and has looked at every instance.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        wait(&format!("data plane {} is ready", self.name), START, || {
+            self.process.ensure_running()?;
+            let reply = self.client().get("/internal/ready")?;
+            ensure!(reply.status == 200, "{}", reply.body);
+            Ok(Some(()))
+        })
+    }
+
+    fn wait_listening(&mut self) -> Result<()> {
+        let what = format!("data plane {} listens", self.name);
+        self.address = wait(&what, START, || {
+            self.process.ensure_running()?;
+            Ok(listening(&self.process.log_text()?))
+        })?;
+        Ok(())
+    }
+}
+
+fn spawn(name: &str, source: &[String], listen: SocketAddr) -> Result<Process> {
+    let mut args = vec!["run".to_owned()];
+    args.extend_from_slice(source);
+    args.extend([
+        format!("--listen={listen}"),
+        "--workers=2".to_owned(),
+        "--log-level=info,dataplane=debug".to_owned(),
+        "--log-format=json".to_owned(),
+    ]);
+    Process::start(name, &mut ours("olla-dataplane", args)?)
+}
+
+/// The address in the line that says so.
+fn listening(log: &str) -> Option<SocketAddr> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| line["message"] == "listening")
+        .and_then(|line| line["addr"].as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_found_in_the_log() {
+        let log = "not JSON\n{\"message\":\"listening\",\"addr\":\"10.88.0.1:4711\"}\n";
+        assert_eq!(listening(log), Some(SocketAddr::from((HOST, 4711))));
+        assert_eq!(listening("{\"message\":\"draining\"}\n"), None);
+    }
+}

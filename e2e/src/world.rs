@@ -1,0 +1,179 @@
+//! The product as a user has it: the chart installed with helm, and the operator running with the
+//! rights of the ServiceAccount that the chart made. One for all tests of a run.
+//!
+//! There is no kubelet, so the operator is a process of ours, and the chart's Deployment stays
+//! without a pod. Tests get the world shared, or alone when they take the operator down.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::client::Client;
+use crate::cluster::{Cluster, HOST};
+use crate::process::{Process, ours};
+use crate::tenant::Tenant;
+use crate::wait;
+
+/// Where the chart is installed, as the documentation says.
+pub const SYSTEM: &str = "olla-system";
+
+const PUSH_PORT: u16 = 9443;
+const ADMIN_PORT: u16 = 9090;
+
+/// From the operator's start to its first tables, on a busy machine.
+const START: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct World {
+    cluster: &'static Cluster,
+    kubeconfig: PathBuf,
+    operator: Mutex<Process>,
+    /// Logs of operators that are no more.
+    logs: Mutex<Vec<PathBuf>>,
+}
+
+type Shared = RwLock<World>;
+
+impl World {
+    /// Beside other tests: leave the operator alone.
+    pub fn shared() -> Result<RwLockReadGuard<'static, Self>> {
+        Ok(Self::the()?.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// While no other test that uses the operator runs. Leave it running at the end.
+    pub fn alone() -> Result<RwLockWriteGuard<'static, Self>> {
+        let world = Self::the()?.write().unwrap_or_else(PoisonError::into_inner);
+        Ok(world)
+    }
+
+    fn the() -> Result<&'static Shared> {
+        static WORLD: OnceLock<Result<Shared>> = OnceLock::new();
+        WORLD
+            .get_or_init(|| Self::create().map(RwLock::new))
+            .as_ref()
+            .map_err(|error| anyhow!("the product was not installed: {error:#}"))
+    }
+
+    fn create() -> Result<Self> {
+        let cluster = Cluster::shared()?;
+        install_chart(cluster)?;
+        let kubeconfig = cluster.kubeconfig_for(SYSTEM, "olla-operator")?;
+        let operator = start_operator(&kubeconfig)?;
+        let world = Self {
+            cluster,
+            kubeconfig,
+            operator: Mutex::new(operator),
+            logs: Mutex::default(),
+        };
+        world.wait_operator()?;
+        Ok(world)
+    }
+
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// A team with a namespace of its own.
+    pub fn tenant(&self) -> Result<Tenant> {
+        Ok(Tenant::new(self.cluster, self.cluster.namespace()?))
+    }
+
+    /// The same with a name that an example needs; one test a name.
+    pub fn tenant_named(&self, namespace: &str) -> Result<Tenant> {
+        self.cluster.namespace_named(namespace)?;
+        Ok(Tenant::new(self.cluster, namespace.to_owned()))
+    }
+
+    /// As a lost node does it. Only when alone.
+    pub fn kill_operator(&mut self) -> Result<()> {
+        let mut operator = lock(&self.operator);
+        lock(&self.logs).push(operator.log().to_owned());
+        operator.kill9()
+    }
+
+    /// Another one in the place of the one that was killed; returns when it is ready.
+    pub fn start_operator(&mut self) -> Result<()> {
+        *lock(&self.operator) = start_operator(&self.kubeconfig)?;
+        self.wait_operator()
+    }
+
+    /// All that operators have logged in this run.
+    pub fn operator_logs(&self) -> Result<String> {
+        let mut text = lock(&self.operator).log_text()?;
+        for log in lock(&self.logs).iter() {
+            let old = std::fs::read_to_string(log);
+            text.push_str(&old.with_context(|| format!("read {}", log.display()))?);
+        }
+        Ok(text)
+    }
+
+    /// The operator's `/metrics`.
+    pub fn operator_metrics(&self) -> Result<String> {
+        Ok(admin().get("/metrics")?.good()?.body)
+    }
+
+    fn wait_operator(&self) -> Result<()> {
+        wait("the operator is ready", START, || {
+            lock(&self.operator).ensure_running()?;
+            let reply = admin().get("/readyz")?;
+            ensure!(reply.status == 200, "{}: {}", reply.status, reply.body);
+            Ok(Some(()))
+        })
+    }
+}
+
+/// What data planes are given as `--operator`.
+pub fn operator_url() -> String {
+    format!("https://{HOST}:{PUSH_PORT}")
+}
+
+fn admin() -> Client {
+    Client::new((HOST, ADMIN_PORT).into())
+}
+
+/// Linted, tried on the API server, then installed: each step as a careful user would.
+fn install_chart(cluster: &Cluster) -> Result<()> {
+    let chart = chart();
+    let chart = chart.to_str().context("the path is not UTF-8")?;
+    cluster.helm(&["lint", "--strict", chart])?;
+    let install = ["install", "olla", chart, "-n", SYSTEM, "--create-namespace"];
+    cluster.helm(&[&install[..], &["--dry-run=server"]].concat())?;
+    // No --wait: nothing runs pods here.
+    cluster.helm(&install)?;
+    for kind in ["llmendpoints", "ollaroutes"] {
+        let crd = format!("crd/{kind}.olla.dev");
+        let wait = ["wait", "--for=condition=Established", &crd, "--timeout=30s"];
+        cluster.kubectl(&wait)?;
+    }
+    Ok(())
+}
+
+fn chart() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/olla")
+}
+
+fn start_operator(kubeconfig: &std::path::Path) -> Result<Process> {
+    let mut command = ours(
+        "olla-operator",
+        [
+            "run".to_owned(),
+            format!("--listen={HOST}:{PUSH_PORT}"),
+            format!("--admin={HOST}:{ADMIN_PORT}"),
+            // No Service leads to a process outside of any pod.
+            format!("--tls-san={HOST}"),
+            "--log-level=info,operator=debug".to_owned(),
+        ],
+    )?;
+    command
+        .env("KUBECONFIG", kubeconfig)
+        .env("POD_NAMESPACE", SYSTEM)
+        .env("POD_NAME", "olla-operator-0");
+    Process::start("olla-operator", &mut command)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
