@@ -181,6 +181,8 @@ pub async fn follow(
             Ok(sources) => sources,
             Err(error) => {
                 report(&shared, error.to_string());
+                // What comes back is looked at anew, also where it is what it was.
+                seen = Vec::new();
                 continue;
             }
         };
