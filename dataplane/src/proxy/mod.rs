@@ -34,7 +34,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dataplane_core::{Cause, Failure, InstanceKey, Outcome, Pick, Query};
+use dataplane_core::{Cause, Failure, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::Dialect;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Uri, header::RETRY_AFTER, uri::PathAndQuery,
@@ -171,6 +171,11 @@ impl Call<'_> {
             dialect: self.to.dialect,
         };
         let pick = self.shared.pick(&query).map_err(|refusal| {
+            // No table yet: nobody knows what there is.
+            if refusal == Refusal::NoRoute && self.shared.source().revision.is_none() {
+                let retry_after = Duration::from_secs(1);
+                return ProxyError::Unavailable { retry_after };
+            }
             let what = self.to.prefix.map(|prefix| format!("/olla/{prefix}"));
             ProxyError::refused(
                 &refusal,
