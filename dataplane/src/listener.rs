@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -28,7 +29,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc, task::LocalSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{proxy, state::Shared, upstream::Upstreams};
+use crate::{
+    proxy::{self, Downstream},
+    state::Shared,
+    upstream::Upstreams,
+};
 
 /// A connection that sends no complete head for so long is closed; idle ones too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -160,9 +165,16 @@ async fn connection(
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
 ) {
+    let address = peer.ip().to_canonical().to_string();
+    let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
+    let from = Rc::new(Downstream {
+        shared,
+        upstreams,
+        address,
+    });
     let service = service_fn(|req| {
-        let (shared, upstreams) = (shared.clone(), upstreams.clone());
-        async move { Ok::<_, Infallible>(proxy::handle(shared, upstreams, peer.ip(), req).await) }
+        let from = from.clone();
+        async { Ok::<_, Infallible>(proxy::handle(from, req).await) }
     });
     let mut builder = auto::Builder::new(LocalExecutor);
     builder

@@ -1,124 +1,135 @@
 //! Which headers pass, in both directions, and what is added.
 
-use std::net::IpAddr;
-
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{
-        AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
-    },
+    header::{CONNECTION, HOST, VIA},
 };
 
 use crate::upstream::Upstream;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Between two hops only (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
-
-/// A client's credentials are for us, if for anyone: backends get those of their endpoint.
-const CLIENTS_OWN: [HeaderName; 5] = [
-    AUTHORIZATION,
-    PROXY_AUTHORIZATION,
-    COOKIE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("x-auth-token"),
-];
-
-/// Turns a client's headers into those that any backend gets.
-pub(super) fn clean_request(
-    headers: &mut HeaderMap,
-    peer: IpAddr,
-    uri: &Uri,
-    request_id: &HeaderValue,
-) {
-    drop_hop_by_hop(headers);
-    for name in &CLIENTS_OWN {
-        headers.remove(name);
-    }
-    headers.remove(EXPECT);
-    // The client of hyper writes it from the body's exact length.
-    headers.remove(CONTENT_LENGTH);
-    append(headers, &FORWARDED_FOR, &peer.to_canonical().to_string());
-    // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(uri.authority()?.as_str()).ok();
-    if let Some(host) = headers.get(HOST).cloned().or_else(authority) {
-        headers.entry(FORWARDED_HOST).or_insert(host);
-    }
-    headers
-        .entry(FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
-    append(headers, &VIA, "1.1 olla");
-    headers.insert(REQUEST_ID, request_id.clone());
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
-/// What one backend gets beyond that; done for each attempt.
-pub(super) fn address_to(headers: &mut HeaderMap, upstream: &Upstream) {
-    headers.insert(HOST, upstream.authority.clone());
+/// A client's credentials are for us, if for anyone: backends get those of their endpoint.
+fn is_credential(name: &str) -> bool {
+    matches!(
+        name,
+        "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "x-auth-token"
+    )
+}
+
+/// What is written anew for each backend.
+fn is_ours(name: &str) -> bool {
+    matches!(
+        name,
+        "host" | "via" | "expect" | "content-length" | "x-forwarded-for" | "x-request-id"
+    )
+}
+
+/// A client's headers as a backend gets them. The length of the body is not among them: hyper's
+/// client writes it from the body itself.
+pub(super) fn for_backend(
+    client: &HeaderMap,
+    peer: &HeaderValue,
+    uri: &Uri,
+    request_id: &HeaderValue,
+    upstream: &Upstream,
+) -> HeaderMap {
+    let mut headers = passed_on(client);
+    add_path(&mut headers, client, peer, uri);
+    headers.append(REQUEST_ID, request_id.clone());
+    headers.append(HOST, upstream.authority.clone());
     if let Some((name, value)) = &upstream.credential {
         headers.insert(name.clone(), value.clone());
     }
+    headers
+}
+
+/// What of a client's headers is neither between two hops, nor its credential, nor ours.
+fn passed_on(client: &HeaderMap) -> HeaderMap {
+    let named = named_by_connection(client);
+    let mut headers = HeaderMap::with_capacity(client.keys_len() + 8);
+    for (name, value) in client {
+        let text = name.as_str();
+        if !is_hop_by_hop(text) && !is_credential(text) && !is_ours(text) && !named.contains(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// How the request came here.
+fn add_path(headers: &mut HeaderMap, client: &HeaderMap, peer: &HeaderValue, uri: &Uri) {
+    headers.append(FORWARDED_FOR, joined(client, &FORWARDED_FOR, peer));
+    headers.append(
+        VIA,
+        joined(client, &VIA, &HeaderValue::from_static("1.1 olla")),
+    );
+    // HTTP/2 has it in the URI.
+    let authority = || HeaderValue::from_str(uri.authority()?.as_str()).ok();
+    if let Some(host) = client.get(HOST).cloned().or_else(authority) {
+        headers.entry(FORWARDED_HOST).or_insert(host);
+    }
+    let proto = headers.entry(FORWARDED_PROTO);
+    proto.or_insert(HeaderValue::from_static("http"));
 }
 
 /// Takes what must not reach a client out of a backend's headers.
 pub(super) fn clean_response(headers: &mut HeaderMap, upstream: &Upstream) {
-    drop_hop_by_hop(headers);
-    headers.remove(SET_COOKIE);
-    for name in &CLIENTS_OWN {
-        headers.remove(name);
-    }
-    if let Some((name, _)) = &upstream.credential {
-        headers.remove(name);
-    }
-    // A backend that is itself an Olla must not speak for us.
-    let theirs: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with("x-olla-"))
-        .cloned()
-        .collect();
-    for name in theirs {
+    let credential = upstream.credential.as_ref().map(|(name, _)| name);
+    let named = named_by_connection(headers);
+    let drops = |name: &&HeaderName| {
+        let text = name.as_str();
+        is_hop_by_hop(text)
+            || is_credential(text)
+            || text == "set-cookie"
+            // A backend that is itself an Olla must not speak for us.
+            || text.starts_with("x-olla-")
+            || credential == Some(*name)
+            || named.contains(name)
+    };
+    // Most answers have at most two of them.
+    let dropped: Vec<HeaderName> = headers.keys().filter(drops).cloned().collect();
+    for name in dropped {
         headers.remove(name);
     }
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();
-    let named: Vec<HeaderName> = lines
+    lines
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
+        .collect()
 }
 
-/// Joins all lines of `name` into one that ends with `value`.
-fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+/// All lines of `name` as one that ends with `value`.
+fn joined(headers: &HeaderMap, name: &HeaderName, value: &HeaderValue) -> HeaderValue {
     let old = headers.get_all(name).iter();
     let mut list: Vec<&str> = old.filter_map(|line| line.to_str().ok()).collect();
-    list.push(value);
-    if let Ok(joined) = HeaderValue::try_from(list.join(", ")) {
-        headers.insert(name, joined);
+    if list.is_empty() {
+        return value.clone();
     }
+    list.extend(value.to_str());
+    HeaderValue::try_from(list.join(", ")).unwrap_or_else(|_| value.clone())
 }
 
 /// The client's own id if it is 1 to 128 printable characters, else a fresh one.
@@ -131,19 +142,21 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
         .filter(usable)
         .cloned()
         .unwrap_or_else(|| {
-            let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("unknown"))
+            let digits = fastrand::u128(..).to_ne_bytes().map(|byte| {
+                let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0') as u8;
+                [digit(byte >> 4), digit(byte & 15)]
+            });
+            let id = HeaderValue::from_bytes(digits.as_flattened());
+            id.unwrap_or(HeaderValue::from_static("unknown"))
         })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn cleaned(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers: HeaderMap = pairs
+        let client: HeaderMap = pairs
             .iter()
             .map(|(name, value)| {
                 (
@@ -152,13 +165,9 @@ mod tests {
                 )
             })
             .collect();
-        let id = HeaderValue::from_static("r-1");
-        clean_request(
-            &mut headers,
-            IpAddr::from(Ipv4Addr::new(10, 0, 0, 9)),
-            &Uri::default(),
-            &id,
-        );
+        let mut headers = passed_on(&client);
+        let peer = HeaderValue::from_static("10.0.0.9");
+        add_path(&mut headers, &client, &peer, &Uri::default());
         headers
     }
 

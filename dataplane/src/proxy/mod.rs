@@ -25,7 +25,6 @@ mod surface;
 
 use std::{
     cell::RefCell,
-    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -66,22 +65,33 @@ use crate::{
 /// What a request is answered with.
 pub(crate) type Answered = Response<OutBody>;
 
-/// Answers one request of a client at `peer`. Never fails: what goes wrong is an answer too.
-pub(crate) async fn handle(
-    shared: Arc<Shared>,
-    upstreams: Rc<Upstreams>,
-    peer: IpAddr,
-    req: Request<Incoming>,
-) -> Answered {
+/// A client's connection, and what its requests need.
+#[derive(Debug)]
+pub(crate) struct Downstream {
+    pub shared: Arc<Shared>,
+    pub upstreams: Rc<Upstreams>,
+    /// The client's IP address, as `X-Forwarded-For` has it.
+    pub address: HeaderValue,
+}
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answered {
+    let shared = &from.shared;
     let (head, body) = req.into_parts();
     let (uri, method) = (head.uri, head.method);
     let surface = surface::of(&method, uri.path(), &head.headers);
     if let Surface::Admin(path) = surface {
-        return admin::answer(&shared, &method, path, uri.query().unwrap_or_default());
+        return admin::answer(shared, &method, path, uri.query().unwrap_or_default());
     }
     let id = headers::request_id(&head.headers);
     let client = surface.client(uri.path());
-    let account = Account::new(shared.clone(), id, method.clone(), uri.clone());
+    // Boxed: it goes from phase to phase.
+    let account = Box::new(Account::new(
+        shared.clone(),
+        id,
+        method.clone(),
+        uri.clone(),
+    ));
     if surface::is_ambiguous(uri.path()) {
         let error = ProxyError::BadRequest {
             reason: "ambiguous_path",
@@ -92,9 +102,7 @@ pub(crate) async fn handle(
     match surface {
         Surface::Forward(to) => {
             let call = Call {
-                shared,
-                upstreams,
-                peer,
+                from: &from,
                 method,
                 uri: &uri,
                 to,
@@ -125,9 +133,7 @@ pub(crate) async fn handle(
 
 /// A request that goes to a backend.
 struct Call<'a> {
-    shared: Arc<Shared>,
-    upstreams: Rc<Upstreams>,
-    peer: IpAddr,
+    from: &'a Downstream,
     method: Method,
     uri: &'a Uri,
     to: Forward<'a>,
@@ -136,9 +142,9 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    async fn forward(self, mut account: Account, body: Incoming) -> Answered {
+    async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(&self.shared, body).await {
+        let mut intake = match intake::read(&self.from.shared, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
@@ -170,9 +176,9 @@ impl Call<'_> {
             prefix: self.to.prefix,
             dialect: self.to.dialect,
         };
-        let pick = self.shared.pick(&query).map_err(|refusal| {
+        let pick = self.from.shared.pick(&query).map_err(|refusal| {
             // No table yet: nobody knows what there is.
-            if refusal == Refusal::NoRoute && self.shared.source().revision.is_none() {
+            if refusal == Refusal::NoRoute && self.from.shared.source().revision.is_none() {
                 let retry_after = Duration::from_secs(1);
                 return ProxyError::Unavailable { retry_after };
             }
@@ -210,7 +216,7 @@ impl Call<'_> {
                 },
             };
             let next = replayable
-                .then(|| self.shared.retry(&query, &tried, cause))
+                .then(|| self.from.shared.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
                 (Some(next), _) => {
@@ -239,13 +245,13 @@ impl Call<'_> {
     }
 
     fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
-        let upstream = self.upstreams.of(&pick.instance);
+        let upstream = self.from.upstreams.of(&pick.instance);
         account.attempts = pick.attempt;
         account.route = Some(pick.route.clone());
         account.upstream = Some(upstream.clone());
         Picked {
             upstream,
-            flight: Flight::new(self.shared.clone(), pick.ticket),
+            flight: Flight::new(self.from.shared.clone(), pick.ticket),
             route: pick.route,
             tier: pick.tier,
             decision: pick.decision.as_str(),
@@ -279,15 +285,13 @@ impl Call<'_> {
         *req.uri_mut() = PathAndQuery::try_from(path)
             .map(Uri::from)
             .unwrap_or_default();
-        let mut headers = self.headers.clone();
-        headers::clean_request(&mut headers, self.peer, self.uri, id);
-        headers::address_to(&mut headers, upstream);
-        *req.headers_mut() = headers;
+        *req.headers_mut() =
+            headers::for_backend(&self.headers, &self.from.address, self.uri, id, upstream);
         req
     }
 
     /// The first byte is here: from now on nothing can be tried elsewhere.
-    fn relay(&self, mut account: Account, answer: Answer, picked: Picked) -> Answered {
+    fn relay(&self, mut account: Box<Account>, answer: Answer, picked: Picked) -> Answered {
         let Answer {
             mut head,
             first,

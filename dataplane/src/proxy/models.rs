@@ -8,7 +8,7 @@ use super::{Answered, account::Account, respond};
 use crate::error::ProxyError;
 
 pub(super) fn list(
-    account: Account,
+    account: Box<Account>,
     shape: Shape,
     prefix: Option<&str>,
     dialect: Option<Dialect>,
@@ -28,7 +28,7 @@ pub(super) fn list(
 }
 
 /// Ids may hold slashes: everything after the prefix is the id.
-pub(super) fn one(account: Account, client: Dialect, shape: Shape, id: &str) -> Answered {
+pub(super) fn one(account: Box<Account>, client: Dialect, shape: Shape, id: &str) -> Answered {
     let models = account
         .shared
         .with_fleet(|fleet, _| fleet.models(None, None));
@@ -46,7 +46,7 @@ pub(super) fn one(account: Account, client: Dialect, shape: Shape, id: &str) -> 
     done(account, document.to_string().into_bytes())
 }
 
-fn done(mut account: Account, document: Vec<u8>) -> Answered {
+fn done(mut account: Box<Account>, document: Vec<u8>) -> Answered {
     account.status = 200;
     account.ended = true;
     let mut rsp = respond::json(StatusCode::OK, document);

@@ -48,7 +48,7 @@ pub(crate) struct Relay {
     connection: Option<Connection>,
     upstream: Rc<Upstream>,
     flight: Flight,
-    account: Account,
+    account: Box<Account>,
     /// What the answer counts as if it ends whole.
     outcome: Outcome,
     client: Dialect,
@@ -92,7 +92,7 @@ impl Relay {
         connection: Connection,
         upstream: Rc<Upstream>,
         flight: Flight,
-        account: Account,
+        account: Box<Account>,
         terms: Terms,
     ) -> Self {
         let mut relay = Self {

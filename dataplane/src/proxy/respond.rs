@@ -22,7 +22,7 @@ const MODEL: HeaderName = HeaderName::from_static("x-olla-model");
 const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 
 /// Ends the account with this error.
-pub(super) fn error(mut account: Account, client: Dialect, error: &ProxyError) -> Answered {
+pub(super) fn error(mut account: Box<Account>, client: Dialect, error: &ProxyError) -> Answered {
     account.status = error.status().as_u16();
     account.reason = error.reason();
     account.ended = true;
@@ -89,13 +89,15 @@ pub(super) fn stamp_routed(
     const BACKEND_TYPE: HeaderName = HeaderName::from_static("x-olla-backend-type");
     const TIER: HeaderName = HeaderName::from_static("x-olla-tier");
     const RESPONSE_TIME: HeaderName = HeaderName::from_static("x-olla-response-time");
+    // Grown once, not header by header.
+    headers.reserve(14);
     stamp(headers, account);
     headers.insert(ENDPOINT, upstream.endpoint.clone());
     headers.insert(BACKEND_TYPE, upstream.backend_type.clone());
     headers.insert(TIER, HeaderValue::from(tier));
     headers.insert(DECISION, HeaderValue::from_static("routed"));
     headers.insert(REASON, HeaderValue::from_static(decision));
-    let took = format!("{}ms", account.started.elapsed().as_millis());
+    let took = format!("{}ms", account.started.elapsed().as_millis() as u64);
     if let Ok(took) = HeaderValue::try_from(took) {
         headers.insert(RESPONSE_TIME, took);
     }

@@ -178,6 +178,9 @@ fn under<'a>(path: &'a str, root: &str) -> Option<&'a str> {
 /// A path that means different things to different readers: dot segments, also encoded ones,
 /// could leave the prefix that a route matched.
 pub(crate) fn is_ambiguous(path: &str) -> bool {
+    if !path.contains("/.") && !path.contains("%2") {
+        return false;
+    }
     path.split('/').any(|segment| {
         let dots = segment.replace("%2e", ".").replace("%2E", ".");
         dots == "." || dots == ".."
