@@ -14,9 +14,16 @@
 mod balance;
 mod bodies;
 mod breaker;
+mod drain;
 mod failover;
+mod garbage;
 mod headers;
 mod health;
+mod http2;
+mod metrics;
+mod operator_stream;
+mod reload;
 mod routing;
+mod secrets;
 mod streams;
 mod support;

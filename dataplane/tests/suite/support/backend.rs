@@ -172,11 +172,6 @@ impl Backend {
 
     // --- what it saw ---
 
-    /// All but probes and listings, in order.
-    pub(crate) fn requests(&self) -> Vec<Recorded> {
-        self.state.requests.lock().clone()
-    }
-
     pub(crate) fn count(&self) -> usize {
         self.state.requests.lock().len()
     }
@@ -212,7 +207,7 @@ impl Backend {
 
 /// Each backend has a loopback address of its own, so that nobody takes its port while it is
 /// stopped, and an error that names it can be told from one that does not.
-fn own_address() -> SocketAddr {
+pub(crate) fn own_address() -> SocketAddr {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, Ordering::SeqCst);
     let byte = |number: usize| u8::try_from(number % 250).unwrap() + 1;

@@ -67,6 +67,13 @@ impl Client {
         }
     }
 
+    /// Says that nothing more will come; what is read from here on is raw.
+    pub(crate) fn half_closed(self) -> TcpStream {
+        // Refused when the peer has closed already.
+        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+        self.stream
+    }
+
     /// Exactly these bytes. What the peer does not take is no error here.
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.stream.write_all(bytes.as_ref()).await;

@@ -3,6 +3,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod operator;
 pub(crate) mod plane;
 pub(crate) mod reply;
 pub(crate) mod text;

@@ -1,0 +1,159 @@
+//! Files that change while they are served.
+
+use std::{fs, path::Path};
+
+use dataplane::app::{App, From};
+
+use crate::support::{
+    backend::Backend,
+    plane::{Plane, Yaml},
+    reply::{Gate, Reply},
+    wait_for,
+};
+
+async fn serving(path: &Path) -> Plane {
+    let from = From::Files {
+        paths: vec![path.to_owned()],
+        namespace: None,
+    };
+    Plane::from(Plane::settings(), from).await
+}
+
+async fn problem(plane: &Plane) -> String {
+    let status = plane.status().await;
+    status["config"]["problem"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_changed_file_takes_effect() {
+    let (a, b) = (
+        Backend::start("a", &["m"]).await,
+        Backend::start("b", &["m"]).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    fs::write(&file, Yaml::tiers(&[("a", &a)]).text()).unwrap();
+    let plane = serving(&file).await;
+    assert_eq!(plane.chat("m").await.endpoint(), "a");
+    fs::write(&file, Yaml::tiers(&[("b", &b)]).text()).unwrap();
+    let changed = async || plane.chat("m").await.endpoint() == "b";
+    wait_for("traffic goes to the new endpoint", changed).await;
+    let status = plane.status().await;
+    assert_eq!(
+        (&status["config"]["revision"], &status["config"]["origin"]),
+        (&2.into(), &"file".into())
+    );
+    assert_eq!(plane.metric("olla_config_revision", &[]).await, 2.0);
+}
+
+#[tokio::test]
+async fn what_is_known_of_an_endpoint_that_stays_is_kept() {
+    let (a, b) = (
+        Backend::start("a", &["m"]).await,
+        Backend::start("b", &["m"]).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    fs::write(&file, Yaml::tiers(&[("a", &a), ("b", &b)]).text()).unwrap();
+    let plane = serving(&file).await;
+    for _ in 0..3 {
+        plane.chat("m").await;
+    }
+    let gate = Gate::new();
+    let reply = Reply::sse().chunk("data: 1\n\n").wait(&gate);
+    b.answer(reply.chunk("data: [DONE]\n\n").end());
+    a.answer_next(Reply::status(503));
+    let (mut client, head) = plane.stream("m").await;
+    assert_eq!(head.endpoint(), "b");
+    client.chunk().await.unwrap();
+
+    fs::write(&file, Yaml::tiers(&[("a", &a)]).text()).unwrap();
+    let gone = async || plane.instances().await.len() == 1;
+    wait_for("b is gone", gone).await;
+    assert_eq!(
+        plane.instance("a").await["requests"],
+        4,
+        "a's past is known"
+    );
+    gate.cancel();
+    assert_eq!(client.rest().await, (b"data: [DONE]\n\n".to_vec(), true));
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_and_is_told() {
+    let a = Backend::start("a", &["m"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    let good = Yaml::tiers(&[("a", &a)]).text();
+    fs::write(&file, &good).unwrap();
+    let plane = serving(&file).await;
+    fs::write(&file, good.replace("type: vllm", "type: vlllm")).unwrap();
+    let told = async || problem(&plane).await.contains("vlllm");
+    wait_for("the problem is told", told).await;
+    assert_eq!(plane.chat("m").await.status, 200);
+    assert_eq!(plane.status().await["config"]["revision"], 1);
+    fs::write(&file, "{ not: [yaml").unwrap();
+    let told = async || {
+        let problem = problem(&plane).await;
+        !problem.is_empty() && !problem.contains("vlllm")
+    };
+    wait_for("the next problem is told", told).await;
+    assert_eq!(plane.chat("m").await.status, 200);
+    fs::write(&file, &good).unwrap();
+    let solved = async || problem(&plane).await.is_empty();
+    wait_for("there is no problem any more", solved).await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_away_for_a_while_is_no_problem_once_it_is_back() {
+    let a = Backend::start("a", &["m"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    let good = Yaml::tiers(&[("a", &a)]).text();
+    fs::write(&file, &good).unwrap();
+    let plane = serving(&file).await;
+    fs::remove_file(&file).unwrap();
+    let told = async || problem(&plane).await.contains("olla.yaml");
+    wait_for("the problem is told", told).await;
+    assert_eq!(plane.chat("m").await.status, 200);
+    fs::write(&file, &good).unwrap();
+    let solved = async || problem(&plane).await.is_empty();
+    wait_for("there is no problem any more", solved).await;
+}
+
+#[tokio::test]
+async fn a_folder_is_read_with_all_its_files() {
+    let (a, b) = (
+        Backend::start("a", &["x"]).await,
+        Backend::start("b", &["y"]).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = Yaml::tiers(&[("a", &a)]).text();
+    fs::write(folder.path().join("1.yaml"), yaml).unwrap();
+    let plane = serving(folder.path()).await;
+    let more = Yaml::tiers(&[("b", &b)]).text();
+    let endpoint = more
+        .split("---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute")
+        .next();
+    fs::write(folder.path().join("2.yml"), endpoint.unwrap()).unwrap();
+    fs::write(folder.path().join("README.md"), "{ no yaml").unwrap();
+    let both = async || plane.chat("y").await.status == 200 && plane.chat("x").await.status == 200;
+    wait_for("both serve", both).await;
+}
+
+#[tokio::test]
+async fn a_start_with_a_broken_file_fails_and_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    fs::write(
+        &file,
+        "kind: LlmEndpoint\napiVersion: olla.dev/v1alpha1\nspec: { urll: x }\n",
+    )
+    .unwrap();
+    let from = From::Files {
+        paths: vec![file],
+        namespace: None,
+    };
+    let error = App::start(Plane::settings(), from).await.unwrap_err();
+    assert!(error.to_string().contains("olla.yaml:"), "{error}");
+}
