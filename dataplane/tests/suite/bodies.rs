@@ -1,5 +1,8 @@
 //! Bodies of all sizes and kinds, and connections that are used again.
 
+use dataplane::config::Settings;
+use futures::future::join_all;
+
 use crate::support::{
     backend::Backend,
     plane::{Plane, Yaml, chat},
@@ -134,6 +137,33 @@ async fn requests_sent_ahead_are_answered_in_order() {
     for number in 0..20 {
         assert_eq!(client.answer().await.text(), format!("/v1/{number}"));
     }
+}
+
+#[tokio::test]
+async fn many_requests_at_once_each_get_their_own_answer() {
+    let a = Backend::start("a", &["m"]).await;
+    a.answer_with(|request| Reply::whole(200, &[], &request.body));
+    let settings = Settings {
+        workers: 2,
+        ..Plane::settings()
+    };
+    let plane = Plane::with(settings, &Yaml::tiers(&[("a", &a)]).text()).await;
+    let clients = (0..20).map(async |client| {
+        let mut connection = plane.client().await;
+        for number in 0..20 {
+            let body = format!("{client}/{number} {}", "x".repeat(client * number * 50));
+            let answer = connection
+                .request("POST", "/v1/x", &[], body.as_bytes())
+                .await;
+            assert!(
+                answer.text() == body,
+                "{client}/{number}: {}",
+                answer.text()
+            );
+        }
+    });
+    join_all(clients).await;
+    assert_eq!(a.count(), 400);
 }
 
 #[tokio::test]

@@ -162,6 +162,7 @@ async fn a_request_never_goes_to_the_same_endpoint_twice() {
     let answer = plane.chat("m").await;
     assert_eq!(answer.status, 502);
     assert_eq!(answer.json()["error"]["code"], "upstream_reset");
+    assert_eq!(answer.header("x-olla-attempts"), Some("2"));
     assert_eq!((a.count(), b.count()), (1, 1));
 }
 

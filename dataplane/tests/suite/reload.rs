@@ -157,3 +157,52 @@ async fn a_start_with_a_broken_file_fails_and_says_where() {
     let error = App::start(Plane::settings(), from).await.unwrap_err();
     assert!(error.to_string().contains("olla.yaml:"), "{error}");
 }
+
+#[tokio::test]
+async fn a_rotated_credential_is_used_from_then_on() {
+    let a = Backend::start("a", &["m"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    let with = |token: &str| {
+        let auth = "auth: { bearer: { name: keys, key: token } }";
+        let yaml = Yaml::default().secret("keys", "token", token);
+        yaml.endpoint("a", &a.url(), &[auth]).text()
+    };
+    fs::write(&file, with("old")).unwrap();
+    let plane = serving(&file).await;
+    let mut client = plane.client().await;
+    let mut sent = async || {
+        client.request("GET", "/v1/x", &[], b"").await;
+        a.last().header("authorization").unwrap().to_owned()
+    };
+    assert_eq!(sent().await, "Bearer old");
+    fs::write(&file, with("new")).unwrap();
+    wait_for("the new one is sent", async || sent().await == "Bearer new").await;
+    let probed = async || {
+        let looks = a.looks();
+        let mut sent = looks.iter().filter_map(|look| look.header("authorization"));
+        sent.any(|value| value == "Bearer new")
+    };
+    wait_for("probes send it too", probed).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_moved_is_found_at_its_new_address() {
+    let (old, new) = (
+        Backend::start("old", &["m"]).await,
+        Backend::start("new", &["m"]).await,
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("olla.yaml");
+    fs::write(&file, Yaml::tiers(&[("a", &old)]).text()).unwrap();
+    let plane = serving(&file).await;
+    assert!(plane.chat("m").await.text().contains("old"));
+    fs::write(&file, Yaml::tiers(&[("a", &new)]).text()).unwrap();
+    let moved = async || {
+        let answer = plane.chat("m").await;
+        assert_eq!((answer.status, answer.endpoint()), (200, "a"));
+        answer.text().contains("new")
+    };
+    wait_for("the new address answers", moved).await;
+    wait_for("the old one is let go", async || old.open() == 0).await;
+}

@@ -420,3 +420,59 @@ async fn explain_says_where_a_request_would_go_and_why() {
     let unknown = plane.get("/internal/explain?model=none").await.json();
     assert_eq!(unknown["refusal"], "model_not_found");
 }
+
+/// The route of `yaml` and another, named `special`, with these members.
+fn with_route(yaml: &Yaml, spec: &str) -> String {
+    format!(
+        "{}---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute\n\
+         metadata: {{ name: special }}\nspec:\n  {spec}\n",
+        yaml.text()
+    )
+}
+
+#[tokio::test]
+async fn the_most_specific_route_takes_a_request() {
+    let a = Backend::start("a", &["m", "big-1"]).await;
+    let b = Backend::start("b", &["m", "big-1"]).await;
+    let yaml = Yaml::tiers(&[("a", &a), ("b", &b)]);
+    let to_b = "endpoints: { refs: [{ name: b }] }";
+    let header = [("x-team", "red")];
+    for (matches, path, headers, model) in [
+        ("pathPrefix: /olla/vllm", "/olla/vllm/v1/x", &[][..], "m"),
+        ("models: ['big-*']", "/v1/x", &[], "big-1"),
+        (
+            "headers: [{ name: X-Team, value: red }]",
+            "/v1/x",
+            &header,
+            "m",
+        ),
+    ] {
+        let spec = format!("match: {{ {matches} }}\n  {to_b}");
+        let plane = Plane::with(Plane::settings(), &with_route(&yaml, &spec)).await;
+        let body = chat(model).to_string();
+        let special = plane.request("POST", path, headers, body.as_bytes()).await;
+        assert_eq!(special.endpoint(), "b", "{matches}");
+        assert_eq!(plane.chat("m").await.endpoint(), "a", "{matches}");
+        let labels = ["route=\"special\"", "endpoint=\"b\""];
+        assert_eq!(plane.metric("olla_requests_total", &labels).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_route_with_a_path_leaves_other_paths_to_nobody() {
+    let a = Backend::start("a", &["m"]).await;
+    let yaml = Yaml::tiers(&[("a", &a)]).route("match: { pathPrefix: /olla/vllm }");
+    let plane = yaml.start().await;
+    let inside = plane
+        .post("/olla/vllm/v1/chat/completions", &chat("m"))
+        .await;
+    assert_eq!(inside.status, 200);
+    for path in ["/v1/chat/completions", "/olla/vllmx/v1/chat/completions"] {
+        let answer = plane.post(path, &chat("m")).await;
+        assert_eq!(
+            (answer.status, code(&answer)),
+            (404, "no_route".into()),
+            "{path}"
+        );
+    }
+}

@@ -292,6 +292,17 @@ async fn a_slow_reader_gets_every_byte_and_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_of_a_cut_stream_gets_all_that_came_and_the_error() {
+    let (a, plane) = one().await;
+    let event = format!("data: {}\n\n", "x".repeat(60_000));
+    let events: Vec<&str> = std::iter::repeat_n(event.as_str(), 400).collect();
+    a.answer(Reply::sse().chunks(&events).close());
+    let (mut client, _) = plane.stream("m").await;
+    let error = openai_error(&broken(&mut client, &event.repeat(400)).await);
+    assert_eq!(error["error"]["code"], "truncated");
+}
+
+#[tokio::test]
 async fn two_hundred_streams_of_one_endpoint_live_at_once() {
     let (a, plane) = one().await;
     let gate = Gate::new();
