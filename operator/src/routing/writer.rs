@@ -287,9 +287,23 @@ impl Writes {
             "metadata": { "name": name },
             "status": status,
         });
-        let parameters = PatchParams::apply(MANAGER).force();
-        let patch = Patch::Apply(&patch);
-        let write = api.patch_status(name, &parameters, &patch);
+        let write = async {
+            let parameters = PatchParams::apply(MANAGER).force();
+            let patch = Patch::Apply(&patch);
+            match api.patch_status(name, &parameters, &patch).await {
+                // Apply wants the whole object typed, which an undecodable one is not; a merge
+                // looks only at what changes.
+                Err(kube::Error::Api(answer)) if answer.code == 500 => {
+                    let parameters = PatchParams {
+                        field_manager: Some(MANAGER.to_owned()),
+                        ..PatchParams::default()
+                    };
+                    let patch = Patch::Merge(json!({ "status": status }));
+                    api.patch_status(name, &parameters, &patch).await
+                }
+                other => other,
+            }
+        };
         match timeout(API_TIMEOUT, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Some(error)),
