@@ -3,3 +3,9 @@
 
 mod control_plane;
 mod examples;
+mod objects;
+mod outage;
+mod pods;
+mod propagation;
+mod secrets;
+mod support;

@@ -1,0 +1,93 @@
+//! What breaks when the operator or a data plane dies? Nothing that a client sees.
+
+use anyhow::{Result, ensure};
+use e2e::{MockLlm, World, wait};
+
+use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
+
+#[test]
+fn data_planes_serve_on_without_the_operator_and_follow_it_when_it_is_back() -> Result<()> {
+    let mut world = World::alone()?;
+    let tenant = world.tenant()?;
+    let (_base, first) = served(&tenant)?;
+    let second = tenant.data_plane()?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    let before = tenant.wait_condition("ollaroutes/main", "Programmed", "True")?;
+
+    world.kill_operator()?;
+    let other = MockLlm::start("other", &[MODEL])?;
+    tenant.apply(&endpoint("other", &other.url(), "  priority: 1\n"))?;
+    for data_plane in [&first, &second] {
+        let answerers = data_plane.client().answerers(MODEL, 20)?;
+        assert!(answerers.iter().all(|name| name == "base"), "{answerers:?}");
+    }
+
+    world.start_operator()?;
+    wait("both have the change", SOON, || {
+        for data_plane in [&first, &second] {
+            // Anything but a 200 on the way is a failure, not a "not yet".
+            let answerer = data_plane
+                .client()
+                .answerer(MODEL)
+                .expect("no client error");
+            ensure!(answerer == "other", "{answerer} answers");
+        }
+        Ok(Some(()))
+    })?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    let after = tenant.wait_condition("ollaroutes/main", "Programmed", "True")?;
+    assert_eq!(
+        after["lastTransitionTime"], before["lastTransitionTime"],
+        "a restart of the operator is no news"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_data_plane_that_restarts_without_the_operator_serves_from_its_disk() -> Result<()> {
+    let mut world = World::alone()?;
+    let tenant = world.tenant()?;
+    let (_base, mut data_plane) = served(&tenant)?;
+    let guarded = MockLlm::start("guarded", &["guarded-model"])?;
+    guarded.require("Bearer right");
+    tenant.secret("key", &[("token", "right")])?;
+    let auth = "  auth:\n    bearer: {name: key, key: token}\n";
+    tenant.apply(&endpoint("guarded", &guarded.url(), auth))?;
+    wait("the guarded one answers", SOON, || {
+        data_plane.client().answerer("guarded-model").map(Some)
+    })?;
+
+    world.kill_operator()?;
+    data_plane.kill9()?;
+    let asked = guarded.seen().len();
+    data_plane.restart()?;
+    wait_answer(&data_plane, "base")?;
+    assert_eq!(data_plane.origin()?, "disk");
+    let reply = data_plane.client().chat("guarded-model")?;
+    assert_ne!(reply.status, 200, "credentials are not kept on disk");
+    assert_eq!(guarded.seen().len(), asked, "asked without its credential");
+
+    world.start_operator()?;
+    wait("the guarded one answers again", SOON, || {
+        data_plane.client().answerer("guarded-model").map(Some)
+    })?;
+    assert_eq!(data_plane.origin()?, "operator");
+    Ok(())
+}
+
+#[test]
+fn a_data_plane_that_is_killed_comes_back_beside_its_sibling() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    let (_base, mut first) = served(&tenant)?;
+    let second = tenant.data_plane()?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    first.kill9()?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "1 of 1")?;
+    tenant.apply(&route("main", "{loadBalancer: round_robin}"))?;
+    wait_answer(&second, "base")?;
+    first.restart()?;
+    wait_answer(&first, "base")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    Ok(())
+}
