@@ -1,8 +1,10 @@
 //! Tests against a real control plane. Run by `./e2e/test cluster [FILTER]`, which makes it and
 //! the private network they live in.
 
+mod clients;
 mod control_plane;
 mod examples;
+mod litellm;
 mod objects;
 mod outage;
 mod pods;
