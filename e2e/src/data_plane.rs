@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -127,6 +128,16 @@ impl DataPlane {
     pub fn kept(&self) -> Result<String> {
         let path = self.folder.join("state/table.json");
         std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// As the kubelet ends a pod; it may take its time. See `wait_exit`.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.process.terminate()
+    }
+
+    /// How it ended, once it has.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        self.process.wait_exit(START)
     }
 
     pub fn kill9(&mut self) -> Result<()> {

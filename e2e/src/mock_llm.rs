@@ -42,6 +42,8 @@ pub enum Mode {
     Fail(u16),
     /// Every n-th request fails with a 503, beginning with the first.
     FailEvery(usize),
+    /// Takes requests and says nothing.
+    Hang,
 }
 
 /// A chat (or the like) that reached it.
@@ -80,6 +82,8 @@ struct State {
     probes: AtomicUsize,
     /// While true, streams stop after their first event.
     held: watch::Sender<bool>,
+    /// Streamed answers that somebody still takes.
+    streams: AtomicUsize,
 }
 
 impl MockLlm {
@@ -108,6 +112,7 @@ impl MockLlm {
                 chats: AtomicUsize::new(0),
                 probes: AtomicUsize::new(0),
                 held: watch::Sender::new(false),
+                streams: AtomicUsize::new(0),
             }),
             address,
             running: Mutex::default(),
@@ -172,6 +177,11 @@ impl MockLlm {
     /// Health checks and listings that reached it.
     pub fn probes(&self) -> usize {
         self.state.probes.load(Ordering::Relaxed)
+    }
+
+    /// Streamed answers that somebody still takes.
+    pub fn open_streams(&self) -> usize {
+        self.state.streams.load(Ordering::Relaxed)
     }
 
     fn listen(&self) -> Result<SocketAddr> {
@@ -272,6 +282,9 @@ async fn answer(
         headers: head.headers,
         body,
     });
+    if *lock(&state.mode) == Mode::Hang {
+        std::future::pending::<()>().await;
+    }
     if let Some(status) = failure(&state) {
         let error = json!({"error": {"message": "told to fail"}});
         return Ok(whole(status, error.to_string()));
@@ -290,7 +303,7 @@ fn failure(state: &State) -> Option<StatusCode> {
     match *lock(&state.mode) {
         Mode::Fail(status) => StatusCode::from_u16(status).ok(),
         Mode::FailEvery(n) if number.is_multiple_of(n) => Some(StatusCode::SERVICE_UNAVAILABLE),
-        Mode::Answer | Mode::FailEvery(_) => None,
+        Mode::Answer | Mode::FailEvery(_) | Mode::Hang => None,
     }
 }
 
@@ -304,6 +317,7 @@ fn whole(status: StatusCode, body: String) -> Response<Body> {
 
 fn stream(state: &Arc<State>, dialect: answers::Dialect, events: Vec<String>) -> Response<Body> {
     let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+    let open = Open::new(state);
     let state = state.clone();
     // Ends when its connection does: then nobody takes what it sends.
     tokio::spawn(async move {
@@ -316,10 +330,31 @@ fn stream(state: &Arc<State>, dialect: answers::Dialect, events: Vec<String>) ->
             let _ = held.wait_for(|held| !held).await;
         }
     });
+    let body = body.map_frame(move |frame| {
+        // Goes with the body, and that with its connection.
+        let _ = &open;
+        frame
+    });
     let mut response = Response::new(body.boxed_unsync());
     let kind = http::HeaderValue::from_static(dialect.stream_type());
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+/// Counts a stream as long as it lives.
+struct Open(Arc<State>);
+
+impl Open {
+    fn new(state: &Arc<State>) -> Self {
+        state.streams.fetch_add(1, Ordering::Relaxed);
+        Self(state.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -352,8 +387,21 @@ mod tests {
         let mut stream = client.stream("m").expect("it begins");
         let first = stream.next_piece().expect("a piece").expect("not the end");
         assert!(!first.contains("[DONE]"), "{first}");
+        assert_eq!(mock.open_streams(), 1);
         mock.release();
         assert!(stream.rest().expect("a clean end").contains("[DONE]"));
+    }
+
+    #[test]
+    fn a_stream_that_nobody_takes_any_more_is_noticed_while_held() {
+        let mock = local("d");
+        mock.hold();
+        let stream = Client::new(mock.address()).stream("m").expect("it begins");
+        drop(stream);
+        wait("the stream is closed", SOON, || {
+            Ok((mock.open_streams() == 0).then_some(()))
+        })
+        .expect("the backend notices");
     }
 
     #[test]

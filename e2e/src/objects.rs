@@ -27,9 +27,15 @@ impl Cluster {
 
     /// The same with a given name, which no other test may use.
     pub fn namespace_named(&self, name: &str) -> Result<()> {
+        self.create_namespace(name, &[])
+    }
+
+    pub(crate) fn create_namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
         self.api.create(
             "/api/v1/namespaces",
-            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+                "name": name, "labels": label_map(labels),
+            }}),
         )?;
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
         let what = format!("namespace {name} has its ServiceAccount");
@@ -70,14 +76,10 @@ impl Cluster {
         ip: Ipv4Addr,
         port: u16,
     ) -> Result<()> {
-        let labels: Map<String, Value> = labels
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), json!(value)))
-            .collect();
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": label_map(labels)},
             "spec": {
                 "nodeName": NODE,
                 "containers": [{
@@ -139,4 +141,11 @@ impl Cluster {
 
 fn pod_path(namespace: &str, name: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/pods/{name}")
+}
+
+fn label_map(labels: &[(&str, &str)]) -> Map<String, Value> {
+    labels
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), json!(value)))
+        .collect()
 }

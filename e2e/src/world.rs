@@ -4,7 +4,7 @@
 //! There is no kubelet, so the operator is a process of ours, and the chart's Deployment stays
 //! without a pod. Tests get the world shared, or alone when they take the operator down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl World {
         let cluster = Cluster::shared()?;
         install_chart(cluster)?;
         let kubeconfig = cluster.kubeconfig_for(SYSTEM, "olla-operator")?;
-        let operator = start_operator(&kubeconfig)?;
+        let operator = start_operator(cluster, &kubeconfig)?;
         let world = Self {
             cluster,
             kubeconfig,
@@ -96,7 +96,7 @@ impl World {
 
     /// Another one in the place of the one that was killed; returns when it is ready.
     pub fn start_operator(&mut self) -> Result<()> {
-        *lock(&self.operator) = start_operator(&self.kubeconfig)?;
+        *lock(&self.operator) = start_operator(self.cluster, &self.kubeconfig)?;
         self.wait_operator()
     }
 
@@ -139,7 +139,12 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     let chart = chart();
     let chart = chart.to_str().context("the path is not UTF-8")?;
     cluster.helm(&["lint", "--strict", chart])?;
-    let install = ["install", "olla", chart, "-n", SYSTEM, "--create-namespace"];
+    // As strict as a cluster can be about pods: the chart's must be let in there.
+    cluster.create_namespace(
+        SYSTEM,
+        &[("pod-security.kubernetes.io/enforce", "restricted")],
+    )?;
+    let install = ["install", "olla", chart, "-n", SYSTEM];
     cluster.helm(&[&install[..], &["--dry-run=server"]].concat())?;
     // No --wait: nothing runs pods here.
     cluster.helm(&install)?;
@@ -151,22 +156,36 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn chart() -> PathBuf {
+/// The folder of the chart.
+pub fn chart() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/olla")
 }
 
-fn start_operator(kubeconfig: &std::path::Path) -> Result<Process> {
-    let mut command = ours(
-        "olla-operator",
-        [
-            "run".to_owned(),
-            format!("--listen={HOST}:{PUSH_PORT}"),
-            format!("--admin={HOST}:{ADMIN_PORT}"),
-            // No Service leads to a process outside of any pod.
-            format!("--tls-san={HOST}"),
-            "--log-level=info,operator=debug".to_owned(),
-        ],
-    )?;
+/// With the arguments of the chart's Deployment, but for where it listens: it shares the machine's
+/// addresses with all the others here.
+fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
+    let path = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/olla-operator");
+    let deployment = cluster.api().get(&path)?.unwrap_or_default();
+    let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
+    let args = args.as_array().context("the Deployment has no args")?;
+    let mut args: Vec<String> = args
+        .iter()
+        .filter_map(|arg| arg.as_str().map(str::to_owned))
+        .filter(|arg| {
+            ["--listen=", "--admin=", "--log-level="]
+                .iter()
+                .all(|flag| !arg.starts_with(flag))
+        })
+        .collect();
+    args.extend([
+        format!("--listen={HOST}:{PUSH_PORT}"),
+        format!("--admin={HOST}:{ADMIN_PORT}"),
+        // No Service leads to a process outside of any pod.
+        format!("--tls-san={HOST}"),
+        // The more it says, the more could leak: see tests/cluster/secrets.rs.
+        "--log-level=info,operator=debug".to_owned(),
+    ]);
+    let mut command = ours("olla-operator", args)?;
     command
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAMESPACE", SYSTEM)

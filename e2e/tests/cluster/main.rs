@@ -1,6 +1,7 @@
 //! Tests against a real control plane. Run by `./e2e/test cluster [FILTER]`, which makes it and
 //! the private network they live in.
 
+mod chart;
 mod clients;
 mod control_plane;
 mod examples;
@@ -10,4 +11,6 @@ mod outage;
 mod pods;
 mod propagation;
 mod secrets;
+mod storm;
+mod streams;
 mod support;

@@ -1,0 +1,109 @@
+//! Does the chart install what its users need? The installation itself is in `World`: here is
+//! what they find afterwards.
+
+use anyhow::{Result, ensure};
+use e2e::world::{SYSTEM, chart};
+use e2e::{World, wait};
+
+use crate::support::{SOON, served};
+
+#[test]
+fn the_operators_pod_is_let_in_where_pods_are_restricted() -> Result<()> {
+    let world = World::shared()?;
+    let path = format!("/api/v1/namespaces/{SYSTEM}/pods");
+    wait("the Deployment has its pod", SOON, || {
+        let pods = world.cluster().api().get(&path)?.unwrap_or_default();
+        let pod = &pods["items"][0];
+        ensure!(pod["status"]["phase"] == "Pending", "{pods}");
+        assert_eq!(pod["spec"]["serviceAccountName"], "olla-operator", "{pod}");
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn a_misspelt_value_is_refused_before_anything_is_installed() -> Result<()> {
+    let world = World::shared()?;
+    let chart = chart();
+    let chart = chart.to_string_lossy();
+    for wrong in ["image.tga=1", "crds.keep=perhaps", "replicas=3"] {
+        let refused = world
+            .cluster()
+            .helm(&["template", "olla", &chart, "--set", wrong]);
+        assert!(refused.is_err(), "{wrong}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_keeps_kinds_objects_and_traffic() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    let (_base, data_plane) = served(&tenant)?;
+    let before = tenant.object("llmendpoints/base")?["metadata"]["generation"].clone();
+    let chart = chart();
+    let chart = chart.to_string_lossy();
+    let upgrade = ["upgrade", "olla", &chart, "-n", SYSTEM, "--set"];
+    let cluster = world.cluster();
+    cluster.helm(&[&upgrade[..], &["podAnnotations.e2e=upgraded"]].concat())?;
+    let path = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/olla-operator");
+    let deployment = cluster.api().get(&path)?.unwrap_or_default();
+    let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations["e2e"], "upgraded");
+    let after = tenant.object("llmendpoints/base")?["metadata"]["generation"].clone();
+    assert_eq!(after, before);
+    assert_eq!(data_plane.client().answerer(crate::support::MODEL)?, "base");
+    Ok(())
+}
+
+#[test]
+fn who_may_edit_a_namespace_may_edit_its_endpoints_and_who_may_view_may_view() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    let (_base, _data_plane) = served(&tenant)?;
+    let cluster = world.cluster();
+    let ns = tenant.namespace();
+    for role in ["view", "edit"] {
+        tenant.kubectl(&["create", "serviceaccount", role])?;
+        let subject = format!("--serviceaccount={ns}:{role}");
+        let role_flag = format!("--clusterrole={role}");
+        tenant.kubectl(&["create", "rolebinding", role, &role_flag, &subject])?;
+    }
+    let (viewer, editor, nobody) = (
+        cluster.kubeconfig_for(ns, "view")?,
+        cluster.kubeconfig_for(ns, "edit")?,
+        cluster.kubeconfig_for(ns, "default")?,
+    );
+    let list = ["get", "llmep,olr", "-n", ns];
+    let change = |more: &'static str| {
+        let patch = r#"{"spec": {"priority": 3}}"#;
+        [
+            "patch",
+            "llmep",
+            "base",
+            "-n",
+            ns,
+            "--type=merge",
+            "-p",
+            patch,
+            more,
+        ]
+    };
+    wait("the roles have spread", SOON, || {
+        cluster.kubectl_as(&editor, &list)?;
+        cluster.kubectl_as(&viewer, &list).map(Some)
+    })?;
+    cluster.kubectl_as(&editor, &change("--subresource="))?;
+    for (who, what, args) in [
+        (&viewer, "change", &change("--subresource=")[..]),
+        (
+            &editor,
+            "write the status",
+            &change("--subresource=status")[..],
+        ),
+        (&nobody, "look", &list[..]),
+    ] {
+        let refused = cluster.kubectl_as(who, args).expect_err(what);
+        assert!(refused.to_string().contains("Forbidden"), "{refused:#}");
+    }
+    Ok(())
+}
