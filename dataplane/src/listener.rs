@@ -174,7 +174,8 @@ async fn connection(
     });
     let service = service_fn(|req| {
         let from = from.clone();
-        async { Ok::<_, Infallible>(proxy::handle(from, req).await) }
+        // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
+        async { Ok::<_, Infallible>(Box::pin(proxy::handle(from, req)).await) }
     });
     let mut builder = auto::Builder::new(LocalExecutor);
     builder

@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use crate::{
     connect,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
-    proxy::Outgoing,
+    proxy::{Outgoing, Stamp},
     state::Shared,
 };
 
@@ -65,6 +65,8 @@ pub(crate) struct Upstream {
     pub cut: Arc<Notify>,
     pub first_token: Histogram,
     pub duration: Histogram,
+    /// Headers of its answers that do not change.
+    pub stamp: RefCell<Option<Stamp>>,
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
     attempts: RefCell<Vec<(&'static str, Counter)>>,
     idle: RefCell<Vec<Connection>>,
@@ -150,6 +152,7 @@ impl Upstream {
             cut: shared.cut_signal(info.key),
             first_token: shared.metrics.first_token.get_or_create_owned(&labels),
             duration: shared.metrics.request_duration.get_or_create_owned(&labels),
+            stamp: RefCell::default(),
             requests: RefCell::default(),
             attempts: RefCell::default(),
             idle: RefCell::new(idle),

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 
 use dataplane_core::Outcome;
 use dataplane_protocol::table::Route;
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Method};
 
 use crate::{
     metrics::{ReasonLabels, RequestLabels},
@@ -21,7 +21,9 @@ pub(super) struct Account {
     pub shared: Arc<Shared>,
     pub id: HeaderValue,
     pub method: Method,
-    pub uri: Uri,
+    /// A copy: a part of the request's head would keep all of its buffer for as long as the
+    /// answer streams.
+    pub path: Box<str>,
     pub started: Instant,
     pub model: Option<String>,
     pub stream: bool,
@@ -38,12 +40,13 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(shared: Arc<Shared>, id: HeaderValue, method: Method, uri: Uri) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, id: HeaderValue, method: Method, path: &str) -> Self {
         Self {
             shared,
-            id,
+            // For the same reason.
+            id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(id),
             method,
-            uri,
+            path: path.into(),
             started: Instant::now(),
             model: None,
             stream: false,
@@ -127,7 +130,7 @@ impl Account {
             target: "olla::request",
             id = self.request_id(),
             method = self.method.as_str(),
-            path = self.uri.path(),
+            path = &*self.path,
             route = self.route.as_ref().map_or("", |route| route.id.as_str()),
             model = self.model.as_deref().unwrap_or_default(),
             stream = self.stream,

@@ -91,24 +91,23 @@ fn add_path(headers: &mut HeaderMap, client: &HeaderMap, peer: &HeaderValue, uri
     proto.or_insert(HeaderValue::from_static("http"));
 }
 
-/// Takes what must not reach a client out of a backend's headers.
-pub(super) fn clean_response(headers: &mut HeaderMap, upstream: &Upstream) {
+/// Adds to `headers` what of a backend's headers may reach a client.
+pub(super) fn for_client(headers: &mut HeaderMap, backend: &HeaderMap, upstream: &Upstream) {
     let credential = upstream.credential.as_ref().map(|(name, _)| name);
-    let named = named_by_connection(headers);
-    let drops = |name: &&HeaderName| {
+    let named = named_by_connection(backend);
+    for (name, value) in backend {
         let text = name.as_str();
-        is_hop_by_hop(text)
+        let dropped = is_hop_by_hop(text)
             || is_credential(text)
             || text == "set-cookie"
             // A backend that is itself an Olla must not speak for us.
             || text.starts_with("x-olla-")
-            || credential == Some(*name)
-            || named.contains(name)
-    };
-    // Most answers have at most two of them.
-    let dropped: Vec<HeaderName> = headers.keys().filter(drops).cloned().collect();
-    for name in dropped {
-        headers.remove(name);
+            || matches!(text, "x-request-id" | "x-served-by")
+            || credential == Some(name)
+            || named.contains(name);
+        if !dropped {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 

@@ -52,6 +52,7 @@ use self::{
 };
 pub(crate) use self::{
     body::Outgoing,
+    respond::Stamp,
     surface::{Surface, of as surface_of},
 };
 use crate::{
@@ -86,12 +87,7 @@ pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answ
     let id = headers::request_id(&head.headers);
     let client = surface.client(uri.path());
     // Boxed: it goes from phase to phase.
-    let account = Box::new(Account::new(
-        shared.clone(),
-        id,
-        method.clone(),
-        uri.clone(),
-    ));
+    let account = Box::new(Account::new(shared.clone(), id, method.clone(), uri.path()));
     if surface::is_ambiguous(uri.path()) {
         let error = ProxyError::BadRequest {
             reason: "ambiguous_path",
@@ -207,7 +203,6 @@ impl Call<'_> {
                     return Err(ProxyError::RequestTimeout { limit });
                 }
             };
-            tried.push(picked.upstream.info.key);
             let (cause, outcome, answer) = match result {
                 Err(Failed { cause, outcome }) => (cause, outcome, None),
                 Ok(answer) => match judge(&answer) {
@@ -215,6 +210,7 @@ impl Call<'_> {
                     None => return Ok((answer, picked)),
                 },
             };
+            tried.push(picked.upstream.info.key);
             let next = replayable
                 .then(|| self.from.shared.retry(&query, &tried, cause))
                 .flatten();
@@ -321,9 +317,8 @@ impl Call<'_> {
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
             deadline: picked.timeout().map(|limit| account.started + limit),
         };
-        headers::clean_response(&mut head.headers, &picked.upstream);
-        respond::stamp_routed(
-            &mut head.headers,
+        head.headers = respond::routed(
+            &head.headers,
             &account,
             &picked.upstream,
             picked.tier,
