@@ -193,6 +193,14 @@ impl Writer {
             }
             // Deleted meanwhile: there is nothing left to say it on.
             Err(Some(kube::Error::Api(answer))) if answer.code == 404 => return true,
+            // Its own rules cannot be evaluated on it: no status gets in before its spec changes,
+            // which marks the namespace again. The Event has told why.
+            Err(Some(kube::Error::Api(answer))) if answer.code == 422 => {
+                self.count("error");
+                let problem = answer.message;
+                tracing::warn!(namespace, %kind, name, problem, "status refused by the API server");
+                return true;
+            }
             Err(Some(error)) => error.to_string(),
             Err(None) => "no answer within 10s".to_owned(),
         };
