@@ -2,10 +2,22 @@
 //! `kubectl explain`; and traffic that goes on as it was.
 
 use anyhow::{Result, ensure};
-use e2e::{MockLlm, World, wait};
+use e2e::{MockLlm, Tenant, World, wait};
 use serde_json::{Value, json};
 
 use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
+
+/// Until an Event about the object has this reason, and a note with these words.
+fn wait_event(tenant: &Tenant, name: &str, reason: &str, words: &str) -> Result<()> {
+    wait(&format!("an event tells {reason} of {name}"), SOON, || {
+        let events = tenant.events(name)?;
+        let told = events
+            .iter()
+            .any(|(why, note)| why == reason && note.contains(words));
+        ensure!(told, "{events:?}");
+        Ok(Some(()))
+    })
+}
 
 #[test]
 fn an_unknown_type_says_which_are_known_and_disturbs_nobody() -> Result<()> {
@@ -21,14 +33,7 @@ fn an_unknown_type_says_which_are_known_and_disturbs_nobody() -> Result<()> {
     for known in ["`olama`", "ollama", "vllm", "litellm"] {
         assert!(message.contains(known), "{message}");
     }
-    wait("an event tells", SOON, || {
-        let events = tenant.events("wrong")?;
-        let told = events
-            .iter()
-            .any(|(reason, note)| reason == "UnknownType" && note.contains("olama"));
-        ensure!(told, "{events:?}");
-        Ok(Some(()))
-    })?;
+    wait_event(&tenant, "wrong", "UnknownType", "olama")?;
     let answerers = data_plane.client().answerers(MODEL, 5)?;
     assert!(answerers.iter().all(|name| name == "base"), "{answerers:?}");
 
@@ -274,12 +279,13 @@ fn an_object_that_no_longer_fits_its_kind_does_not_stop_the_others() -> Result<(
     }});
     // As if written by an older release with another schema.
     api.patch(path, &json!({"spec": {"versions": loose}}))?;
-    let broken = "apiVersion: olla.dev/v1alpha1\n\
-         kind: LlmEndpoint\n\
-         metadata: {name: broken}\n\
-         spec: {type: openai, url: \"http://10.88.0.1:1\", priority: high}\n";
+    let (broken, worse) = (
+        endpoint("broken", &base.url(), "  priority: high\n"),
+        // Here the kind's own rules cannot even be evaluated.
+        endpoint("worse", "5", ""),
+    );
     let created = wait("the loose schema holds", SOON, || {
-        tenant.apply(broken).map(Some)
+        tenant.apply(&(broken.clone() + &worse)).map(Some)
     });
     api.patch(path, &json!({"spec": {"versions": good}}))?;
     created?;
@@ -297,6 +303,8 @@ fn an_object_that_no_longer_fits_its_kind_does_not_stop_the_others() -> Result<(
     assert!(!base.seen().is_empty());
     let accepted = accepted?;
     assert_eq!(accepted["reason"], "Undecodable", "{accepted}");
-    tenant.kubectl(&["delete", "llmep", "broken"])?;
+    // The API server may take no status for such a one, so that only its Event can tell.
+    wait_event(&tenant, "worse", "Undecodable", "expected a string")?;
+    tenant.kubectl(&["delete", "llmep", "broken", "worse"])?;
     Ok(())
 }

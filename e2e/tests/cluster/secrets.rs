@@ -62,6 +62,9 @@ fn a_secret_reaches_the_backend_and_nobody_else() -> Result<()> {
         client.answerer(MODEL).map(Some)
     })?;
     let visible = visible(&world, &tenant, &data_plane)?;
+    for part in ["data plane", "\"guarded\"", "olla_", "kind: LlmEndpoint"] {
+        assert!(visible.contains(part), "nothing was collected: no {part}");
+    }
     for secret in [old, new, "sk-client-own"] {
         let at = visible.find(secret);
         let around = at.and_then(|at| visible.get(at.saturating_sub(300)..at));
