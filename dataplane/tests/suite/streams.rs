@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{
     backend::Backend,
     client::Client,
-    plane::{Plane, Yaml},
+    plane::{Plane, Yaml, streamed},
     reply::{Gate, Reply},
     wait_for,
 };
@@ -293,12 +293,21 @@ async fn a_slow_reader_gets_every_byte_and_is_waited_for() {
 
 #[tokio::test]
 async fn a_slow_reader_of_a_cut_stream_gets_all_that_came_and_the_error() {
+    const COUNT: usize = 70;
     let (a, plane) = one().await;
     let event = format!("data: {}\n\n", "x".repeat(60_000));
-    let events: Vec<&str> = std::iter::repeat_n(event.as_str(), 400).collect();
+    let events: Vec<&str> = std::iter::repeat_n(event.as_str(), COUNT).collect();
     a.answer(Reply::sse().chunks(&events).close());
-    let (mut client, _) = plane.stream("m").await;
-    let error = openai_error(&broken(&mut client, &event.repeat(400)).await);
+    let mut client = Client::connect_narrow(plane.addr).await;
+    let body = streamed("m").to_string();
+    client.send("POST", CHAT, &[], body.as_bytes()).await;
+    // The backend has said all it will, and most of it still waits in buffers.
+    wait_for("the backend is gone", async || {
+        a.count() == 1 && a.answering() == 0
+    })
+    .await;
+    client.head().await.expect("an answer");
+    let error = openai_error(&broken(&mut client, &event.repeat(COUNT)).await);
     assert_eq!(error["error"]["code"], "truncated");
 }
 
