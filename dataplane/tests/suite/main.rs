@@ -21,6 +21,7 @@ mod headers;
 mod health;
 mod http2;
 mod metrics;
+mod models;
 mod operator_stream;
 mod reload;
 mod routing;

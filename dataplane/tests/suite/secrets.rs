@@ -59,11 +59,11 @@ async fn each_kind_of_credential_is_sent_as_its_header() {
         ),
     ] {
         let a = Backend::start("a", &["m"]).await;
-        let mut yaml = Yaml::default().secret("keys", "username", "u").text();
-        yaml = yaml.replace("stringData: {", "stringData: { password: p,");
-        let endpoint = Yaml::default().endpoint("a", &a.url(), &[&format!("auth: {{ {auth} }}")]);
-        let secret = yaml.split("---\napiVersion: olla.dev").next().unwrap();
-        let plane = Plane::with(Plane::settings(), &format!("{secret}{}", endpoint.text())).await;
+        let plane = Yaml::default()
+            .secret("keys", "password: p, username", "u")
+            .endpoint("a", &a.url(), &[&format!("auth: {{ {auth} }}")])
+            .start()
+            .await;
         plane.chat("m").await;
         assert_eq!(a.last().header(name), Some(value), "{auth}");
     }
@@ -183,7 +183,7 @@ struct Watched {
 impl io::Write for Watch {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.lines.fetch_add(1, Ordering::SeqCst);
-        if memchr_find(line, SECRET.as_bytes()) {
+        if contains(line, SECRET.as_bytes()) {
             self.0.leaks.fetch_add(1, Ordering::SeqCst);
         }
         Ok(line.len())
@@ -202,7 +202,7 @@ impl MakeWriter<'_> for Watch {
     }
 }
 
-fn memchr_find(haystack: &[u8], needle: &[u8]) -> bool {
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack
         .windows(needle.len())
         .any(|window| window == needle)
