@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -20,13 +20,17 @@ use std::{
 };
 
 use http::HeaderValue;
-use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::conn::auto,
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
 };
+use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, sync::mpsc, task::LocalSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::LocalSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -40,6 +44,9 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Streams on one HTTP/2 connection.
 const MAX_H2_STREAMS: u32 = 1024;
+
+/// A peer that answers no ping is gone.
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Between two looks at a worker's idle connections.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
@@ -59,7 +66,7 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 /// A worker as the acceptor sees it.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    connections: mpsc::Sender<(TcpStream, SocketAddr)>,
+    connections: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
     open: Arc<AtomicUsize>,
 }
 
@@ -126,7 +133,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
 /// A worker's life: connections come in until the acceptor lets go, then the last ones end.
 async fn serve(
     shared: Arc<Shared>,
-    mut connections: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    mut connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
     open: Arc<AtomicUsize>,
 ) {
     let upstreams = Rc::new(Upstreams::new(shared.clone()));
@@ -144,7 +151,7 @@ async fn serve(
     });
     while let Some((stream, peer)) = connections.recv().await {
         let open = Open::new(&shared, open.clone());
-        let Ok(stream) = tokio::net::TcpStream::from_std(stream) else {
+        let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
         let (shared, upstreams, drain) = (shared.clone(), upstreams.clone(), drain.clone());
@@ -162,9 +169,15 @@ async fn connection(
     shared: Arc<Shared>,
     upstreams: Rc<Upstreams>,
     drain: CancellationToken,
-    stream: tokio::net::TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
 ) {
+    let looking = tokio::select! {
+        looking = tokio::time::timeout(HEADER_TIMEOUT, speaks_h2(&stream)) => looking,
+        // Nothing was asked yet.
+        () = drain.cancelled() => return,
+    };
+    let Ok(Ok(h2)) = looking else { return };
     let address = peer.ip().to_canonical().to_string();
     let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
     let from = Rc::new(Downstream {
@@ -177,29 +190,60 @@ async fn connection(
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
         async { Ok::<_, Infallible>(Box::pin(proxy::handle(from, req)).await) }
     });
-    let mut builder = auto::Builder::new(LocalExecutor);
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_H2_STREAMS)
-        .keep_alive_interval(Some(Duration::from_secs(30)));
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        biased;
-        ended = serving.as_mut() => ended,
-        () = drain.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+    let io = TokioIo::new(stream);
+    let ended = if h2 {
+        let serving = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_H2_STREAMS)
+            .keep_alive_interval(Some(H2_KEEP_ALIVE))
+            .serve_connection(io, service);
+        // Boxed: rare, and larger than the other.
+        let mut serving = Box::pin(serving);
+        tokio::select! {
+            biased;
+            ended = serving.as_mut() => ended,
+            () = drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    } else {
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(io, service);
+        tokio::pin!(serving);
+        tokio::select! {
+            biased;
+            ended = serving.as_mut() => ended,
+            () = drain.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
         }
     };
     if let Err(error) = ended {
         // A client that left, or an answer that we cut on purpose.
-        tracing::debug!(%peer, error, "connection ended");
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Whether the client begins with HTTP/2's preface. Only looks: what it sent stays unread, so
+/// hyper's first buffer is filled by one read.
+async fn speaks_h2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8; 4] = b"PRI ";
+    let mut start = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut start).await?;
+        let seen = start.get(..seen).unwrap_or_default();
+        if seen.is_empty() || !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        if seen.len() == PREFACE.len() {
+            return Ok(true);
+        }
+        // A few bytes of it: looking again gives the same at once.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn for_backend(
 /// What of a client's headers is neither between two hops, nor its credential, nor ours.
 fn passed_on(client: &HeaderMap) -> HeaderMap {
     let named = named_by_connection(client);
-    let mut headers = HeaderMap::with_capacity(client.keys_len() + 8);
+    let mut headers = HeaderMap::with_capacity(client.keys_len() + 4);
     for (name, value) in client {
         let text = name.as_str();
         if !is_hop_by_hop(text) && !is_credential(text) && !is_ours(text) && !named.contains(name) {

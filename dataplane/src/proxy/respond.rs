@@ -130,7 +130,7 @@ pub(crate) struct Stamp {
 
 fn fixed(upstream: &Upstream, tier: u32, decision: &'static str) -> HeaderMap {
     // Room for a backend's own headers: a copy keeps the size of the index.
-    let mut headers = HeaderMap::with_capacity(32);
+    let mut headers = HeaderMap::with_capacity(20);
     headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
     headers.insert(STRATEGY, HeaderValue::from_static("strict"));
     headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
