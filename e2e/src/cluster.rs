@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -28,6 +28,11 @@ pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 pub const NODE: &str = "node-1";
 
 const PROXY_PORT: u16 = 8001;
+
+const API_SERVER: &str = "kube-apiserver";
+
+/// Held for writing while the API server is away.
+static STEADY: RwLock<()> = RwLock::new(());
 
 /// Ready takes about 6 s on an idle machine; a busy one has to be really stuck.
 const START: Duration = Duration::from_mins(2);
@@ -103,25 +108,7 @@ impl Cluster {
                 "--log-level=warn".into(),
             ],
         )?;
-        self.spawn(
-            "kube-apiserver",
-            &[
-                "--etcd-servers=http://127.0.0.1:2379".into(),
-                format!("--advertise-address={HOST}"),
-                "--secure-port=6443".into(),
-                "--service-cluster-ip-range=10.96.0.0/16".into(),
-                format!("--tls-cert-file={}", file("apiserver.crt")),
-                format!("--tls-private-key-file={}", file("apiserver.key")),
-                format!("--client-ca-file={}", file("ca.crt")),
-                "--authorization-mode=RBAC".into(),
-                "--service-account-issuer=https://kubernetes.default.svc".into(),
-                format!("--service-account-key-file={}", file("service-account.pub")),
-                format!(
-                    "--service-account-signing-key-file={}",
-                    file("service-account.key")
-                ),
-            ],
-        )?;
+        self.spawn_api_server()?;
         self.spawn(
             "kube-controller-manager",
             &[
@@ -152,6 +139,29 @@ impl Cluster {
         self.spawn("kubectl", &proxy)
     }
 
+    fn spawn_api_server(&self) -> Result<()> {
+        let file = |name: &str| self.pki.path(name).display().to_string();
+        self.spawn(
+            API_SERVER,
+            &[
+                "--etcd-servers=http://127.0.0.1:2379".into(),
+                format!("--advertise-address={HOST}"),
+                "--secure-port=6443".into(),
+                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                format!("--tls-cert-file={}", file("apiserver.crt")),
+                format!("--tls-private-key-file={}", file("apiserver.key")),
+                format!("--client-ca-file={}", file("ca.crt")),
+                "--authorization-mode=RBAC".into(),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!("--service-account-key-file={}", file("service-account.pub")),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    file("service-account.key")
+                ),
+            ],
+        )
+    }
+
     fn spawn(&self, part: &str, args: &[String]) -> Result<()> {
         let mut command = Command::new(&self.kube);
         command.arg(part).args(args);
@@ -173,6 +183,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// For tests that need the API server and use nothing of `World`.
+    pub fn steady() -> RwLockReadGuard<'static, ()> {
+        STEADY.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Without the API server while `meanwhile` runs; it is back and ready afterwards. Only while
+    /// no other test needs it: alone in the `World`.
+    pub fn without_api_server(&self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        let _alone = STEADY.write().unwrap_or_else(PoisonError::into_inner);
+        for process in self.processes().iter_mut() {
+            if process.name() == API_SERVER {
+                process.kill9()?;
+            }
+        }
+        let done = meanwhile();
+        self.processes()
+            .retain(|process| process.name() != API_SERVER);
+        self.spawn_api_server()?;
+        self.wait_ready()?;
+        done
+    }
+
     fn ensure_running(&self) -> Result<()> {
         self.processes()
             .iter_mut()
@@ -182,7 +214,7 @@ impl Cluster {
     fn processes(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
         self.processes
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The admin's kubeconfig.

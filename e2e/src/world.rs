@@ -94,6 +94,15 @@ impl World {
         operator.kill9()
     }
 
+    /// Its connections stay open and nothing comes through them. Only when alone.
+    pub fn freeze_operator(&mut self) -> Result<()> {
+        lock(&self.operator).freeze()
+    }
+
+    pub fn thaw_operator(&mut self) -> Result<()> {
+        lock(&self.operator).thaw()
+    }
+
     /// Another one in the place of the one that was killed; returns when it is ready.
     pub fn start_operator(&mut self) -> Result<()> {
         *lock(&self.operator) = start_operator(self.cluster, &self.kubeconfig)?;

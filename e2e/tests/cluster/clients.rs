@@ -1,9 +1,9 @@
 //! Do the real SDKs work against a data plane as against the services they were written for?
 
 use anyhow::Result;
-use e2e::{DataPlane, MockLlm, World, run_python};
+use e2e::{DataPlane, MockLlm, World, run_python, wait};
 
-use crate::support::{MODEL, route, wait_answer};
+use crate::support::{MODEL, SOON, route, wait_answer};
 
 /// A backend of a type that speaks the dialect, and a data plane before it.
 fn served_as(world: &World, type_: &str) -> Result<(MockLlm, DataPlane)> {
@@ -65,6 +65,32 @@ fn the_anthropic_client_chats_streams_and_understands_errors() -> Result<()> {
         assert_eq!(said["unknown"]["type"], "NotFoundError", "{said}");
         let body = &said["unknown"]["body"];
         assert_eq!(body["error"]["type"], "not_found_error", "{said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_client_raises_its_own_error_when_a_stream_is_cut() -> Result<()> {
+    let world = World::shared()?;
+    for (client, type_) in [
+        ("openai", "openai"),
+        ("ollama", "ollama"),
+        ("anthropic", "vllm"),
+    ] {
+        let (backend, data_plane) = served_as(&world, type_)?;
+        let url = data_plane.client().url();
+        backend.hold();
+        let said = std::thread::scope(|scope| {
+            let script = scope.spawn(|| run_python("cut_stream.py", &[client, &url, MODEL]));
+            wait("the stream has begun", SOON, || {
+                Ok((backend.open_streams() == 1).then_some(()))
+            })?;
+            backend.kill()?;
+            script.join().expect("running a script does not panic")
+        })?;
+        assert_eq!(said["error"]["module"], client, "{said}");
+        let text = said["text"].as_str().unwrap_or_default();
+        assert!(!text.ends_with('.'), "as if it were whole: {said}");
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ fn wait_endpoints(cluster: &Cluster, namespace: &str, service: &str, want: &Valu
 
 #[test]
 fn a_pod_that_becomes_unready_leaves_its_endpoint_slice() -> Result<()> {
-    let cluster = Cluster::shared()?;
+    let (_steady, cluster) = (Cluster::steady(), Cluster::shared()?);
     let ns = cluster.namespace()?;
     cluster.apply(&format!(
         "apiVersion: v1\n\
@@ -59,7 +59,7 @@ fn a_pod_that_becomes_unready_leaves_its_endpoint_slice() -> Result<()> {
 
 #[test]
 fn a_token_for_our_audience_passes_token_review() -> Result<()> {
-    let cluster = Cluster::shared()?;
+    let (_steady, cluster) = (Cluster::steady(), Cluster::shared()?);
     let ns = cluster.namespace()?;
     let token = cluster.token(&ns, "default", "olla-operator")?;
     let review = |audience: &str| {
@@ -87,7 +87,7 @@ fn a_token_for_our_audience_passes_token_review() -> Result<()> {
 
 #[test]
 fn a_service_account_may_do_only_what_rbac_gives_it() -> Result<()> {
-    let cluster = Cluster::shared()?;
+    let (_steady, cluster) = (Cluster::steady(), Cluster::shared()?);
     let ns = cluster.namespace()?;
     let team = cluster.kubeconfig_for(&ns, "default")?;
     let list = ["get", "pods", "--namespace", &ns];

@@ -91,3 +91,48 @@ fn a_data_plane_that_is_killed_comes_back_beside_its_sibling() -> Result<()> {
     tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
     Ok(())
 }
+
+#[test]
+fn a_frozen_operator_holds_up_changes_and_nothing_else() -> Result<()> {
+    let mut world = World::alone()?;
+    let tenant = world.tenant()?;
+    let (_base, data_plane) = served(&tenant)?;
+    world.freeze_operator()?;
+    let other = MockLlm::start("other", &[MODEL])?;
+    let applied = tenant.apply(&endpoint("other", &other.url(), "  priority: 1\n"));
+    let answerers = data_plane.client().answerers(MODEL, 20);
+    // Thawed in any case, or the tests after this one would wait for it.
+    world.thaw_operator()?;
+    applied?;
+    let answerers = answerers?;
+    assert!(answerers.iter().all(|name| name == "base"), "{answerers:?}");
+    wait_answer(&data_plane, "other")
+}
+
+#[test]
+fn an_api_server_that_goes_away_and_returns_is_nothing_to_clients() -> Result<()> {
+    let world = World::alone()?;
+    let tenant = world.tenant()?;
+    let (base, data_plane) = served(&tenant)?;
+    let spare = MockLlm::start("spare", &[MODEL])?;
+    tenant.apply(&endpoint("spare", &spare.url(), "  priority: 20\n"))?;
+    tenant.wait_condition("llmendpoints/spare", "Ready", "True")?;
+    let client = data_plane.client();
+    world.cluster().without_api_server(|| {
+        let answerers = client.answerers(MODEL, 20)?;
+        ensure!(answerers.iter().all(|name| name == "base"), "{answerers:?}");
+        base.kill()?;
+        let answerers = client.answerers(MODEL, 20)?;
+        ensure!(
+            answerers.iter().all(|name| name == "spare"),
+            "{answerers:?}"
+        );
+        Ok(())
+    })?;
+    let next = MockLlm::start("next", &[MODEL])?;
+    tenant.apply(&endpoint("next", &next.url(), "  priority: 1\n"))?;
+    wait_answer(&data_plane, "next")?;
+    tenant.wait_condition("llmendpoints/next", "Ready", "True")?;
+    tenant.wait_condition("llmendpoints/base", "Ready", "False")?;
+    Ok(())
+}

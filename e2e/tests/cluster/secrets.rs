@@ -74,6 +74,55 @@ fn a_secret_reaches_the_backend_and_nobody_else() -> Result<()> {
 }
 
 #[test]
+fn each_kind_of_credential_arrives_in_its_header() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    tenant.secret(
+        "key",
+        &[("token", "t0k"), ("username", "ann"), ("password", "p:w")],
+    )?;
+    for (name, auth, header, value) in [
+        (
+            "bearer",
+            "{bearer: {name: key, key: token}}",
+            "authorization",
+            "Bearer t0k",
+        ),
+        // ann:p:w
+        (
+            "basic",
+            "{basic: {name: key}}",
+            "authorization",
+            "Basic YW5uOnA6dw==",
+        ),
+        (
+            "api-key",
+            "{apiKey: {name: key, key: token}}",
+            "x-api-key",
+            "t0k",
+        ),
+        (
+            "header",
+            "{header: {name: X-Team-Key, valueFrom: {name: key, key: token}}}",
+            "x-team-key",
+            "t0k",
+        ),
+    ] {
+        let backend = MockLlm::start(name, &[name])?;
+        let auth = format!("  auth: {auth}\n");
+        tenant.apply(&(endpoint(name, &backend.url(), &auth) + &route("main", "{}")))?;
+        let data_plane = tenant.data_plane()?;
+        let client = data_plane.client();
+        wait(&format!("{name} answers"), SOON, || {
+            client.answerer(name).map(Some)
+        })?;
+        let seen = backend.seen();
+        assert_eq!(seen[0].header(header), Some(value), "{name}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn without_its_secret_an_endpoint_is_never_asked() -> Result<()> {
     let world = World::shared()?;
     let tenant = world.tenant()?;
