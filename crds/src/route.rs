@@ -192,7 +192,8 @@ pub struct FailoverSpec {
     pub attempts: Option<u32>,
     /// Attempts beyond the first, as percent of the route's requests over the last 10 seconds,
     /// so that an outage is not answered with a multiple of its load. Default 20. Ten a window
-    /// are always allowed. Failed connects cost nothing and do not count.
+    /// are always allowed. Failed connects, endpoints that went unhealthy meanwhile, and a
+    /// request's first reset cost nothing and do not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub budget_percent: Option<u32>,
@@ -240,7 +241,8 @@ pub struct CircuitBreakerSpec {
     #[schemars(range(min = 1, max = 100_000))]
     pub min_requests: Option<u32>,
     /// Time until it lets the first request try again. Default 30s; doubles with each failed
-    /// try, up to 5m (or this value, if that is longer).
+    /// try, up to 5m (or this value, if that is longer). One that opened because connecting
+    /// failed lets a request try as soon as a health check gets through.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_for: Option<Duration>,
     /// Requests that may try at the same time. Default 1.

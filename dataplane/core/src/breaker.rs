@@ -27,6 +27,8 @@ pub(crate) struct Breaker {
     window: Window,
     /// Half-open trials that failed since it was last closed.
     failed_trials: u32,
+    /// It opened because the instance could not be connected to.
+    unreached: bool,
     /// Grows with each change of state: what was sent before one says nothing after it.
     generation: u32,
 }
@@ -223,6 +225,21 @@ impl Breaker {
         }
     }
 
+    /// What opened it just now was a failure to connect.
+    pub(crate) fn opened_unreached(&mut self) {
+        self.unreached = matches!(self.phase, Phase::Open { .. });
+    }
+
+    /// A probe connected and was answered. If failing to connect was all that opened it, there
+    /// is nothing more to wait for: a trial may come at once.
+    pub(crate) fn reached(&mut self, now: Mono) {
+        if let Phase::Open { until, .. } = &mut self.phase
+            && std::mem::take(&mut self.unreached)
+        {
+            *until = now.min(*until);
+        }
+    }
+
     fn tripped(&mut self, policy: &BreakerPolicy, now: Mono) -> Option<String> {
         if self.consecutive >= policy.consecutive_failures.max(1) {
             return Some(format!("{} failures in a row", self.consecutive));
@@ -237,6 +254,7 @@ impl Breaker {
     fn open(&mut self, policy: &BreakerPolicy, reason: String, now: Mono) -> Change {
         let until = now + open_for(policy, self.failed_trials);
         self.consecutive = 0;
+        self.unreached = false;
         self.window.clear();
         self.change(Phase::Open { since: now, until }, reason)
     }

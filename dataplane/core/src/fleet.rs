@@ -123,13 +123,13 @@ impl Fleet {
         let policy = &self.plans.get(place)?.route.failover;
         let budget = &self.live.get(place)?.budget;
         if !retry::wanted(policy, cause, tried.len())
-            || !budget.allows(policy.budget_percent, cause, now)
+            || !budget.allows(policy.budget_percent, cause, tried.len(), now)
         {
             return None;
         }
         let pick = self.attempt(place, query, tried, now).ok()?;
         if let Some(live) = self.live.get_mut(place) {
-            live.budget.spend(cause, now);
+            live.budget.spend(cause, tried.len(), now);
         }
         Some(pick)
     }
@@ -215,6 +215,9 @@ impl Fleet {
     pub fn probed(&mut self, key: InstanceKey, result: Probed, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         if let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) {
+            if matches!(result, Probed::Good { .. }) {
+                slot.breaker.reached(now);
+            }
             let policy = &slot.info.endpoint.health;
             if let Some(change) = slot.monitor.probed(policy, result, &mut self.rng, now) {
                 slot.health_changed(change, now, &mut events);
@@ -342,6 +345,9 @@ fn failed(slot: &mut Slot, ticket: &Ticket, failure: Failure, now: Mono, events:
             .breaker
             .failed(ticket.pass, policy, failure.label(), now)
     {
+        if failure == Failure::Connect {
+            slot.breaker.opened_unreached();
+        }
         slot.breaker_changed(change, now, events);
     }
 }

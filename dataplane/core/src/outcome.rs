@@ -30,9 +30,15 @@ impl Cause {
         }
     }
 
-    /// Nothing reached a backend, so another attempt adds no load to any.
-    pub(crate) const fn costs_nothing(self) -> bool {
-        matches!(self, Self::ConnectFailure | Self::ConnectTimeout)
+    /// Whether another attempt, after `attempts` of them, is free. Either nothing reached the
+    /// backend, or it is known to be out and gets no more; or a backend's death broke what it
+    /// had in flight: that is bounded by itself, once.
+    pub(crate) const fn costs_nothing(self, attempts: usize) -> bool {
+        match self {
+            Self::ConnectFailure | Self::ConnectTimeout | Self::Unhealthy => true,
+            Self::Reset => attempts <= 1,
+            Self::FirstTokenTimeout | Self::Status(_) => false,
+        }
     }
 }
 

@@ -29,14 +29,15 @@ impl Budget {
         );
     }
 
-    pub(crate) fn allows(&self, percent: u32, cause: Cause, now: Mono) -> bool {
+    /// After `attempts` of the request, the last ended by `cause`.
+    pub(crate) fn allows(&self, percent: u32, cause: Cause, attempts: usize, now: Mono) -> bool {
         let sum = self.window.sum(now);
         let share = u64::from(sum.total) * u64::from(percent) / 100;
-        cause.costs_nothing() || u64::from(sum.marked) < share.max(FLOOR)
+        cause.costs_nothing(attempts) || u64::from(sum.marked) < share.max(FLOOR)
     }
 
-    pub(crate) fn spend(&mut self, cause: Cause, now: Mono) {
-        if !cause.costs_nothing() {
+    pub(crate) fn spend(&mut self, cause: Cause, attempts: usize, now: Mono) {
+        if !cause.costs_nothing(attempts) {
             self.window.add(
                 Counts {
                     total: 0,
@@ -123,17 +124,17 @@ mod tests {
                 budget.request(now);
             }
             let mut spent = 0;
-            while budget.allows(20, Cause::Reset, now) {
-                budget.spend(Cause::Reset, now);
+            while budget.allows(20, Cause::Status(503), 1, now) {
+                budget.spend(Cause::Status(503), 1, now);
                 spent += 1;
             }
             assert_eq!(spent, allowed, "{requests} requests");
             assert!(
-                budget.allows(20, Cause::ConnectFailure, now),
+                budget.allows(20, Cause::ConnectFailure, 2, now),
                 "costs nothing"
             );
             assert!(
-                budget.allows(20, Cause::Reset, Mono::from_millis(15_000)),
+                budget.allows(20, Cause::Status(503), 1, Mono::from_millis(15_000)),
                 "it refills"
             );
         }

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -396,6 +396,8 @@ impl Client {
                 let mut options = fs::OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
                 let mut file = options.open(&temporary)?;
+                // One left over by an older release may be open to others.
+                file.set_permissions(fs::Permissions::from_mode(0o600))?;
                 file.write_all(&text)?;
                 // Renamed only once it is whole, also after a power cut.
                 file.sync_all()?;

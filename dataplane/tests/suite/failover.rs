@@ -296,8 +296,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 #[tokio::test]
 async fn an_endpoint_killed_under_fifty_requests_costs_no_client_an_error() {
     let (mut a, b) = pair().await;
-    let yaml = Yaml::tiers(&[("a", &a), ("b", &b)]);
-    let plane = yaml.route("failover: { budgetPercent: 100 }").start().await;
+    let plane = Yaml::tiers(&[("a", &a), ("b", &b)]).start().await;
     a.answer(Reply::default().hang());
     let chats = join_all((0..50).map(|_| plane.chat("m")));
     let kill = async {

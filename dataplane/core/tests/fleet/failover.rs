@@ -199,7 +199,7 @@ fn there_is_no_retry_when_nobody_else_is_left_or_the_cause_is_not_listed() {
 }
 
 #[test]
-fn a_used_up_budget_stops_retries_but_not_those_that_never_connected() {
+fn a_used_up_budget_stops_retries_but_not_those_of_a_backends_death() {
     let mut bench = two_tiers();
     let mut retry = |cause| {
         let pick = bench.pick(None).unwrap();
@@ -214,12 +214,33 @@ fn a_used_up_budget_stops_retries_but_not_those_that_never_connected() {
                 .finish(pick.ticket, Outcome::Cancelled, bench.now)
         })
     };
-    let granted = (0..30).filter(|_| retry(Cause::Reset).is_some()).count();
-    assert_eq!(granted, 10);
-    let granted = (0..30)
-        .filter(|_| retry(Cause::ConnectFailure).is_some())
-        .count();
-    assert_eq!(granted, 30);
+    let mut granted = |cause| (0..30).filter(|_| retry(cause).is_some()).count();
+    assert_eq!(granted(Cause::Status(503)), 10);
+    // What was in flight when it died must all go elsewhere.
+    for cause in [Cause::ConnectFailure, Cause::Reset, Cause::Unhealthy] {
+        assert_eq!(granted(cause), 30, "{cause:?}");
+    }
+}
+
+#[test]
+fn a_good_probe_lets_a_trial_through_where_only_connecting_had_failed() {
+    let mut bench = two_tiers();
+    for _ in 0..5 {
+        bench.send(Outcome::Failure(Failure::Connect));
+    }
+    assert_eq!(bench.send(Outcome::Success), "b");
+    bench.probe_for(3, &[]);
+    let answered = (0..20).any(|_| bench.send(Outcome::Success) == "a");
+    assert!(answered, "its breaker would stay open for 30 s");
+
+    let mut bench = two_tiers();
+    open_the_first(&mut bench);
+    bench.probe_for(3, &[]);
+    assert_eq!(
+        bench.share(20),
+        shares(&[("b", 20)]),
+        "resets are not undone by a probe"
+    );
 }
 
 #[test]
