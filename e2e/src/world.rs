@@ -109,14 +109,14 @@ impl World {
         self.wait_operator()
     }
 
-    /// All that operators have logged in this run.
+    /// All that operators have logged in this run, the one that runs last: it only grows.
     pub fn operator_logs(&self) -> Result<String> {
-        let mut text = lock(&self.operator).log_text()?;
+        let mut text = String::new();
         for log in lock(&self.logs).iter() {
             let old = std::fs::read_to_string(log);
             text.push_str(&old.with_context(|| format!("read {}", log.display()))?);
         }
-        Ok(text)
+        Ok(text + &lock(&self.operator).log_text()?)
     }
 
     /// The operator's `/metrics`.
