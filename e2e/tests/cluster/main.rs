@@ -4,6 +4,7 @@
 mod chart;
 mod clients;
 mod control_plane;
+mod example;
 mod examples;
 mod litellm;
 mod objects;
