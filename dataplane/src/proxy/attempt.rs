@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, Outcome};
 use dataplane_protocol::table::Timeouts;
-use http::{Request, response};
+use http::{HeaderValue, Request, header::RETRY_AFTER, response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use tokio::time::{sleep_until, timeout};
@@ -168,4 +168,32 @@ pub(super) async fn deadline(at: Option<Instant>) {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// What an answer's status says, where it says something other than success.
+pub(super) fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
+    let status = answer.head.status.as_u16();
+    let after = answer.head.headers.get(RETRY_AFTER);
+    let outcome = match status {
+        429 => Outcome::Saturated {
+            retry_after: after.and_then(seconds),
+        },
+        503 if after.is_some() => Outcome::Saturated {
+            retry_after: after.and_then(seconds),
+        },
+        500.. => Outcome::Failure(Failure::Status(status)),
+        _ => return None,
+    };
+    Some((Cause::Status(status), outcome))
+}
+
+/// `Retry-After` in seconds; dates are rare and mean the default.
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    value
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
 }

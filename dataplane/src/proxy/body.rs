@@ -1,4 +1,4 @@
-//! Bodies on their way to a backend.
+//! Bodies on their way: to a backend, and to the client.
 
 use std::{
     collections::VecDeque,
@@ -9,6 +9,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+
+use super::relay::{Broken, Relay};
 
 /// What is sent to a backend: the chunks that were kept, then what the client still sends.
 #[derive(Debug, Default)]
@@ -57,5 +59,49 @@ impl Body for Outgoing {
         }
         hint.set_lower(hint.lower() + self.left);
         hint
+    }
+}
+
+/// Bodies of answers: ours, or a backend's.
+#[derive(Debug)]
+pub(crate) enum OutBody {
+    Whole(Option<Bytes>),
+    Relay(Box<Relay>),
+}
+
+impl OutBody {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relay(relay) => Pin::new(&mut **relay).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Relay(relay) => relay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Relay(relay) => relay.size_hint(),
+        }
     }
 }

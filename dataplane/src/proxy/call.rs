@@ -1,0 +1,274 @@
+//! A request that goes to a backend: pick an instance, try it and others while nothing has gone
+//! out, then hand its answer to the relay.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
+use dataplane_protocol::{Dialect, table::Route};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
+use hyper::body::Incoming;
+use translate::stream::Framing;
+
+use super::{
+    Answered, Downstream,
+    account::Account,
+    attempt::{self, Answer, Failed},
+    body::{OutBody, Outgoing},
+    flight::Flight,
+    headers,
+    intake::{self, Intake},
+    relay::{Relay, Terms},
+    respond,
+    surface::Forward,
+};
+use crate::{error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
+
+/// A request that goes to a backend.
+pub(super) struct Call<'a> {
+    pub from: &'a Downstream,
+    pub method: Method,
+    pub uri: &'a Uri,
+    pub to: Forward<'a>,
+    /// As the client sent them: routes match on these.
+    pub headers: HeaderMap,
+}
+
+impl Call<'_> {
+    pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
+        let client = self.to.client;
+        let mut intake = match intake::read(&self.from.shared, body).await {
+            Ok(intake) => intake,
+            Err(error) => return respond::error(account, client, &error),
+        };
+        account.model = intake.facts.model.take();
+        account.stream = intake.facts.stream.unwrap_or(self.streams_by_default());
+        match self.attempts(&mut account, intake).await {
+            Ok((answer, pick)) => self.relay(account, answer, pick),
+            Err(error) => respond::error(account, client, &error),
+        }
+    }
+
+    /// Ollama streams unless told not to.
+    fn streams_by_default(&self) -> bool {
+        self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
+    }
+
+    /// Tries instance after instance until one answers or nothing is left to try.
+    async fn attempts(
+        &self,
+        account: &mut Account,
+        intake: Intake,
+    ) -> Result<(Answer, Picked), ProxyError> {
+        let (model, id) = (account.model.clone(), account.id.clone());
+        let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let query = Query {
+            path: self.uri.path(),
+            header: &header,
+            model: model.as_deref(),
+            prefix: self.to.prefix,
+            dialect: self.to.dialect,
+        };
+        let pick = self.from.shared.pick(&query).map_err(|refusal| {
+            // No table yet: nobody knows what there is.
+            if refusal == Refusal::NoRoute && self.from.shared.source().revision.is_none() {
+                let retry_after = Duration::from_secs(1);
+                return ProxyError::Unavailable { retry_after };
+            }
+            let what = self.to.prefix.map(|prefix| format!("/olla/{prefix}"));
+            ProxyError::refused(
+                &refusal,
+                model.as_deref(),
+                what.as_deref().unwrap_or_default(),
+            )
+        })?;
+        let replayable = intake.is_replayable();
+        let body = RefCell::new(intake);
+        let mut picked = self.picked(account, pick);
+        let deadline = picked.timeout().map(|limit| account.started + limit);
+        let mut tried: Vec<InstanceKey> = Vec::new();
+        loop {
+            let make = || self.request(&picked.upstream, &id, &mut body.borrow_mut());
+            let timeouts = &picked.route.timeouts;
+            let attempt =
+                attempt::run(&picked.upstream, timeouts, account.stream, replayable, make);
+            let result = tokio::select! {
+                biased;
+                result = attempt => result,
+                () = attempt::deadline(deadline) => {
+                    let limit = picked.timeout().unwrap_or_default();
+                    return Err(ProxyError::RequestTimeout { limit });
+                }
+            };
+            let (cause, outcome, answer) = match result {
+                Err(Failed { cause, outcome }) => (cause, outcome, None),
+                Ok(answer) => match attempt::judge(&answer) {
+                    Some((cause, outcome)) => (cause, outcome, Some(answer)),
+                    None => return Ok((answer, picked)),
+                },
+            };
+            tried.push(picked.upstream.info.key);
+            let next = replayable
+                .then(|| self.from.shared.retry(&query, &tried, cause))
+                .flatten();
+            match (next, answer) {
+                (Some(next), _) => {
+                    account
+                        .shared
+                        .metrics
+                        .failovers
+                        .get_or_create(&ReasonLabels {
+                            reason: cause.label(),
+                        })
+                        .inc();
+                    account.attempt_ended(&picked.upstream, &outcome);
+                    picked.flight.finish(outcome);
+                    picked = self.picked(account, next);
+                }
+                // Nobody else: the client gets this backend's own answer.
+                (None, Some(answer)) => {
+                    picked.outcome = outcome;
+                    return Ok((answer, picked));
+                }
+                (None, None) => {
+                    account.attempt_ended(&picked.upstream, &outcome);
+                    picked.flight.finish(outcome);
+                    return Err(failed(cause, picked.name()));
+                }
+            }
+        }
+    }
+
+    fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
+        let upstream = self.from.upstreams.of(&pick.instance);
+        account.attempts = pick.attempt;
+        account.route = Some(pick.route.clone());
+        account.upstream = Some(upstream.clone());
+        Picked {
+            upstream,
+            flight: Flight::new(self.from.shared.clone(), pick.ticket),
+            route: pick.route,
+            tier: pick.tier,
+            decision: pick.decision.as_str(),
+            outcome: Outcome::Success,
+        }
+    }
+
+    /// The request as this backend gets it.
+    fn request(
+        &self,
+        upstream: &Upstream,
+        id: &HeaderValue,
+        intake: &mut Intake,
+    ) -> Request<Outgoing> {
+        let endpoint = &upstream.info.endpoint;
+        let mut path = String::with_capacity(self.uri.path().len() + 32);
+        path.push_str(&endpoint.base_path);
+        path.push_str(self.to.path);
+        if let Some(query) = self.uri.query() {
+            path.push('?');
+            path.push_str(query);
+        }
+        let body = if intake.is_replayable() {
+            Outgoing::new(intake.body.chunks.clone(), None)
+        } else {
+            Outgoing::new(std::mem::take(&mut intake.body.chunks), intake.rest.take())
+        };
+        let mut req = Request::new(body);
+        *req.method_mut() = self.method.clone();
+        // The client's own path was a valid one, and so is the table's base path.
+        *req.uri_mut() = PathAndQuery::try_from(path)
+            .map(Uri::from)
+            .unwrap_or_default();
+        *req.headers_mut() =
+            headers::for_backend(&self.headers, &self.from.address, self.uri, id, upstream);
+        req
+    }
+
+    /// The first byte is here: from now on nothing can be tried elsewhere.
+    fn relay(&self, mut account: Box<Account>, answer: Answer, picked: Picked) -> Answered {
+        let Answer {
+            mut head,
+            first,
+            body,
+            connection,
+        } = answer;
+        account.first_byte = Some(Instant::now());
+        account.status = head.status.as_u16();
+        let header = |name| {
+            head.headers
+                .get(name)
+                .and_then(|v: &HeaderValue| v.to_str().ok())
+        };
+        let framing = match header(http::header::CONTENT_TYPE) {
+            Some(kind) if !head.headers.contains_key(http::header::CONTENT_ENCODING) => {
+                Framing::of(kind)
+            }
+            _ => Framing::Opaque,
+        };
+        let until_close = !head.headers.contains_key(http::header::CONTENT_LENGTH)
+            && !head.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let terms = Terms {
+            outcome: picked.outcome,
+            client: self.to.client,
+            framing,
+            until_close: until_close && framing != Framing::Opaque,
+            idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
+            deadline: picked.timeout().map(|limit| account.started + limit),
+        };
+        head.headers = respond::routed(
+            &head.headers,
+            &account,
+            &picked.upstream,
+            picked.tier,
+            picked.decision,
+        );
+        let relay = Relay::new(
+            first,
+            body,
+            connection,
+            picked.upstream,
+            picked.flight,
+            account,
+            terms,
+        );
+        let mut rsp = Response::new(OutBody::Relay(Box::new(relay)));
+        *rsp.status_mut() = head.status;
+        *rsp.headers_mut() = head.headers;
+        rsp
+    }
+}
+
+/// An attempt's instance and what goes with it.
+struct Picked {
+    upstream: Rc<Upstream>,
+    flight: Flight,
+    route: Arc<Route>,
+    tier: u32,
+    decision: &'static str,
+    /// What its answer counts as, if it ends whole.
+    outcome: Outcome,
+}
+
+impl Picked {
+    fn name(&self) -> &str {
+        self.upstream.info.endpoint.id.as_str()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.route.timeouts.request_ms.map(Duration::from_millis)
+    }
+}
+
+fn failed(cause: Cause, endpoint: &str) -> ProxyError {
+    let endpoint = endpoint.to_owned();
+    match cause {
+        Cause::ConnectFailure | Cause::ConnectTimeout => ProxyError::ConnectFailure { endpoint },
+        Cause::FirstTokenTimeout | Cause::Unhealthy => ProxyError::FirstTokenTimeout { endpoint },
+        Cause::Reset | Cause::Status(_) => ProxyError::Reset { endpoint },
+    }
+}
