@@ -145,10 +145,6 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn status(&self) -> u16 {
-        self.response.status().as_u16()
-    }
-
     /// The next piece as it came over the wire; `None` at a clean end.
     pub fn next_piece(&mut self) -> Result<Option<String>> {
         block_on_for("read a stream", LIMIT, async {

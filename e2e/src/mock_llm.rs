@@ -79,7 +79,7 @@ impl MockLlm {
         let mut mock = Self {
             state: Arc::new(State {
                 name: name.to_owned(),
-                models: Mutex::new(models.iter().map(ToString::to_string).collect()),
+                models: models.iter().map(ToString::to_string).collect(),
                 mode: Mutex::new(Mode::Answer),
                 authorization: Mutex::default(),
                 seen: Mutex::default(),
@@ -123,10 +123,6 @@ impl MockLlm {
     pub fn set_mode(&self, mode: Mode) {
         *lock(&self.state.mode) = mode;
         self.state.chats.store(0, Ordering::Relaxed);
-    }
-
-    pub fn set_models(&self, models: &[&str]) {
-        *lock(&self.state.models) = models.iter().map(ToString::to_string).collect();
     }
 
     /// From now on anything but health needs this value of `Authorization`.

@@ -112,11 +112,6 @@ impl Tenant {
         DataPlane::start(self.cluster, &self.namespace, &name)
     }
 
-    /// The CA by which data planes of the namespace know the operator.
-    pub fn operator_ca(&self) -> Result<String> {
-        operator_ca(self.cluster, &self.namespace)
-    }
-
     /// `[(reason, note)]` of the Events about an object.
     pub fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
         let path = format!(

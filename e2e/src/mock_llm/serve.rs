@@ -26,7 +26,7 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) name: String,
-    pub(super) models: Mutex<Vec<String>>,
+    pub(super) models: Vec<String>,
     pub(super) mode: Mutex<Mode>,
     /// What `Authorization` must be, if anything.
     pub(super) authorization: Mutex<Option<String>>,
@@ -84,8 +84,7 @@ async fn answer(
         let error = json!({"error": {"message": "wrong key", "type": "authentication_error"}});
         return Ok(whole(StatusCode::UNAUTHORIZED, error.to_string()));
     }
-    let models = lock(&state.models).clone();
-    if let Some(listing) = answers::listing(&path, &models) {
+    if let Some(listing) = answers::listing(&path, &state.models) {
         state.probes.fetch_add(1, Ordering::Relaxed);
         return Ok(whole(StatusCode::OK, listing.to_string()));
     }
