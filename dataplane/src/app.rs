@@ -115,11 +115,14 @@ impl Running {
         }
     }
 
-    /// Stops accepting, lets running answers end, and returns once they have, or when the
-    /// drain timeout has passed. True when all ended by themselves.
+    /// Says that it is not ready, after a delay stops accepting, lets running answers end, and
+    /// returns once they have, or when the drain timeout has passed. True when all ended by
+    /// themselves.
     pub async fn drain(mut self) -> bool {
         let limit = self.shared.settings.drain_timeout;
         tracing::info!(limit_s = limit.as_secs(), "draining");
+        self.shared.leaving.cancel();
+        tokio::time::sleep(self.shared.settings.drain_delay).await;
         self.shared.drain.cancel();
         while self.tasks.join_next().await.is_some() {}
         let threads = self.threads;

@@ -14,7 +14,10 @@ pub struct Settings {
     pub replay_bytes: usize,
     /// All kept bodies of the process together, bytes.
     pub replay_total_bytes: usize,
-    /// How long running streams may go on after SIGTERM.
+    /// Between SIGTERM, when it says that it is not ready, and the end of accepting: balancers
+    /// need that long to look away.
+    pub drain_delay: Duration,
+    /// How long running streams may go on after that.
     pub drain_timeout: Duration,
     /// One log line a request.
     pub access_log: bool,
@@ -27,6 +30,7 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             replay_bytes: 16 << 20,
             replay_total_bytes: 256 << 20,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,
         }

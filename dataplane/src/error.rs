@@ -4,13 +4,15 @@
 use std::time::Duration;
 
 use dataplane_core::Refusal;
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProxyError {
     // The client's side.
     #[error("there is nothing at {path}: see /olla/…, /v1/… and /api/…")]
     NotFound { path: String },
+    #[error("{method} is not passed on: it would show what only backends may see")]
+    MethodNotAllowed { method: Method },
     #[error("{message}")]
     BadRequest {
         reason: &'static str,
@@ -82,6 +84,7 @@ impl ProxyError {
             | Self::NoRoute
             | Self::NoEndpoint { .. }
             | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotImplemented { .. } => StatusCode::NOT_IMPLEMENTED,
@@ -99,6 +102,7 @@ impl ProxyError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadRequest { reason, .. } => reason,
             Self::BodyTimeout { .. } => "body_timeout",
             Self::NotImplemented { .. } => "not_implemented",

@@ -25,7 +25,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -41,6 +41,9 @@ use crate::{
 
 /// A connection that sends no complete head for so long is closed; idle ones too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Longest time that a client may leave unread what was written to it.
+const CLIENT_STALL: Duration = Duration::from_secs(120);
 
 /// Streams on one HTTP/2 connection.
 const MAX_H2_STREAMS: u32 = 1024;
@@ -113,6 +116,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
             }
         };
         let _ = stream.set_nodelay(true);
+        // A client that takes nothing for so long, or is gone without a word, is cut.
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(CLIENT_STALL));
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
             continue;

@@ -34,6 +34,8 @@ pub struct Shared {
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
+    /// Cancelled once, before `drain`: not ready any more, but still serving.
+    pub leaving: CancellationToken,
     /// Cancelled once: no new connections, streams may end.
     pub drain: CancellationToken,
     /// Bytes of request bodies kept for a retry, whole process.
@@ -62,6 +64,7 @@ impl Shared {
             live: ArcSwap::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
+            leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             kept_bytes: AtomicUsize::new(0),
         })

@@ -65,7 +65,7 @@ fn ready(shared: &Arc<Shared>) -> Answered {
 }
 
 pub(crate) fn why_not_ready(shared: &Shared, view: &FleetView) -> Option<String> {
-    if shared.drain.is_cancelled() {
+    if shared.leaving.is_cancelled() {
         return Some("draining".to_owned());
     }
     if shared.source().revision.is_none() {

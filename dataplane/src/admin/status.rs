@@ -45,7 +45,7 @@ pub(super) fn system(shared: &Arc<Shared>) -> Value {
             "active_connections": in_flight,
             "total_requests": requests,
             "total_failures": failures,
-            "draining": shared.drain.is_cancelled(),
+            "draining": shared.leaving.is_cancelled(),
         },
         "config": {
             "namespace": shared.table().namespace,

@@ -96,7 +96,11 @@ pub(crate) struct RunArgs {
     /// Threads that serve requests; default: one a core.
     #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Seconds that running answers get to end after SIGTERM.
+    /// Seconds between SIGTERM, when it says that it is not ready, and the end of accepting;
+    /// default: 3 with --operator, where balancers must learn of it, else 0.
+    #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]
+    drain_delay_seconds: Option<u64>,
+    /// Seconds that running answers get to end after that.
     #[arg(
         long,
         value_name = "SECONDS",

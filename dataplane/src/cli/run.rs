@@ -25,6 +25,10 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
 
 async fn serve(args: RunArgs) -> Result<ExitCode> {
     let mut settings = Settings {
+        drain_delay: Duration::from_secs(args.drain_delay_seconds.unwrap_or_else(|| {
+            // Without a cluster a person waits for it.
+            if args.operator.is_some() { 3 } else { 0 }
+        })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
         access_log: args.access_log,
         ..Settings::default()

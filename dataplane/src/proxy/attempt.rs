@@ -17,7 +17,7 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use tokio::time::{sleep_until, timeout};
 
-use super::body::Outgoing;
+use super::body::{Outgoing, Progress, Upload};
 use crate::upstream::{Connection, Upstream};
 
 /// An answer whose first byte is here (or that has none).
@@ -61,22 +61,25 @@ impl Failed {
     };
 }
 
-/// `make` builds the request anew, for a second connection if the first was stale.
+/// `make` builds the request anew, for a second connection if the first was stale. Only a body
+/// that is here whole is sent a second time.
 pub(super) async fn run(
     upstream: &Rc<Upstream>,
     timeouts: &Timeouts,
     stream: bool,
-    replayable: bool,
+    upload: &Upload,
     mut make: impl FnMut() -> Request<Outgoing>,
 ) -> Result<Answer, Failed> {
     // Made before anything is sent, so that no signal is missed.
     let cut = upstream.cut.notified();
     let exchange = async {
-        if let Some(connection) = upstream.checkout().await {
-            match first_byte(connection, make(), timeouts, stream).await {
+        // A pooled connection may be stale; a body that can be sent once only gets a new one.
+        let replayable = upload.progress() == Progress::Whole;
+        if replayable && let Some(connection) = upstream.checkout().await {
+            match first_byte(connection, make(), timeouts, stream, upload).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
-                Err(failed) if failed == Failed::RESET && replayable => {}
+                Err(failed) if failed == Failed::RESET => {}
                 result => return result,
             }
         }
@@ -92,7 +95,7 @@ pub(super) async fn run(
             }
             Ok(Ok(connection)) => connection,
         };
-        first_byte(connection, make(), timeouts, stream).await
+        first_byte(connection, make(), timeouts, stream, upload).await
     };
     tokio::select! {
         biased;
@@ -106,6 +109,7 @@ async fn first_byte(
     request: Request<Outgoing>,
     timeouts: &Timeouts,
     stream: bool,
+    upload: &Upload,
 ) -> Result<Answer, Failed> {
     let limit_ms = if stream {
         Some(timeouts.first_token_ms)
@@ -154,11 +158,17 @@ async fn first_byte(
             }),
         }
     };
-    match limit_ms {
-        None => answer.await,
-        Some(limit_ms) => timeout(Duration::from_millis(limit_ms), answer)
-            .await
-            .unwrap_or(Err(Failed::TIMEOUT)),
+    let Some(limit_ms) = limit_ms else {
+        return answer.await;
+    };
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match timeout(Duration::from_millis(limit_ms), answer.as_mut()).await {
+            Ok(answer) => return answer,
+            // The client is slow, not the backend: the clock runs from the end of its body.
+            Err(_) if upload.progress() == Progress::Coming => {}
+            Err(_) => return Err(Failed::TIMEOUT),
+        }
     }
 }
 

@@ -1,59 +1,159 @@
 //! Bodies on their way: to a backend, and to the client.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
+    future::Future as _,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use super::relay::{Broken, Relay};
 
+/// Longest silence of a client inside its body.
+pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
+
+/// How far a body is that is passed on while it comes; shared by the attempt and the body.
+#[derive(Clone, Debug)]
+pub(super) struct Upload(Rc<Cell<Progress>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The client has more to send, as far as we know.
+    Coming,
+    Whole,
+    /// The client broke off: not the backend's fault.
+    Left,
+    /// The client was silent for [`BODY_IDLE`].
+    Stalled,
+}
+
+impl Upload {
+    /// `whole`: all of it is here before anything is sent.
+    pub(super) fn new(whole: bool) -> Self {
+        let progress = if whole {
+            Progress::Whole
+        } else {
+            Progress::Coming
+        };
+        Self(Rc::new(Cell::new(progress)))
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.0.get()
+    }
+}
+
 /// What is sent to a backend: the chunks that were kept, then what the client still sends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outgoing {
     chunks: VecDeque<Bytes>,
     left: u64,
-    rest: Option<Incoming>,
+    rest: Option<Rest>,
 }
 
+#[derive(Debug)]
+struct Rest {
+    body: Incoming,
+    upload: Upload,
+    idle: Pin<Box<Sleep>>,
+}
+
+/// The client's part of the exchange failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the client's body did not come whole")]
+pub(crate) struct Unfinished;
+
 impl Outgoing {
-    pub(crate) fn new(chunks: VecDeque<Bytes>, rest: Option<Incoming>) -> Self {
+    pub(super) fn whole(chunks: VecDeque<Bytes>) -> Self {
         let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Self { chunks, left, rest }
+        Self {
+            chunks,
+            left,
+            rest: None,
+        }
+    }
+
+    pub(super) fn passing(chunks: VecDeque<Bytes>, body: Incoming, upload: Upload) -> Self {
+        let idle = Box::pin(tokio::time::sleep(BODY_IDLE));
+        Self {
+            rest: Some(Rest { body, upload, idle }),
+            ..Self::whole(chunks)
+        }
+    }
+}
+
+impl Rest {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending if self.idle.as_mut().poll(cx).is_ready() => {
+                self.upload.0.set(Progress::Stalled);
+                return Poll::Ready(Some(Err(Unfinished)));
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        self.idle.as_mut().reset(Instant::now() + BODY_IDLE);
+        let broken = matches!(frame, Some(Err(_)));
+        if broken {
+            self.upload.0.set(Progress::Left);
+        } else if frame.is_none() || self.body.is_end_stream() {
+            self.upload.0.set(Progress::Whole);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Unfinished)))
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        // hyper lets go of a body that it will not send to its end: nothing is waited for.
+        if self.upload.progress() == Progress::Coming {
+            self.upload.0.set(Progress::Whole);
+        }
     }
 }
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Unfinished;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         if let Some(chunk) = self.chunks.pop_front() {
             self.left -= chunk.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
         match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(cx),
+            Some(rest) => rest.poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.chunks.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.chunks.is_empty()
+            && self
+                .rest
+                .as_ref()
+                .is_none_or(|rest| rest.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(rest) = &self.rest else {
             return SizeHint::with_exact(self.left);
         };
-        let mut hint = rest.size_hint();
+        let mut hint = rest.body.size_hint();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + self.left);
         }

@@ -10,7 +10,11 @@ use std::{
 
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
 use hyper::body::Incoming;
 use translate::stream::Framing;
 
@@ -18,7 +22,7 @@ use super::{
     Answered, Downstream,
     account::Account,
     attempt::{self, Answer, Failed},
-    body::{OutBody, Outgoing},
+    body::{BODY_IDLE, OutBody, Outgoing, Progress, Upload},
     flight::Flight,
     headers,
     intake::{self, Intake},
@@ -32,6 +36,7 @@ use crate::{error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
 pub(super) struct Call<'a> {
     pub from: &'a Downstream,
     pub method: Method,
+    pub version: Version,
     pub uri: &'a Uri,
     pub to: Forward<'a>,
     /// As the client sent them: routes match on these.
@@ -87,15 +92,15 @@ impl Call<'_> {
             )
         })?;
         let replayable = intake.is_replayable();
+        let upload = Upload::new(replayable);
         let body = RefCell::new(intake);
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            let make = || self.request(&picked.upstream, &id, &mut body.borrow_mut());
+            let make = || self.request(&picked.upstream, &id, &mut body.borrow_mut(), &upload);
             let timeouts = &picked.route.timeouts;
-            let attempt =
-                attempt::run(&picked.upstream, timeouts, account.stream, replayable, make);
+            let attempt = attempt::run(&picked.upstream, timeouts, account.stream, &upload, make);
             let result = tokio::select! {
                 biased;
                 result = attempt => result,
@@ -104,6 +109,12 @@ impl Call<'_> {
                     return Err(ProxyError::RequestTimeout { limit });
                 }
             };
+            if result.is_err()
+                && let Some(error) = clients_fault(&upload)
+            {
+                // The flight ends as cancelled: nothing of this says anything of the backend.
+                return Err(error);
+            }
             let (cause, outcome, answer) = match result {
                 Err(Failed { cause, outcome }) => (cause, outcome, None),
                 Ok(answer) => match attempt::judge(&answer) {
@@ -158,12 +169,21 @@ impl Call<'_> {
         }
     }
 
+    fn path_here(&self) -> headers::PathHere<'_> {
+        headers::PathHere {
+            peer: &self.from.address,
+            uri: self.uri,
+            version: self.version,
+        }
+    }
+
     /// The request as this backend gets it.
     fn request(
         &self,
         upstream: &Upstream,
         id: &HeaderValue,
         intake: &mut Intake,
+        upload: &Upload,
     ) -> Request<Outgoing> {
         let endpoint = &upstream.info.endpoint;
         let mut path = String::with_capacity(self.uri.path().len() + 32);
@@ -173,10 +193,12 @@ impl Call<'_> {
             path.push('?');
             path.push_str(query);
         }
-        let body = if intake.is_replayable() {
-            Outgoing::new(intake.body.chunks.clone(), None)
-        } else {
-            Outgoing::new(std::mem::take(&mut intake.body.chunks), intake.rest.take())
+        let body = match intake.rest.take() {
+            None => Outgoing::whole(intake.body.chunks.clone()),
+            Some(rest) => {
+                let chunks = std::mem::take(&mut intake.body.chunks);
+                Outgoing::passing(chunks, rest, upload.clone())
+            }
         };
         let mut req = Request::new(body);
         *req.method_mut() = self.method.clone();
@@ -184,8 +206,7 @@ impl Call<'_> {
         *req.uri_mut() = PathAndQuery::try_from(path)
             .map(Uri::from)
             .unwrap_or_default();
-        *req.headers_mut() =
-            headers::for_backend(&self.headers, &self.from.address, self.uri, id, upstream);
+        *req.headers_mut() = headers::for_backend(&self.headers, &self.path_here(), id, upstream);
         req
     }
 
@@ -204,14 +225,12 @@ impl Call<'_> {
                 .get(name)
                 .and_then(|v: &HeaderValue| v.to_str().ok())
         };
-        let framing = match header(http::header::CONTENT_TYPE) {
-            Some(kind) if !head.headers.contains_key(http::header::CONTENT_ENCODING) => {
-                Framing::of(kind)
-            }
+        let framing = match header(CONTENT_TYPE) {
+            Some(kind) if !head.headers.contains_key(CONTENT_ENCODING) => Framing::of(kind),
             _ => Framing::Opaque,
         };
-        let until_close = !head.headers.contains_key(http::header::CONTENT_LENGTH)
-            && !head.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let until_close = !head.headers.contains_key(CONTENT_LENGTH)
+            && !head.headers.contains_key(TRANSFER_ENCODING);
         let terms = Terms {
             outcome: picked.outcome,
             client: self.to.client,
@@ -227,6 +246,16 @@ impl Call<'_> {
             picked.tier,
             picked.decision,
         );
+        if framing != Framing::Opaque {
+            // If it breaks, its last event is ours: the length would no longer be true.
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let prefix = self
+            .uri
+            .path()
+            .strip_suffix(self.to.path)
+            .unwrap_or_default();
+        headers::locate(&mut head.headers, &picked.upstream, prefix);
         let relay = Relay::new(
             first,
             body,
@@ -261,6 +290,18 @@ impl Picked {
 
     fn timeout(&self) -> Option<Duration> {
         self.route.timeouts.request_ms.map(Duration::from_millis)
+    }
+}
+
+/// A client that did not send its body to the end.
+fn clients_fault(upload: &Upload) -> Option<ProxyError> {
+    match upload.progress() {
+        Progress::Coming | Progress::Whole => None,
+        Progress::Left => {
+            let message = "the request's body broke off".to_owned();
+            Some(intake::bad("body_unreadable", message))
+        }
+        Progress::Stalled => Some(ProxyError::BodyTimeout { limit: BODY_IDLE }),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which headers pass, in both directions, and what is added.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{CONNECTION, HOST, VIA},
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{CONNECTION, FORWARDED, HOST, LOCATION, VIA},
+    uri::PathAndQuery,
 };
 
 use crate::upstream::Upstream;
@@ -31,7 +32,13 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn is_credential(name: &str) -> bool {
     matches!(
         name,
-        "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "x-auth-token"
+        "authorization"
+            | "proxy-authorization"
+            | "cookie"
+            | "api-key"
+            | "x-api-key"
+            | "x-auth-token"
+            | "x-goog-api-key"
     )
 }
 
@@ -39,7 +46,13 @@ fn is_credential(name: &str) -> bool {
 fn is_ours(name: &str) -> bool {
     matches!(
         name,
-        "host" | "via" | "expect" | "content-length" | "x-forwarded-for" | "x-request-id"
+        "host"
+            | "via"
+            | "expect"
+            | "content-length"
+            | "forwarded"
+            | "x-forwarded-for"
+            | "x-request-id"
     )
 }
 
@@ -47,13 +60,12 @@ fn is_ours(name: &str) -> bool {
 /// client writes it from the body itself.
 pub(super) fn for_backend(
     client: &HeaderMap,
-    peer: &HeaderValue,
-    uri: &Uri,
+    here: &PathHere<'_>,
     request_id: &HeaderValue,
     upstream: &Upstream,
 ) -> HeaderMap {
     let mut headers = passed_on(client);
-    add_path(&mut headers, client, peer, uri);
+    add_path(&mut headers, client, here);
     headers.append(REQUEST_ID, request_id.clone());
     headers.append(HOST, upstream.authority.clone());
     if let Some((name, value)) = &upstream.credential {
@@ -76,19 +88,66 @@ fn passed_on(client: &HeaderMap) -> HeaderMap {
 }
 
 /// How the request came here.
-fn add_path(headers: &mut HeaderMap, client: &HeaderMap, peer: &HeaderValue, uri: &Uri) {
-    headers.append(FORWARDED_FOR, joined(client, &FORWARDED_FOR, peer));
-    headers.append(
-        VIA,
-        joined(client, &VIA, &HeaderValue::from_static("1.1 olla")),
-    );
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PathHere<'a> {
+    /// The client's IP address.
+    pub peer: &'a HeaderValue,
+    pub uri: &'a Uri,
+    pub version: Version,
+}
+
+fn add_path(headers: &mut HeaderMap, client: &HeaderMap, here: &PathHere<'_>) {
+    headers.append(FORWARDED_FOR, joined(client, &FORWARDED_FOR, here.peer));
+    let via = if here.version == Version::HTTP_2 {
+        "2.0 olla"
+    } else {
+        "1.1 olla"
+    };
+    headers.append(VIA, joined(client, &VIA, &HeaderValue::from_static(via)));
+    if client.contains_key(FORWARDED) {
+        // Whoever reads it must not take an earlier hop for the last one (RFC 7239).
+        let peer = here.peer.to_str().unwrap_or("unknown");
+        let peer = if peer.contains(':') {
+            format!("\"[{peer}]\"")
+        } else {
+            peer.to_owned()
+        };
+        if let Ok(hop) = HeaderValue::try_from(format!("for={peer}")) {
+            headers.append(FORWARDED, joined(client, &FORWARDED, &hop));
+        }
+    }
     // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(uri.authority()?.as_str()).ok();
+    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
     if let Some(host) = client.get(HOST).cloned().or_else(authority) {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
     let proto = headers.entry(FORWARDED_PROTO);
     proto.or_insert(HeaderValue::from_static("http"));
+}
+
+/// Turns a redirect to the backend itself into one that comes here: `prefix` is what the client
+/// put before the backend's path. A redirect elsewhere passes.
+pub(super) fn locate(headers: &mut HeaderMap, upstream: &Upstream, prefix: &str) {
+    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else {
+        return;
+    };
+    let Ok(uri) = location.parse::<Uri>() else {
+        return;
+    };
+    let elsewhere = uri
+        .authority()
+        .is_some_and(|to| upstream.authority != to.as_str());
+    let Some(path) = uri.path_and_query().map(PathAndQuery::as_str) else {
+        return;
+    };
+    if elsewhere || !path.starts_with('/') {
+        return;
+    }
+    let base = &upstream.info.endpoint.base_path;
+    let path = path.strip_prefix(base.as_str()).unwrap_or(path);
+    if let Ok(location) = HeaderValue::try_from(format!("{prefix}{path}")) {
+        headers.insert(LOCATION, location);
+    }
 }
 
 /// Adds to `headers` what of a backend's headers may reach a client.
@@ -166,7 +225,12 @@ mod tests {
             .collect();
         let mut headers = passed_on(&client);
         let peer = HeaderValue::from_static("10.0.0.9");
-        add_path(&mut headers, &client, &peer, &Uri::default());
+        let here = PathHere {
+            peer: &peer,
+            uri: &Uri::default(),
+            version: Version::HTTP_11,
+        };
+        add_path(&mut headers, &client, &here);
         headers
     }
 

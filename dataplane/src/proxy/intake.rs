@@ -1,17 +1,15 @@
 //! The client's request comes in: its body is read, kept for a retry as far as the bounds
 //! allow, and scanned for its model on the way.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
 
+use super::body::BODY_IDLE;
 use crate::{error::ProxyError, state::Shared};
-
-/// Longest silence of a client inside its body.
-const BODY_IDLE: Duration = Duration::from_secs(60);
 
 /// A request's body after [`read`].
 #[derive(Debug)]
@@ -34,9 +32,61 @@ impl Intake {
 pub(super) struct Kept {
     shared: Arc<Shared>,
     pub chunks: VecDeque<Bytes>,
-    pub bytes: usize,
+    /// Short chunks, copied together.
+    short: BytesMut,
+    bytes: usize,
     /// The chunks are the whole body.
     pub complete: bool,
+}
+
+/// A chunk shorter than this is copied to its neighbours: each chunk of its own costs some 64
+/// bytes and keeps the whole buffer that it was read into.
+const SHORT: usize = 4096;
+
+/// Copied chunks become one when they reach this.
+const JOINED: usize = 64 * 1024;
+
+impl Kept {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            chunks: VecDeque::new(),
+            short: BytesMut::new(),
+            bytes: 0,
+            complete: true,
+        }
+    }
+
+    /// No longer complete once a bound is passed; the chunk is still there to be sent.
+    fn push(&mut self, chunk: Bytes) {
+        let within = self.bytes + chunk.len() <= self.shared.settings.replay_bytes;
+        let kept = self.shared.keep(chunk.len());
+        if kept {
+            self.bytes += chunk.len();
+        }
+        self.complete = within && kept;
+        if self.chunks.is_empty() && self.short.is_empty() {
+            // Most bodies are one chunk.
+            self.chunks.push_back(chunk);
+            return;
+        }
+        if chunk.len() < SHORT {
+            self.short.extend_from_slice(&chunk);
+            if self.short.len() >= JOINED {
+                self.end();
+            }
+        } else {
+            self.end();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// Closes the joined chunk.
+    fn end(&mut self) {
+        if !self.short.is_empty() {
+            self.chunks.push_back(self.short.split().freeze());
+        }
+    }
 }
 
 impl Drop for Kept {
@@ -47,12 +97,7 @@ impl Drop for Kept {
 
 /// Reads the body, whole where the bounds allow.
 pub(super) async fn read(shared: &Arc<Shared>, mut body: Incoming) -> Result<Intake, ProxyError> {
-    let mut kept = Kept {
-        shared: shared.clone(),
-        chunks: VecDeque::new(),
-        bytes: 0,
-        complete: true,
-    };
+    let mut kept = Kept::new(shared.clone());
     if body.is_end_stream() {
         return Ok(Intake {
             facts: Facts::default(),
@@ -78,18 +123,12 @@ pub(super) async fn read(shared: &Arc<Shared>, mut body: Incoming) -> Result<Int
             continue;
         };
         scanner.push(&chunk).map_err(refused)?;
-        let within = kept.bytes + chunk.len() <= shared.settings.replay_bytes;
-        if shared.keep(chunk.len()) {
-            kept.bytes += chunk.len();
-        } else {
-            kept.complete = false;
-        }
-        kept.chunks.push_back(chunk);
-        if !within || !kept.complete {
-            kept.complete = false;
+        kept.push(chunk);
+        if !kept.complete {
             break;
         }
     }
+    kept.end();
     let rest = if kept.complete { None } else { Some(body) };
     if rest.is_some() {
         shared.metrics.unkept_bodies.inc();
@@ -117,6 +156,6 @@ fn refused(problem: Problem) -> ProxyError {
     }
 }
 
-fn bad(reason: &'static str, message: String) -> ProxyError {
+pub(super) fn bad(reason: &'static str, message: String) -> ProxyError {
     ProxyError::BadRequest { reason, message }
 }

@@ -26,7 +26,7 @@ mod surface;
 
 use std::{rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
@@ -53,7 +53,7 @@ pub(crate) struct Downstream {
 pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answered {
     let shared = &from.shared;
     let (head, body) = req.into_parts();
-    let (uri, method) = (head.uri, head.method);
+    let (uri, method, version) = (head.uri, head.method, head.version);
     let surface = surface::of(&method, uri.path(), &head.headers);
     if let Surface::Admin(path) = surface {
         return admin::answer(shared, &method, path, uri.query().unwrap_or_default());
@@ -69,11 +69,16 @@ pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answ
         };
         return respond::error(account, client, &error);
     }
+    if method == Method::TRACE || method == Method::CONNECT {
+        let error = ProxyError::MethodNotAllowed { method };
+        return respond::error(account, client, &error);
+    }
     match surface {
         Surface::Forward(to) => {
             let call = Call {
                 from: &from,
                 method,
+                version,
                 uri: &uri,
                 to,
                 headers: head.headers,
@@ -85,7 +90,7 @@ pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answ
             prefix,
             dialect,
         } => models::list(account, shape, prefix, dialect),
-        Surface::Model { shape, id } => models::one(account, client, shape, id),
+        Surface::Model { shape, id, prefix } => models::one(account, client, shape, id, prefix),
         Surface::OneBackendOnly { path, client } => {
             let error = ProxyError::NotImplemented {
                 what: path.to_owned(),

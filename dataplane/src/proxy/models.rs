@@ -28,10 +28,16 @@ pub(super) fn list(
 }
 
 /// Ids may hold slashes: everything after the prefix is the id.
-pub(super) fn one(account: Box<Account>, client: Dialect, shape: Shape, id: &str) -> Answered {
+pub(super) fn one(
+    account: Box<Account>,
+    client: Dialect,
+    shape: Shape,
+    id: &str,
+    prefix: Option<&str>,
+) -> Answered {
     let models = account
         .shared
-        .with_fleet(|fleet, _| fleet.models(None, None));
+        .with_fleet(|fleet, _| fleet.models(prefix, None));
     let Some(model) = models.iter().find(|model| model.name.as_str() == id) else {
         let error = ProxyError::ModelNotFound {
             model: id.to_owned(),

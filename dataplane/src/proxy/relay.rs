@@ -121,7 +121,7 @@ impl Relay {
         });
         if relay.inner.is_end_stream() || empty {
             relay.end_whole();
-        } else if relay.framer.framing() != Framing::Opaque {
+        } else if relay.framer.framing() != Framing::Opaque && relay.outcome == Outcome::Success {
             relay.flight.first_byte();
         }
         relay

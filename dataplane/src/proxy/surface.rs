@@ -19,6 +19,7 @@ pub(crate) enum Surface<'a> {
     Model {
         shape: Shape,
         id: &'a str,
+        prefix: Option<&'a str>,
     },
     /// `/internal/…`, `/version`.
     Admin(&'a str),
@@ -90,6 +91,7 @@ pub(crate) fn of<'a>(method: &Method, path: &'a str, headers: &HeaderMap) -> Sur
         return Surface::Model {
             shape: Shape::Unified,
             id,
+            prefix: None,
         };
     }
     if let Some(rest) = under(path, "/olla/proxy") {
@@ -138,10 +140,11 @@ fn inside<'a>(
                 dialect,
             };
         }
-        if bare && let Some(id) = rest.strip_prefix("/v1/models/") {
+        if let Some(id) = rest.strip_prefix("/v1/models/") {
             return Surface::Model {
                 shape: Shape::OpenAi,
                 id,
+                prefix,
             };
         }
     }

@@ -114,6 +114,8 @@ pub struct Client {
     port: u16,
     /// What was last committed, in pieces.
     held: ResourceSet,
+    /// The stream under way brought a table, or the word that ours is the newest.
+    heard: bool,
 }
 
 impl Client {
@@ -128,6 +130,7 @@ impl Client {
             host,
             port,
             held: ResourceSet::default(),
+            heard: false,
         })
     }
 
@@ -160,7 +163,7 @@ impl Client {
         let mut pause = BACKOFF.0;
         let drain = shared.drain.clone();
         loop {
-            let before = self.held.hash();
+            self.heard = false;
             let error = tokio::select! {
                 () = drain.cancelled() => return,
                 Err(error) = self.converse(&shared) => error,
@@ -168,7 +171,7 @@ impl Client {
             if matches!(error, Error::Hash { .. }) {
                 self.held = ResourceSet::default();
             }
-            if self.held.hash() != before {
+            if self.heard {
                 pause = BACKOFF.0;
             }
             let wait = pause.mul_f64(0.5 + fastrand::f64());
@@ -284,6 +287,7 @@ impl Client {
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
                 self.held = set;
+                self.heard = true;
                 shared.apply(Arc::new(table.clone()), revision, "operator");
                 self.keep(revision, &table);
                 tell(send, &ToOperator::Ack { revision }).await?;

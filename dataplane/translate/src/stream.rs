@@ -142,15 +142,16 @@ pub fn broken(dialect: Dialect, framing: Framing, error: &ErrorBody<'_>) -> Byte
 pub fn looks_finished(framing: Framing, tail: &[u8]) -> bool {
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
     match framing {
-        Framing::Sse => has(b"[DONE]") || has(b"message_stop"),
+        // Of chats, of Anthropic's messages, of OpenAI's responses.
+        Framing::Sse => has(b"[DONE]") || has(b"message_stop") || has(b"response.completed"),
         Framing::Ndjson => has(b"\"done\":true") || has(b"\"done\": true"),
         Framing::Opaque => true,
     }
 }
 
-/// Bytes of a body's end that [`looks_finished`] needs. Ollama's last line carries about 300
-/// bytes of statistics after `done`.
-pub const TAIL: usize = 1024;
+/// Bytes of a body's end that [`looks_finished`] needs. Ollama's last line carries statistics
+/// after `done`, and `/api/generate` the numbers of its whole context.
+pub const TAIL: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
