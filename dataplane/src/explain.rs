@@ -6,16 +6,42 @@ use http::{HeaderMap, Method};
 
 use crate::{
     admin::bare_query,
+    error::ProxyError,
     proxy::{Surface, surface_of},
     state::Shared,
 };
 
-/// For a POST of `model` to `path`, as a client would send it.
+/// For a POST of `model` to `path`, as a client would send it. Where a GET of `path` is answered
+/// without a backend, that is said instead: nobody posts there.
 pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanation {
     let headers = HeaderMap::new();
-    let (prefix, dialect) = match surface_of(&Method::POST, path, &headers) {
-        Surface::Forward(to) => (to.prefix, to.dialect),
-        _ => (None, None),
-    };
-    shared.explain(&bare_query(path, model, prefix, dialect))
+    let read = surface_of(&Method::GET, path, &headers);
+    if let Some(what) = answered_here(&read) {
+        return Explanation::without_backend(None, format!("{path} is answered here: {what}"));
+    }
+    match surface_of(&Method::POST, path, &headers) {
+        Surface::Forward(to) => shared.explain(&bare_query(path, model, to.prefix, to.dialect)),
+        Surface::OneBackendOnly { path, .. } => refused(&ProxyError::NotImplemented {
+            what: path.to_owned(),
+        }),
+        _ => refused(&ProxyError::NotFound {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn answered_here(surface: &Surface<'_>) -> Option<&'static str> {
+    match surface {
+        Surface::Models { .. } => Some("the models that the backends list, no backend is asked"),
+        Surface::Model { .. } => Some("one model of those that the backends list"),
+        Surface::Admin(_) => Some("the data plane tells about itself"),
+        Surface::Forward(_) | Surface::OneBackendOnly { .. } | Surface::Unknown => None,
+    }
+}
+
+fn refused(error: &ProxyError) -> Explanation {
+    Explanation::without_backend(
+        Some(error.reason()),
+        format!("not a path that goes to a backend: {error}"),
+    )
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use dataplane_protocol::{EndpointId, InstanceId, RouteId};
 use serde::Serialize;
 
-use crate::pick::Decision;
+use crate::pick::{Decision, Refusal};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -15,11 +15,12 @@ pub struct Explanation {
     pub candidates: Vec<CandidateView>,
     /// Absent when nobody would be picked.
     pub decision: Option<Decision>,
-    /// [`Refusal::reason`](crate::Refusal::reason), when nobody would be picked.
+    /// [`Refusal::reason`](crate::Refusal::reason), when nobody would be picked; or the word of a
+    /// caller that would not even ask.
     pub refusal: Option<&'static str>,
     /// Beside a refusal that may pass; at least 1000.
     pub retry_after_ms: Option<u64>,
-    /// What else a reader should know: endpoints without instances.
+    /// What else a reader should know: endpoints without instances, paths that no backend gets.
     pub notes: Vec<String>,
 }
 
@@ -38,12 +39,27 @@ pub struct CandidateView {
 }
 
 impl Explanation {
+    /// For a request that no backend is asked about: answered without one, or, where a reason is
+    /// given, refused.
+    pub fn without_backend(refusal: Option<&'static str>, note: String) -> Self {
+        Self {
+            route: None,
+            candidates: Vec::new(),
+            decision: None,
+            refusal,
+            retry_after_ms: None,
+            notes: vec![note],
+        }
+    }
+
     /// As text, a line each, for a terminal.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![match &self.route {
-            Some(route) => format!("route {route}"),
-            None => "no route takes this request".to_owned(),
-        }];
+        let mut lines = Vec::new();
+        if let Some(route) = &self.route {
+            lines.push(format!("route {route}"));
+        } else if self.refusal == Some(Refusal::NoRoute.reason()) {
+            lines.push("no route takes this request".to_owned());
+        }
         lines.extend(self.candidates.iter().map(CandidateView::line));
         lines.extend(self.notes.iter().map(|note| format!("  {note}")));
         if let Some(decision) = self.decision {

@@ -20,6 +20,8 @@ pub(crate) struct Models {
     next: Option<Mono>,
     /// A listing was given out; without a result it is forgotten at this time.
     under_way: Option<Mono>,
+    /// When the last result came, whatever it was.
+    last: Option<Mono>,
     failures: u32,
     /// Why the last listing failed; empty when it did not.
     reason: String,
@@ -44,6 +46,7 @@ impl Models {
             serves: Vec::new(),
             next: None,
             under_way: None,
+            last: None,
             failures: 0,
             reason: String::new(),
         };
@@ -104,10 +107,16 @@ impl Models {
         if policy.discovery.is_none() {
             self.listed = None;
             self.unsupported = false;
+            self.last = None;
             self.reason.clear();
             self.rest();
         }
         self.recompute(policy)
+    }
+
+    /// When the last result came: a list, a refusal or a failure.
+    pub(crate) fn last(&self) -> Option<Mono> {
+        self.last
     }
 
     /// When the next listing is due; while one is under way, when that is given up.
@@ -137,6 +146,7 @@ impl Models {
             return false;
         };
         self.under_way = None;
+        self.last = Some(now);
         let before = self.knowledge(policy);
         let interval = Duration::from_millis(discovery.interval_ms.max(1_000));
         let wait = match result {
@@ -275,6 +285,24 @@ mod tests {
         let mut state = Models::new(&policy);
         assert!(listed(&mut state, &policy, Listed::Unsupported));
         assert_eq!(state.knowledge(&policy), Knowledge::Anything);
+    }
+
+    #[test]
+    fn a_listing_counts_as_made_whatever_came_of_it() {
+        let policy = ModelPolicy {
+            discovery: Some(discovery()),
+            ..model_policy()
+        };
+        for result in [models(&["a"]), Listed::Unsupported, failed()] {
+            let mut state = Models::new(&policy);
+            state.wake(&policy, Mono::default());
+            assert_eq!(state.last(), None);
+            assert!(state.due(Duration::from_secs(10), Mono::default()));
+            assert_eq!(state.last(), None, "under way is not made");
+            let now = Mono::from_millis(300);
+            state.listed(&policy, result, &mut Rng::new(1), now);
+            assert_eq!(state.last(), Some(now));
+        }
     }
 
     #[test]

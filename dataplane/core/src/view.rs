@@ -51,6 +51,8 @@ pub struct InstanceView {
     pub models: Option<Vec<ModelName>>,
     /// Why models are not known, or old; empty when all is well.
     pub models_reason: String,
+    /// Since its models were last asked for, with whatever result; absent before the first.
+    pub last_listing_ago_ms: Option<u64>,
     /// Whether some route can send it a request now.
     pub usable: bool,
     /// Why not, for people; empty when usable.

@@ -111,6 +111,7 @@ impl Fleet {
             models: (knows || !slot.models.serves().is_empty())
                 .then(|| slot.models.serves().to_vec()),
             models_reason: slot.models.reason(policy),
+            last_listing_ago_ms: slot.models.last().map(|at| millis(now.since(at))),
             usable: why_not.is_empty(),
             why_not,
             last_probe_ago_ms: slot.monitor.last().map(|at| millis(now.since(at))),
