@@ -139,7 +139,7 @@ impl PodSelectorTarget {
     .message("health.timeout: must be longer than 0s"))]
 pub struct HealthSpec {
     /// `Active` (default) probes at `interval`. `Passive` probes only after live traffic failed
-    /// to connect, until it works again: for endpoints that bill or limit requests. `Off` never
+    /// to connect, until it works again: for endpoints that bill or limit requests. `Disabled` never
     /// probes; the circuit breaker alone judges.
     #[serde(default)]
     pub mode: HealthMode,
@@ -171,7 +171,7 @@ pub enum HealthMode {
     #[default]
     Active,
     Passive,
-    Off,
+    Disabled,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

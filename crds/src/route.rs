@@ -185,7 +185,7 @@ pub struct FailoverSpec {
     /// close before the first byte, and an endpoint that fails its health check meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
-    pub on: Option<Vec<FailoverCause>>,
+    pub causes: Option<Vec<FailoverCause>>,
     /// Attempts of one request, the first included. Default 3; 1 = never elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16))]

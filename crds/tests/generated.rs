@@ -48,3 +48,37 @@ fn no_file_of_a_kind_that_is_gone_is_left() {
         "crds/generated: run `just crds` and delete what is left over"
     );
 }
+
+#[test]
+fn no_field_or_value_is_a_boolean_to_kubectl() {
+    const BOOLEANS: [&str; 6] = ["on", "off", "yes", "no", "y", "n"];
+    fn look(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
+        let is_boolean = |text: &str| BOOLEANS.contains(&text.to_ascii_lowercase().as_str());
+        match value {
+            serde_json::Value::Object(members) => {
+                for (name, member) in members {
+                    if is_boolean(name) {
+                        found.push(format!("{at}.{name}"));
+                    }
+                    look(member, &format!("{at}.{name}"), found);
+                }
+            }
+            serde_json::Value::Array(list) => {
+                for member in list {
+                    look(member, at, found);
+                }
+            }
+            serde_json::Value::String(text) if is_boolean(text) => found.push(at.to_owned()),
+            _ => {}
+        }
+    }
+    for crd in crds::all() {
+        let mut found = Vec::new();
+        let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+        look(&schema, "", &mut found);
+        assert!(
+            found.is_empty(),
+            "kubectl reads these as true or false unless quoted: {found:?}"
+        );
+    }
+}

@@ -173,7 +173,7 @@ fn health(spec: &HealthSpec, profile: &Profile) -> Result<HealthPolicy, Problem>
         mode: match spec.mode {
             HealthModeSpec::Active => HealthMode::Active,
             HealthModeSpec::Passive => HealthMode::Passive,
-            HealthModeSpec::Off => HealthMode::Off,
+            HealthModeSpec::Disabled => HealthMode::Disabled,
         },
         paths,
         interval_ms: millis("spec.health.interval", &spec.interval)?,

@@ -1,7 +1,7 @@
 //! Whether an instance answers its health check: thresholds, and when to probe next.
 //!
 //! Active: probed at an interval from the start. Passive: trusted until live traffic cannot
-//! connect, then probed until it is back. Off: always healthy.
+//! connect, then probed until it is back. Disabled: always healthy.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Monitor {
             self.path = 0;
         }
         match policy.mode {
-            HealthMode::Off => {
+            HealthMode::Disabled => {
                 self.next = None;
                 self.under_way = None;
                 self.bad = 0;
@@ -129,7 +129,7 @@ impl Monitor {
         now: Mono,
     ) -> Option<Change> {
         self.under_way = None;
-        if policy.mode == HealthMode::Off {
+        if policy.mode == HealthMode::Disabled {
             return None;
         }
         let change = match result {
@@ -145,7 +145,7 @@ impl Monitor {
 
     /// Live traffic could not connect: probe at once. In passive mode it is itself a sign.
     pub(crate) fn connect_failed(&mut self, policy: &HealthPolicy, now: Mono) -> Option<Change> {
-        if policy.mode == HealthMode::Off {
+        if policy.mode == HealthMode::Disabled {
             return None;
         }
         let soonest = self.last.map_or(now, |last| now.max(last + DOUBT));
@@ -158,7 +158,7 @@ impl Monitor {
 
     /// Live traffic was cut off before an answer: look into it soon.
     pub(crate) fn reset(&mut self, policy: &HealthPolicy, now: Mono) {
-        if policy.mode != HealthMode::Off {
+        if policy.mode != HealthMode::Disabled {
             self.good = 0;
             self.probe_by(now + interval(policy).min(DOUBT));
         }

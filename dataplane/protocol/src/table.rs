@@ -124,7 +124,7 @@ pub enum HealthMode {
     /// back. For endpoints where each request is billed or limited.
     Passive,
     /// Always healthy; the breaker alone judges.
-    Off,
+    Disabled,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

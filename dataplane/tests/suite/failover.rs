@@ -135,7 +135,7 @@ async fn a_500_is_the_clients_to_see_unless_the_route_says_otherwise() {
     assert_eq!(b.count(), 0);
 
     let yaml = Yaml::tiers(&[("a", &a), ("b", &b)]);
-    let plane = yaml.route("failover: { on: [\"500\"] }").start().await;
+    let plane = yaml.route("failover: { causes: [\"500\"] }").start().await;
     assert_eq!(plane.chat("m").await.endpoint(), "b");
 }
 
@@ -197,7 +197,7 @@ async fn the_answer_of_a_get_is_never_mended_with_that_of_another_endpoint() {
 async fn engine_sherpa_tries_elsewhere_only_when_nobody_was_reached() {
     let (mut a, b) = pair().await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["priority: 1", "health: { mode: Off }"])
+        .endpoint("a", &a.url(), &["priority: 1", "health: { mode: Disabled }"])
         .endpoint("b", &b.url(), &["priority: 2"])
         .route("engine: sherpa")
         .start()

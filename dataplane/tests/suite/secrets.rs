@@ -111,7 +111,7 @@ async fn a_credential_stands_in_no_answer_status_metric_or_debug_output() {
 async fn an_error_never_says_where_a_backend_is() {
     let mut a = Backend::start("a", &["m"]).await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["health: { mode: Off }", "type: ollama"])
+        .endpoint("a", &a.url(), &["health: { mode: Disabled }", "type: ollama"])
         .route("circuitBreaker: { consecutiveFailures: 1000 }")
         .route("timeouts: { firstToken: 300ms }")
         .start()
@@ -148,7 +148,7 @@ async fn an_error_never_says_where_a_backend_is() {
 async fn an_error_is_json_in_the_clients_dialect() {
     let mut a = Backend::start("a", &["m"]).await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["health: { mode: Off }", "type: ollama"])
+        .endpoint("a", &a.url(), &["health: { mode: Disabled }", "type: ollama"])
         .start()
         .await;
     a.stop().await;

@@ -351,8 +351,8 @@ mod tests {
             ),
             (
                 "OllaRoute",
-                "failover: {on: [503]}\n",
-                "f.yaml:1: spec.failover.on[0]: must be a string, not a number; put it in quotes",
+                "failover: {causes: [503]}\n",
+                "f.yaml:1: spec.failover.causes[0]: must be a string, not a number; put it in quotes",
             ),
         ] {
             assert_eq!(notes(kind, spec), [expected], "{spec}");
@@ -365,7 +365,7 @@ mod tests {
             ("OllaRoute", "{}"),
             (
                 "OllaRoute",
-                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {on: ['503', Reset]}\n",
+                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {causes: ['503', Reset]}\n",
             ),
             (
                 "LlmEndpoint",

@@ -159,7 +159,7 @@ fn live_connect_failures_make_a_passive_one_unhealthy() {
 
 #[test]
 fn with_health_checks_off_nothing_is_probed_and_nothing_makes_it_unhealthy() {
-    let mut bench = Bench::new(HealthMode::Off);
+    let mut bench = Bench::new(HealthMode::Disabled);
     for _ in 0..10 {
         bench.monitor.connect_failed(&bench.policy, bench.now);
         bench.monitor.reset(&bench.policy, bench.now);
@@ -172,7 +172,7 @@ fn with_health_checks_off_nothing_is_probed_and_nothing_makes_it_unhealthy() {
 fn switching_checks_off_makes_an_unhealthy_one_healthy() {
     let mut bench = Bench::new(HealthMode::Active);
     bench.probe(bad());
-    let off = policy(HealthMode::Off);
+    let off = policy(HealthMode::Disabled);
     assert_eq!(
         bench.monitor.adopt(&off, bench.now).unwrap().to,
         State::Healthy
