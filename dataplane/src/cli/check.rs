@@ -3,7 +3,6 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Result;
-use compile::manifest::Severity;
 use dataplane_protocol::{
     RoutingTable,
     table::{Balancer, Endpoint, Scheme},
@@ -16,21 +15,10 @@ pub(super) fn check(args: &FileArgs) -> Result<ExitCode> {
     let sources = file::read(&args.files)?;
     let understood = file::understand(&sources, args.namespace.as_deref())?;
     for note in &understood.loaded.notes {
-        let word = match note.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        complain(&format!("{word}: {note}"));
+        complain(&format!("{}: {note}", note.severity));
     }
-    for verdict in &understood.compiled.verdicts {
-        for problem in [&verdict.accepted, &verdict.resolved_refs] {
-            if let Err(problem) = problem {
-                complain(&format!(
-                    "error: {} {}: {problem}",
-                    verdict.kind, verdict.name
-                ));
-            }
-        }
+    for refusal in understood.refusals() {
+        complain(&format!("error: {refusal}"));
     }
     say(&describe(&understood));
     if understood.problems().is_some() {

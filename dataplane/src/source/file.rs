@@ -2,7 +2,6 @@
 //! does not compile changes nothing but a log line and the status.
 
 use std::{
-    fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -116,7 +115,12 @@ pub fn understand(sources: &[Source], wanted: Option<&str>) -> Result<Understood
         (Some(wanted), _) if loaded.namespaces.contains_key(wanted) => wanted.to_owned(),
         (_, 0) => {
             // Errors in the files tell more than that nothing is left of them.
-            return Err(problems(&loaded).map_or(Error::Nothing, Error::Invalid));
+            let errors = errors(&loaded);
+            return Err(if errors.is_empty() {
+                Error::Nothing
+            } else {
+                Error::Invalid(errors.join("\n"))
+            });
         }
         (Some(wanted), _) => {
             return Err(Error::NoSuchNamespace {
@@ -141,26 +145,35 @@ pub fn understand(sources: &[Source], wanted: Option<&str>) -> Result<Understood
 impl Understood {
     /// Everything that keeps these files from being used as they stand; `None` when nothing does.
     pub fn problems(&self) -> Option<String> {
-        let mut text = problems(&self.loaded).unwrap_or_default();
+        let mut problems = errors(&self.loaded);
+        problems.extend(self.refusals());
+        (!problems.is_empty()).then(|| problems.join("\n"))
+    }
+
+    /// What compiling found wrong, each as `file:line: KIND NAME: field: message`; without a
+    /// place for what no file holds.
+    pub fn refusals(&self) -> Vec<String> {
+        let mut refusals = Vec::new();
         for verdict in &self.compiled.verdicts {
+            let (kind, name) = (verdict.kind, &verdict.name);
+            let place = self.loaded.place(kind, &self.namespace, name);
+            let place = place.map_or_else(String::new, |place| format!("{place}: "));
             for problem in [&verdict.accepted, &verdict.resolved_refs] {
                 if let Err(problem) = problem {
-                    let _ = writeln!(text, "{} {}: {problem}", verdict.kind, verdict.name);
+                    refusals.push(format!("{place}{kind} {name}: {problem}"));
                 }
             }
         }
-        Some(text.trim_end().to_owned()).filter(|text| !text.is_empty())
+        refusals
     }
 }
 
-fn problems(loaded: &Loaded) -> Option<String> {
-    let errors: Vec<String> = loaded
-        .notes
-        .iter()
+fn errors(loaded: &Loaded) -> Vec<String> {
+    let errors = loaded.notes.iter();
+    errors
         .filter(|note| note.severity == Severity::Error)
         .map(ToString::to_string)
-        .collect();
-    (!errors.is_empty()).then(|| errors.join("\n"))
+        .collect()
 }
 
 /// Applies the table of `first`, then watches the files until the process drains.
