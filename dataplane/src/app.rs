@@ -31,8 +31,9 @@ pub enum From {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("listen on {addr}: {source}")]
-    Bind { addr: SocketAddr, source: io::Error },
+    /// Tells its cause itself, so that is no `source`.
+    #[error("listen on {addr}: {cause}")]
+    Bind { addr: SocketAddr, cause: io::Error },
     #[error("start a worker: {0}")]
     Worker(io::Error),
     #[error(transparent)]
@@ -83,10 +84,10 @@ impl App {
                 tasks.spawn(client.follow(shared.clone()));
             }
         }
-        let socket = listener::bind(addr).map_err(|source| Error::Bind { addr, source })?;
+        let socket = listener::bind(addr).map_err(|cause| Error::Bind { addr, cause })?;
         let addr = socket
             .local_addr()
-            .map_err(|source| Error::Bind { addr, source })?;
+            .map_err(|cause| Error::Bind { addr, cause })?;
         let (workers, threads) = listener::start_workers(&shared).map_err(Error::Worker)?;
         tasks.spawn(listener::accept(shared.clone(), socket, workers));
         tasks.spawn(prober::run(shared.clone()));

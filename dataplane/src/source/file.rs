@@ -25,8 +25,10 @@ const MAX_FILE: u64 = 16 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("read {path}: {source}")]
-    Read { path: PathBuf, source: io::Error },
+    /// Its text tells the cause, which is therefore no `source` that printers of chains would
+    /// tell again.
+    #[error("read {path}: {cause}")]
+    Read { path: PathBuf, cause: io::Error },
     #[error("{path} has no .yaml, .yml or .json file")]
     Empty { path: PathBuf },
     #[error("{path} is over {MAX_FILE} bytes")]
@@ -53,9 +55,9 @@ pub struct Understood {
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Error> {
     let mut sources = Vec::new();
     for path in paths {
-        let failed = |source| Error::Read {
+        let failed = |cause| Error::Read {
             path: path.clone(),
-            source,
+            cause,
         };
         if !fs::metadata(path).map_err(failed)?.is_dir() {
             sources.push(read_file(path)?);
@@ -78,9 +80,9 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Source>, Error> {
 }
 
 fn read_file(path: &Path) -> Result<Source, Error> {
-    let failed = |source| Error::Read {
+    let failed = |cause| Error::Read {
         path: path.to_owned(),
-        source,
+        cause,
     };
     if fs::metadata(path).map_err(failed)?.len() > MAX_FILE {
         return Err(Error::TooLarge {
