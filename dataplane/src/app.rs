@@ -69,7 +69,7 @@ impl App {
             From::Files { paths, namespace } => {
                 let sources = file::read(&paths)?;
                 let understood = file::usable(&sources, namespace.as_deref())?;
-                warn(&understood);
+                understood.warn();
                 shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
                 let namespace = Some(understood.namespace);
                 tasks.spawn(file::follow(shared.clone(), paths, namespace, sources));
@@ -98,12 +98,6 @@ impl App {
             tasks,
             threads,
         })
-    }
-}
-
-fn warn(understood: &file::Understood) {
-    for note in &understood.loaded.notes {
-        tracing::warn!("{note}");
     }
 }
 

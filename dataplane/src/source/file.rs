@@ -145,6 +145,27 @@ pub fn understand(sources: &[Source], wanted: Option<&str>) -> Result<Understood
 }
 
 impl Understood {
+    /// Logs what is odd about files that are taken into use, once for each time they are.
+    pub fn warn(&self) {
+        for note in &self.loaded.notes {
+            if note.severity == Severity::Warning {
+                tracing::warn!("{note}");
+            }
+        }
+        let held = self.loaded.namespaces.keys();
+        let others: Vec<&str> = held
+            .map(String::as_str)
+            .filter(|held| *held != self.namespace)
+            .collect();
+        if !others.is_empty() {
+            tracing::warn!(
+                served = self.namespace,
+                not_served = others.join(", "),
+                "the files hold objects of namespaces that are not served"
+            );
+        }
+    }
+
     /// Everything that keeps these files from being used as they stand; `None` when nothing does.
     pub fn problems(&self) -> Option<String> {
         let mut problems = errors(&self.loaded);
@@ -206,6 +227,7 @@ pub async fn follow(
         }
         match usable(&sources, wanted.as_deref()) {
             Ok(understood) => {
+                understood.warn();
                 revision += 1;
                 let table = Arc::new(understood.compiled.table);
                 shared.apply(table, Revision(revision), "file");
