@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
 use kube::{Client, client::Body};
 use operator::{
-    events::Events,
+    events::{Events, Happening},
     metrics::Metrics,
     routing::{
         ledger::{Entry, Ledger},
@@ -24,8 +27,8 @@ use operator::{
         writer::{Writer, Writes},
     },
 };
-use serde_json::Value;
-use tokio::time::sleep;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tower_test::mock;
 
@@ -35,6 +38,9 @@ struct World {
     sessions: Arc<Sessions>,
     /// Path and body of each patch.
     patches: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Code that patches are refused with; 0 takes them.
+    refusing: Arc<AtomicU16>,
+    happenings: mpsc::Receiver<Happening>,
     stop: CancellationToken,
 }
 
@@ -49,6 +55,8 @@ impl World {
         let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
         let patches = Arc::new(Mutex::new(Vec::new()));
         let log = patches.clone();
+        let refusing = Arc::<AtomicU16>::default();
+        let code = refusing.clone();
         tokio::spawn(async move {
             while let Some((request, answer)) = handle.next_request().await {
                 let path = request.uri().to_string();
@@ -56,18 +64,22 @@ impl World {
                 log.lock()
                     .unwrap()
                     .push((path, serde_json::from_slice(&body).unwrap()));
-                answer.send_response(Response::new(Body::from(body.to_vec())));
+                answer.send_response(match code.load(Ordering::Relaxed) {
+                    0 => Response::new(Body::from(body.to_vec())),
+                    code => refusal(code),
+                });
             }
         });
         let (hub, ledger) = (Arc::<Hub>::default(), Arc::<Ledger>::default());
         let sessions = Arc::<Sessions>::default();
         let stop = CancellationToken::new();
+        let (events, happenings) = Events::channel();
         let writer = Writer {
             writes: Writes::by_client(Client::new(service, "default")),
             hub: hub.clone(),
             sessions: sessions.clone(),
             ledger: ledger.clone(),
-            events: Events::channel().0,
+            events,
             metrics: Arc::<Metrics>::default(),
             settle,
         };
@@ -77,13 +89,19 @@ impl World {
             ledger,
             sessions,
             patches,
+            refusing,
+            happenings,
             stop,
         }
     }
 
     /// Route `r` at this generation, as its watch shows it and as its table is published.
     fn route(&self, generation: i64, status: ObjectStatus) {
-        let uid = "u".to_owned();
+        self.route_of("u", generation, status);
+    }
+
+    fn route_of(&self, uid: &str, generation: i64, status: ObjectStatus) {
+        let uid = uid.to_owned();
         let entry = Entry { uid, status };
         self.ledger.saw("a", Kind::OllaRoute, "r", entry);
         let compiled = Compiled {
@@ -101,8 +119,10 @@ impl World {
             }],
         };
         let before = self.hub.current("a");
-        let next = Snapshot::next(before.as_deref(), "a", compiled).unwrap();
-        self.hub.publish(next);
+        // Another object may have the same spec.
+        if let Some(next) = Snapshot::next(before.as_deref(), "a", compiled) {
+            self.hub.publish(next);
+        }
         self.ledger.mark("a");
     }
 
@@ -117,6 +137,20 @@ impl World {
         self.patches.lock().unwrap().len()
     }
 
+    /// Reasons of the Events since the last look.
+    fn events(&mut self) -> Vec<String> {
+        let next = std::iter::from_fn(|| self.happenings.try_recv().ok());
+        next.map(|happening| happening.reason).collect()
+    }
+
+    /// As a data plane's reports do, over this many seconds.
+    async fn reports(&self, seconds: u64) {
+        for _ in 0..seconds {
+            self.ledger.mark("a");
+            pass(1000).await;
+        }
+    }
+
     fn last(&self) -> (String, Value) {
         self.patches.lock().unwrap().last().unwrap().clone()
     }
@@ -127,6 +161,16 @@ impl World {
         let programmed = list.iter().find(|c| c["type"] == "Programmed").unwrap();
         programmed["message"].as_str().unwrap().to_owned()
     }
+}
+
+fn refusal(code: u16) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "message": "no", "reason": "Refused",
+    });
+    let mut response = Response::new(Body::from(status.to_string().into_bytes()));
+    *response.status_mut() = code.try_into().unwrap();
+    response
 }
 
 async fn pass(millis: u64) {
@@ -222,4 +266,59 @@ async fn a_data_plane_that_connects_while_others_are_awaited_is_told_at_once() {
     let _plane = world.data_plane("one");
     pass(500).await;
     assert_eq!(world.programmed(), "1 of 1 data planes at revision 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_status_is_not_offered_again_on_each_report() {
+    for code in [403, 404, 422] {
+        let mut world = World::start(Duration::ZERO);
+        world.refusing.store(code, Ordering::Relaxed);
+        world.route(1, ObjectStatus::default());
+        world.reports(60).await;
+        assert_eq!(world.count(), 1, "{code}");
+        // Of an object that is not there, nobody is told anything.
+        let told: &[&str] = if code == 404 { &[] } else { &["Accepted"] };
+        assert_eq!(world.events(), told, "{code}");
+        // It may be permitted by now.
+        world.reports(600).await;
+        assert_eq!((world.count(), world.events().len()), (2, 0), "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_a_change_of_object_generation_or_status_is_offered_at_once() {
+    let mut world = World::start(Duration::ZERO);
+    world.refusing.store(422, Ordering::Relaxed);
+    world.route(1, ObjectStatus::default());
+    world.reports(5).await;
+    world.route(2, ObjectStatus::default());
+    world.reports(5).await;
+    assert_eq!(world.count(), 2, "the generation");
+    let plane = world.data_plane("one");
+    plane.ack(Revision(2));
+    world.reports(5).await;
+    assert_eq!(world.count(), 3, "the status");
+    assert_eq!(world.events(), ["Accepted"], "told once for all of them");
+    world.route_of("another", 2, ObjectStatus::default());
+    world.reports(5).await;
+    assert_eq!(world.count(), 4, "the object");
+    assert_eq!(world.events(), ["Accepted"], "told of another object");
+    world.refusing.store(0, Ordering::Relaxed);
+    world.route_of("another", 3, ObjectStatus::default());
+    world.reports(5).await;
+    assert_eq!(world.count(), 5);
+    assert_eq!(world.events(), [""; 0], "told when it was refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_api_server_is_away_a_change_is_told_once_when_it_is_written() {
+    let mut world = World::start(Duration::ZERO);
+    world.refusing.store(503, Ordering::Relaxed);
+    world.route(1, ObjectStatus::default());
+    pass(30_000).await;
+    assert!(world.count() >= 10, "{} tries", world.count());
+    assert_eq!(world.events(), [""; 0]);
+    world.refusing.store(0, Ordering::Relaxed);
+    pass(3000).await;
+    assert_eq!(world.events(), ["Accepted"]);
 }

@@ -1,7 +1,11 @@
 //! Carries desired statuses to the API server, by server-side apply, and tells of transitions.
 //!
 //! In: namespaces marked in the ledger. They are looked at [`DELAY`] later, so that one change and
-//! the Acks that it brings are one write. Out: patches for what differs from the last status seen.
+//! the Acks that it brings are one write. Out: patches for what differs from the last status seen. A status that the API server
+//! refuses is not offered again and again; see [`refusals`].
+
+mod refusals;
+mod writes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,29 +13,26 @@ use std::{
     time::Duration,
 };
 
-use compile::{Kind, Verdict};
-use crds::{GROUP, LlmEndpoint, OllaRoute, Reason, VERSION, condition};
+use compile::Kind;
+use crds::{Reason, condition};
 use futures::{
     StreamExt as _,
     stream::{self, FuturesUnordered},
 };
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
-};
-use serde_json::json;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::{Entry, Ledger},
+    ledger::Ledger,
     publish::Hub,
     sessions::Sessions,
     status::{ObjectStatus, Said, desired_status},
 };
+pub use writes::Writes;
+
+use self::refusals::{Refusal, Refusals};
 use crate::{
-    MANAGER,
     events::{Events, Happening},
     metrics::{Metrics, ResultLabel},
 };
@@ -43,7 +44,6 @@ const DELAY: Duration = Duration::from_millis(200);
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(2);
 /// After a patch that failed.
 const RETRY: Duration = Duration::from_secs(2);
-const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// Patches of one namespace under way at a time; namespaces do not wait for each other.
 const CONCURRENCY: usize = 8;
 
@@ -60,21 +60,28 @@ pub struct Writer {
     pub settle: Duration,
 }
 
-/// How a status is written.
-#[derive(Clone)]
-pub struct Writes(Client);
-
-impl std::fmt::Debug for Writes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Writes")
-    }
-}
-
 struct Update {
+    uid: String,
     kind: Kind,
     name: String,
+    accepted: bool,
+    /// What Events have told so far.
+    told: ObjectStatus,
+    /// What the API server refused to take last.
+    refused: Option<ObjectStatus>,
     status: ObjectStatus,
 }
+
+/// What became of an update.
+enum Outcome {
+    Written,
+    Refused(Refusal),
+    /// May go well another time.
+    Failed,
+}
+
+/// A namespace whose patches have ended.
+type Landed = (String, Vec<(Kind, String, Outcome)>);
 
 /// When what was or is to be written.
 #[derive(Default)]
@@ -84,6 +91,7 @@ struct Schedule {
     busy: BTreeSet<String>,
     written: HashMap<(String, Kind, String), Instant>,
     first_seen: HashMap<String, Instant>,
+    refusals: Refusals,
 }
 
 impl Writer {
@@ -106,11 +114,7 @@ impl Writer {
                     }
                 }
                 Some(landed) = flights.next() => {
-                    let (namespace, ok): (String, bool) = landed;
-                    schedule.busy.remove(&namespace);
-                    if !ok {
-                        schedule.not_later(namespace, Instant::now() + RETRY);
-                    }
+                    schedule.land(landed);
                 }
                 () = wait => {
                     for namespace in schedule.take_due(Instant::now()) {
@@ -129,6 +133,7 @@ impl Writer {
     fn updates(&self, namespace: &str, schedule: &mut Schedule) -> Vec<Update> {
         let Some(snapshot) = self.hub.current(namespace) else {
             schedule.first_seen.remove(namespace);
+            schedule.refusals.forget(namespace);
             return Vec::new();
         };
         let now = Instant::now();
@@ -139,6 +144,7 @@ impl Writer {
         if !settled && view.connected == 0 {
             schedule.not_later(namespace.to_owned(), since + self.settle);
         }
+        schedule.refusals.keep(namespace, &snapshot.verdicts);
         let mut updates = Vec::new();
         for verdict in &snapshot.verdicts {
             let Some(entry) = self.ledger.entry(namespace, verdict.kind, &verdict.name) else {
@@ -150,63 +156,105 @@ impl Writer {
                 revision: revision.unwrap_or(snapshot.revision),
                 settled,
             };
-            let Some(status) = desired_status(verdict, said, &entry.status, Timestamp::now())
-            else {
+            let stamp = Timestamp::now();
+            let Some(status) = desired_status(verdict, said, &entry.status, stamp) else {
                 continue;
             };
+            let refusal = schedule
+                .refusals
+                .of(namespace, verdict.kind, &verdict.name)
+                .filter(|refusal| refusal.uid == entry.uid);
+            if let Some(refusal) = refusal
+                && desired_status(verdict, said, &refusal.status, stamp).is_none()
+                && now < refusal.again
+            {
+                let again = refusal.again;
+                schedule.not_later(namespace.to_owned(), again);
+                continue;
+            }
+            let (told, refused) = match refusal {
+                Some(refusal) => (refusal.told.clone(), Some(refusal.status.clone())),
+                None => (entry.status.clone(), None),
+            };
+            let last = refused.as_ref().unwrap_or(&entry.status);
             let key = (namespace.to_owned(), verdict.kind, verdict.name.clone());
             let again = schedule.written.get(&key).map(|at| *at + MESSAGE_INTERVAL);
-            if !entry.status.moved(&status)
+            if !last.moved(&status)
                 && let Some(again) = again.filter(|again| now < *again)
             {
                 schedule.not_later(namespace.to_owned(), again);
                 continue;
             }
             schedule.written.insert(key, now);
-            self.tell(namespace, verdict, &entry, &status);
             updates.push(Update {
+                uid: entry.uid,
                 kind: verdict.kind,
                 name: verdict.name.clone(),
+                accepted: verdict.accepted.is_ok(),
+                told,
+                refused,
                 status,
             });
         }
         updates
     }
 
-    /// The namespace, and whether all went well.
-    async fn write(&self, namespace: String, updates: Vec<Update>) -> (String, bool) {
-        let ok = stream::iter(updates)
+    async fn write(&self, namespace: String, updates: Vec<Update>) -> Landed {
+        let outcomes = stream::iter(updates)
             .map(|update| self.write_one(&namespace, update))
             .buffer_unordered(CONCURRENCY)
-            .fold(true, |all, ok| std::future::ready(all && ok))
+            .collect()
             .await;
-        (namespace, ok)
+        (namespace, outcomes)
     }
 
-    async fn write_one(&self, namespace: &str, update: Update) -> bool {
-        let Update { kind, name, status } = update;
-        let problem = match self.writes.patch(namespace, kind, &name, &status).await {
+    async fn write_one(&self, namespace: &str, update: Update) -> (Kind, String, Outcome) {
+        let (kind, name, status) = (update.kind, &update.name, &update.status);
+        let outcome = match self.writes.patch(namespace, kind, name, status).await {
             Ok(()) => {
                 self.count("ok");
-                self.ledger.wrote(namespace, kind, &name, status);
-                return true;
+                self.tell(namespace, &update);
+                self.ledger.wrote(namespace, kind, name, status.clone());
+                Outcome::Written
             }
-            // Deleted meanwhile: there is nothing left to say it on.
-            Err(Some(kube::Error::Api(answer))) if answer.code == 404 => return true,
-            // Its own rules cannot be evaluated on it: no status gets in before its spec changes,
-            // which marks the namespace again. The Event has told why.
-            Err(Some(kube::Error::Api(answer))) if answer.code == 422 => {
+            Err(Some(kube::Error::Api(answer))) if refusals::FOR_GOOD.contains(&answer.code) => {
+                self.refused(namespace, &update, answer.code, &answer.message)
+            }
+            Err(error) => {
                 self.count("error");
-                let problem = answer.message;
-                tracing::warn!(namespace, %kind, name, problem, "status refused by the API server");
-                return true;
+                let problem = error.map_or_else(
+                    || "no answer within 10s".to_owned(),
+                    |error| error.to_string(),
+                );
+                tracing::warn!(namespace, %kind, name, problem, "status not written, will be tried again");
+                Outcome::Failed
             }
-            Err(Some(error)) => error.to_string(),
-            Err(None) => "no answer within 10s".to_owned(),
         };
-        self.count("error");
-        tracing::warn!(namespace, %kind, name, problem, "status not written, will be tried again");
-        false
+        (kind, update.name, outcome)
+    }
+
+    /// Warns and tells Events when that is news; the status itself cannot say it.
+    fn refused(&self, namespace: &str, update: &Update, code: u16, problem: &str) -> Outcome {
+        let mut told = update.told.clone();
+        // Most likely deleted meanwhile: there is nothing left to say it on.
+        if code != 404 {
+            self.count("error");
+            let (kind, name) = (update.kind, &update.name);
+            let refused = update.refused.as_ref();
+            if refused.is_none_or(|refused| refused.moved(&update.status)) {
+                tracing::warn!(namespace, %kind, name, problem, "status refused by the API server");
+            } else {
+                tracing::debug!(namespace, %kind, name, problem, "status refused again");
+            }
+            self.tell(namespace, update);
+            told.clone_from(&update.status);
+        }
+        Outcome::Refused(Refusal {
+            uid: update.uid.clone(),
+            status: update.status.clone(),
+            told,
+            again: Instant::now() + refusals::PATIENCE,
+        })
     }
 
     fn count(&self, result: &'static str) {
@@ -216,24 +264,24 @@ impl Writer {
             .inc();
     }
 
-    fn tell(&self, namespace: &str, verdict: &Verdict, entry: &Entry, status: &ObjectStatus) {
+    fn tell(&self, namespace: &str, update: &Update) {
         for (type_, action) in [
             (condition::ACCEPTED, "Compile"),
             (condition::RESOLVED_REFS, "Compile"),
             (condition::PROGRAMMED, "Program"),
         ] {
-            let (before, after) = (entry.status.condition(type_), status.condition(type_));
+            let (before, after) = (update.told.condition(type_), update.status.condition(type_));
             let Some((warning, reason, note)) = transition(type_, before, after) else {
                 continue;
             };
-            if type_ != condition::ACCEPTED && verdict.accepted.is_err() {
+            if type_ != condition::ACCEPTED && !update.accepted {
                 continue;
             }
             self.events.tell(Happening {
-                kind: verdict.kind,
+                kind: update.kind,
                 namespace: namespace.to_owned(),
-                name: verdict.name.clone(),
-                uid: entry.uid.clone(),
+                name: update.name.clone(),
+                uid: update.uid.clone(),
                 warning,
                 reason,
                 note,
@@ -259,6 +307,21 @@ impl Schedule {
         *due = at.min(*due);
     }
 
+    fn land(&mut self, (namespace, outcomes): Landed) {
+        self.busy.remove(&namespace);
+        let now = Instant::now();
+        for (kind, name, outcome) in outcomes {
+            match outcome {
+                Outcome::Written => self.refusals.remove(&namespace, kind, &name),
+                Outcome::Refused(refusal) => {
+                    self.not_later(namespace.clone(), refusal.again);
+                    self.refusals.insert(&namespace, kind, name, refusal);
+                }
+                Outcome::Failed => self.not_later(namespace.clone(), now + RETRY),
+            }
+        }
+    }
+
     fn take_due(&mut self, now: Instant) -> Vec<String> {
         self.written.retain(|_, at| now < *at + MESSAGE_INTERVAL);
         let due = self.due.iter().filter(|(_, at)| **at <= now);
@@ -268,55 +331,6 @@ impl Schedule {
             self.due.remove(name);
         }
         taken
-    }
-}
-
-impl Writes {
-    pub fn by_client(client: Client) -> Self {
-        Self(client)
-    }
-
-    /// `Err(None)` when the API server does not answer.
-    async fn patch(
-        &self,
-        namespace: &str,
-        kind: Kind,
-        name: &str,
-        status: &ObjectStatus,
-    ) -> Result<(), Option<kube::Error>> {
-        let resource = match kind {
-            Kind::LlmEndpoint => ApiResource::erase::<LlmEndpoint>(&()),
-            Kind::OllaRoute => ApiResource::erase::<OllaRoute>(&()),
-        };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.0.clone(), namespace, &resource);
-        let patch = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"),
-            "kind": kind.to_string(),
-            "metadata": { "name": name },
-            "status": status,
-        });
-        let write = async {
-            let parameters = PatchParams::apply(MANAGER).force();
-            let patch = Patch::Apply(&patch);
-            match api.patch_status(name, &parameters, &patch).await {
-                // Apply wants the whole object typed, which an undecodable one is not; a merge
-                // looks only at what changes.
-                Err(kube::Error::Api(answer)) if answer.code == 500 => {
-                    let parameters = PatchParams {
-                        field_manager: Some(MANAGER.to_owned()),
-                        ..PatchParams::default()
-                    };
-                    let patch = Patch::Merge(json!({ "status": status }));
-                    api.patch_status(name, &parameters, &patch).await
-                }
-                other => other,
-            }
-        };
-        match timeout(API_TIMEOUT, write).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Some(error)),
-            Err(_) => Err(None),
-        }
     }
 }
 

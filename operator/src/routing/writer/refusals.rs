@@ -1,0 +1,69 @@
+//! Statuses that the API server did not take, so that they are not offered on each report.
+//!
+//! In: answers with a code in [`FOR_GOOD`]. Out: the last refusal of an object, while it is in its
+//! namespace's table. Another object of that name, generation or status is offered at once; the
+//! same only after [`PATIENCE`].
+
+use std::{collections::HashMap, time::Duration};
+
+use compile::{Kind, Verdict};
+use tokio::time::Instant;
+
+use crate::routing::status::ObjectStatus;
+
+/// Not permitted, not there, or against the kind's rules: the same again gets the same answer.
+pub(super) const FOR_GOOD: [u16; 3] = [403, 404, 422];
+/// A permission may be granted and a CRD replaced without a change to any object.
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) uid: String,
+    /// What was refused, its generation in it.
+    pub(super) status: ObjectStatus,
+    /// What Events have told.
+    pub(super) told: ObjectStatus,
+    pub(super) again: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    namespaces: HashMap<String, HashMap<(Kind, String), Refusal>>,
+}
+
+impl Refusals {
+    pub(super) fn of(&self, namespace: &str, kind: Kind, name: &str) -> Option<&Refusal> {
+        let refusals = self.namespaces.get(namespace)?;
+        refusals.get(&(kind, name.to_owned()))
+    }
+
+    pub(super) fn insert(&mut self, namespace: &str, kind: Kind, name: String, refusal: Refusal) {
+        let refusals = self.namespaces.entry(namespace.to_owned()).or_default();
+        refusals.insert((kind, name), refusal);
+    }
+
+    pub(super) fn remove(&mut self, namespace: &str, kind: Kind, name: &str) {
+        if let Some(refusals) = self.namespaces.get_mut(namespace) {
+            refusals.remove(&(kind, name.to_owned()));
+        }
+    }
+
+    /// Those of objects without a verdict are forgotten.
+    pub(super) fn keep(&mut self, namespace: &str, verdicts: &[Verdict]) {
+        let Some(refusals) = self.namespaces.get_mut(namespace) else {
+            return;
+        };
+        refusals.retain(|(kind, name), _| {
+            verdicts
+                .iter()
+                .any(|verdict| verdict.kind == *kind && verdict.name == *name)
+        });
+        if refusals.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+    }
+
+    pub(super) fn forget(&mut self, namespace: &str) {
+        self.namespaces.remove(namespace);
+    }
+}

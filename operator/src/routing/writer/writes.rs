@@ -1,0 +1,75 @@
+//! One status → one patch at the API server, with a time limit.
+
+use std::time::Duration;
+
+use compile::Kind;
+use crds::{GROUP, LlmEndpoint, OllaRoute, VERSION};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::{MANAGER, routing::status::ObjectStatus};
+
+const API_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a status is written.
+#[derive(Clone)]
+pub struct Writes(Client);
+
+impl std::fmt::Debug for Writes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Writes")
+    }
+}
+
+impl Writes {
+    pub fn by_client(client: Client) -> Self {
+        Self(client)
+    }
+
+    /// `Err(None)` when the API server does not answer.
+    pub(super) async fn patch(
+        &self,
+        namespace: &str,
+        kind: Kind,
+        name: &str,
+        status: &ObjectStatus,
+    ) -> Result<(), Option<kube::Error>> {
+        let resource = match kind {
+            Kind::LlmEndpoint => ApiResource::erase::<LlmEndpoint>(&()),
+            Kind::OllaRoute => ApiResource::erase::<OllaRoute>(&()),
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(self.0.clone(), namespace, &resource);
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": kind.to_string(),
+            "metadata": { "name": name },
+            "status": status,
+        });
+        let write = async {
+            let parameters = PatchParams::apply(MANAGER).force();
+            let patch = Patch::Apply(&patch);
+            match api.patch_status(name, &parameters, &patch).await {
+                // Apply wants the whole object typed, which an undecodable one is not; a merge
+                // looks only at what changes.
+                Err(kube::Error::Api(answer)) if answer.code == 500 => {
+                    let parameters = PatchParams {
+                        field_manager: Some(MANAGER.to_owned()),
+                        ..PatchParams::default()
+                    };
+                    let patch = Patch::Merge(json!({ "status": status }));
+                    api.patch_status(name, &parameters, &patch).await
+                }
+                other => other,
+            }
+        };
+        match timeout(API_TIMEOUT, write).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Some(error)),
+            Err(_) => Err(None),
+        }
+    }
+}
