@@ -11,6 +11,7 @@ pub mod store;
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
@@ -25,7 +26,7 @@ use rustls::{
 use serde_json::json;
 use tokio::{
     sync::watch,
-    time::{interval, timeout},
+    time::{Instant, interval, interval_at, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,8 @@ const CHECK: Duration = Duration::from_hours(24);
 const REAPPLY: Duration = Duration::from_hours(1);
 const RETRY: Duration = Duration::from_secs(5);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
+/// Namespaces that get the CA at a time: one that does not answer holds up no other.
+const CONCURRENCY: usize = 8;
 
 /// The certificate in use.
 #[derive(Debug)]
@@ -132,15 +135,15 @@ pub async fn publish_ca(
 ) {
     let mut ca = identity.ca.subscribe();
     let mut done: BTreeSet<String> = BTreeSet::new();
-    let mut again = interval(REAPPLY);
+    let mut again = interval_at(Instant::now() + REAPPLY, REAPPLY);
     loop {
         let text = ca.borrow_and_update().clone();
         let wanted = namespaces.borrow_and_update().clone();
         done.retain(|namespace| wanted.contains(namespace));
-        for namespace in wanted.difference(&done.clone()) {
-            if apply_ca(&client, namespace, &text).await {
-                done.insert(namespace.clone());
-            }
+        let without = wanted.difference(&done).cloned().collect();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            applied = apply_each(&client, without, &text) => done.extend(applied),
         }
         let failed = done.len() < wanted.len();
         tokio::select! {
@@ -155,6 +158,19 @@ pub async fn publish_ca(
             _ = again.tick() => done.clear(),
         }
     }
+}
+
+/// Those of the namespaces that took it.
+async fn apply_each(client: &Client, namespaces: Vec<String>, ca: &str) -> Vec<String> {
+    stream::iter(namespaces)
+        .map(|namespace| async move {
+            let applied = apply_ca(client, &namespace, ca).await;
+            applied.then_some(namespace)
+        })
+        .buffer_unordered(CONCURRENCY)
+        .filter_map(std::future::ready)
+        .collect()
+        .await
 }
 
 async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
