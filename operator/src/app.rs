@@ -21,7 +21,7 @@ use crate::{
         Routing,
         ledger::Ledger,
         publish::Hub,
-        serve::Server,
+        serve::{Limits, Server},
         sessions::Sessions,
         watch::by_client,
         writer::{Writer, Writes},
@@ -29,9 +29,6 @@ use crate::{
     tls,
     tokens::{self, Tokens},
 };
-
-/// Data planes of one namespace at a time; a sidecar is one.
-pub const STREAMS_PER_NAMESPACE: usize = 1000;
 
 #[derive(Debug)]
 pub struct App;
@@ -77,7 +74,7 @@ impl App {
             ledger: ledger.clone(),
             events: tell.clone(),
             metrics: metrics.clone(),
-            streams_per_namespace: STREAMS_PER_NAMESPACE,
+            limits: Limits::default(),
             stop: stop.clone(),
             conversations: TaskTracker::new(),
         });

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use dataplane_protocol::{
@@ -17,9 +17,10 @@ use dataplane_protocol::{
 use http_body_util::BodyExt as _;
 use operator::routing::{
     ledger::Entry,
+    serve::Limits,
     status::{ObjectStatus, Said, desired_status},
 };
-use support::{instance, serve, until};
+use support::{connect_over, ended, instance, request_over, serve, serve_with, until};
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -255,5 +256,45 @@ async fn a_stopping_operator_ends_its_streams_cleanly() {
     served.stop.cancel();
     assert_eq!(plane.line().await, None);
     served.task.await.unwrap();
+    assert_eq!(served.sessions.connected("a"), 0);
+}
+
+fn impatient() -> Limits {
+    Limits {
+        idle: Duration::from_millis(500),
+        ..Limits::default()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_proves_nothing_loses_its_place_and_one_that_does_keeps_it() {
+    let served = serve_with(impatient()).await;
+    served.publish("a", &[]);
+    let (mut good, _good_connection) = served.dial(None).await;
+    let mut plane = connect_over(&mut good, "a").await;
+    plane.hello(None).await;
+    plane.transaction().await;
+    // Only answers pings.
+    let (_silent, connection) = served.dial(None).await;
+    ended(connection).await;
+    let (mut stranger, connection) = served.dial(None).await;
+    let token = Some("other-audience");
+    let (response, _tx) = request_over(&mut stranger, STREAM_PATH, token).await;
+    assert_eq!(response.status(), 401);
+    ended(connection).await;
+    served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(plane.transaction().await.revision, Revision(2));
+}
+
+#[tokio::test]
+async fn a_connection_whose_last_stream_ended_is_closed_soon() {
+    let served = serve_with(impatient()).await;
+    served.publish("a", &[]);
+    let (mut sender, connection) = served.dial(None).await;
+    let mut plane = connect_over(&mut sender, "a").await;
+    plane.hello(None).await;
+    plane.transaction().await;
+    drop(plane);
+    ended(connection).await;
     assert_eq!(served.sessions.connected("a"), 0);
 }

@@ -2,7 +2,8 @@
 //! [conversation](super::conversation) per stream.
 //!
 //! Errors before a conversation are JSON: 401 no or bad token, 403 no ServiceAccount, 404 and 405
-//! not our path, 503 token not checkable now, or too many streams.
+//! not our path, 503 token not checkable now, or too many streams. A connection without a
+//! conversation does not keep its place.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -20,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -60,10 +61,47 @@ pub struct Server {
     pub ledger: Arc<Ledger>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
-    /// Data planes of one namespace at a time.
-    pub streams_per_namespace: usize,
+    pub limits: Limits,
     pub stop: CancellationToken,
     pub conversations: TaskTracker,
+}
+
+/// How much, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Data planes of one namespace at a time; a sidecar is one. Default 1000.
+    pub streams_per_namespace: usize,
+    /// A connection without a conversation is closed after this long, or strangers who only answer
+    /// pings would hold all places. Default 15s.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_per_namespace: 1000,
+            idle: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How many conversations a connection carries.
+type Carried = watch::Sender<usize>;
+
+/// One of them, until dropped.
+struct Conversing(Carried);
+
+impl Conversing {
+    fn new(carried: &Carried) -> Self {
+        carried.send_modify(|count| *count += 1);
+        Self(carried.clone())
+    }
+}
+
+impl Drop for Conversing {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -120,6 +158,8 @@ impl Server {
             Err(_) => return,
         };
         let server = self.clone();
+        let carried = Carried::new(0);
+        let idle = idle(carried.subscribe(), self.limits.idle);
         let mut serve = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -129,7 +169,7 @@ impl Server {
                 .max_header_list_size(MAX_HEADERS)
                 .serve_connection(
                     TokioIo::new(stream),
-                    service_fn(move |request| server.clone().answer(request)),
+                    service_fn(move |request| server.clone().answer(request, carried.clone())),
                 )
         );
         let result = tokio::select! {
@@ -137,6 +177,11 @@ impl Server {
             () = self.stop.cancelled() => {
                 serve.as_mut().graceful_shutdown();
                 serve.await
+            }
+            () = idle => {
+                serve.as_mut().graceful_shutdown();
+                // Whoever does not leave when asked is cut off.
+                timeout(DRAIN, serve).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = result {
@@ -147,6 +192,7 @@ impl Server {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
+        carried: Carried,
     ) -> Result<Response<Body>, Infallible> {
         if request.uri().path() != STREAM_PATH {
             return Ok(refused(StatusCode::NOT_FOUND, "not_found", STREAM_PATH));
@@ -162,7 +208,7 @@ impl Server {
             Ok(identity) => identity,
             Err(refusal) => return Ok(not_identified(&refusal)),
         };
-        if self.sessions.connected(&identity.namespace) >= self.streams_per_namespace {
+        if self.sessions.connected(&identity.namespace) >= self.limits.streams_per_namespace {
             let message = "this namespace has too many data planes connected";
             return Ok(refused(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -170,7 +216,7 @@ impl Server {
                 message,
             ));
         }
-        Ok(self.converse(identity, request.into_body()))
+        Ok(self.converse(identity, request.into_body(), &carried))
     }
 
     async fn identify(&self, request: &Request<Incoming>) -> Result<Identity, Refusal> {
@@ -187,7 +233,12 @@ impl Server {
         }
     }
 
-    fn converse(self: Arc<Self>, identity: Identity, lines: Incoming) -> Response<Body> {
+    fn converse(
+        self: Arc<Self>,
+        identity: Identity,
+        lines: Incoming,
+        carried: &Carried,
+    ) -> Response<Body> {
         let (tx, body) = Channel::new(CHANNEL);
         let context = Context {
             hub: self.hub.clone(),
@@ -195,11 +246,13 @@ impl Server {
             ledger: self.ledger.clone(),
             events: self.events.clone(),
             metrics: self.metrics.clone(),
-            limit: self.streams_per_namespace,
+            limit: self.limits.streams_per_namespace,
         };
         let stop = self.stop.clone();
+        let conversing = Conversing::new(carried);
         self.conversations.spawn(async move {
             conversation::hold(context, identity, lines, tx, stop).await;
+            drop(conversing);
         });
         let mut response = Response::new(body.boxed());
         response.headers_mut().insert(
@@ -207,6 +260,21 @@ impl Server {
             HeaderValue::from_static("application/x-ndjson"),
         );
         response
+    }
+}
+
+/// Returns when the connection has carried no conversation for this long.
+async fn idle(mut carried: watch::Receiver<usize>, patience: Duration) {
+    loop {
+        if carried.wait_for(|count| *count == 0).await.is_err() {
+            return;
+        }
+        if timeout(patience, carried.wait_for(|count| *count > 0))
+            .await
+            .is_err()
+        {
+            return;
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use operator::{
     routing::{
         ledger::Ledger,
         publish::{Hub, Snapshot},
-        serve::Server,
+        serve::{Limits, Server},
         sessions::Sessions,
     },
     tls::{self, Material},
@@ -69,6 +69,14 @@ fn fake_review() -> Review {
 }
 
 pub(crate) async fn serve() -> Served {
+    serve_with(Limits {
+        streams_per_namespace: 2,
+        ..Limits::default()
+    })
+    .await
+}
+
+pub(crate) async fn serve_with(limits: Limits) -> Served {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let ca = made.cert.pem();
@@ -87,7 +95,7 @@ pub(crate) async fn serve() -> Served {
         ledger: Arc::default(),
         events,
         metrics,
-        streams_per_namespace: 2,
+        limits,
         stop: CancellationToken::new(),
         conversations: TaskTracker::new(),
     });
@@ -132,13 +140,8 @@ impl Served {
         self.hub.current(namespace).unwrap()
     }
 
-    /// The answer's head, and where to write lines.
-    pub(crate) async fn request(
-        &self,
-        path: &str,
-        token: Option<&str>,
-        window: Option<u32>,
-    ) -> (Response<Incoming>, Sender<Bytes>) {
+    /// A connection that carries no stream yet, and its task, which ends with it.
+    pub(crate) async fn dial(&self, window: Option<u32>) -> (Sending, JoinHandle<()>) {
         let mut roots = RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
@@ -153,32 +156,33 @@ impl Served {
             .connect(name, stream)
             .await
             .unwrap();
-        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(window)
             .initial_connection_window_size(window)
             .handshake(TokioIo::new(stream))
             .await
             .unwrap();
-        tokio::spawn(connection);
-        let (tx, body) = Channel::<Bytes>::new(64);
-        let mut request = Request::post(format!("https://localhost{path}"));
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(body).unwrap();
-        let response = timeout(HANG, sender.send_request(request)).await.unwrap();
-        (response.unwrap(), tx)
+        let task = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        (sender, task)
+    }
+
+    /// The answer's head, and where to write lines.
+    pub(crate) async fn request(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        window: Option<u32>,
+    ) -> (Response<Incoming>, Sender<Bytes>) {
+        let (mut sender, _connection) = self.dial(window).await;
+        request_over(&mut sender, path, token).await
     }
 
     /// A data plane whose token is good for `namespace`, before its hello.
     pub(crate) async fn connect(&self, namespace: &str, window: Option<u32>) -> Plane {
-        let (response, tx) = self.request(STREAM_PATH, Some(namespace), window).await;
-        assert_eq!(response.status(), StatusCode::OK);
-        Plane {
-            tx,
-            body: response.into_body(),
-            decoder: Decoder::new(MAX_TABLE_LINE),
-        }
+        let (mut sender, _connection) = self.dial(window).await;
+        connect_over(&mut sender, namespace).await
     }
 
     /// And after it.
@@ -186,6 +190,33 @@ impl Served {
         let mut plane = self.connect(namespace, None).await;
         plane.hello(hash).await;
         plane
+    }
+}
+
+pub(crate) type Sending = http2::SendRequest<Channel<Bytes>>;
+
+pub(crate) async fn request_over(
+    sender: &mut Sending,
+    path: &str,
+    token: Option<&str>,
+) -> (Response<Incoming>, Sender<Bytes>) {
+    let (tx, body) = Channel::<Bytes>::new(64);
+    let mut request = Request::post(format!("https://localhost{path}"));
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(body).unwrap();
+    let response = timeout(HANG, sender.send_request(request)).await.unwrap();
+    (response.unwrap(), tx)
+}
+
+pub(crate) async fn connect_over(sender: &mut Sending, namespace: &str) -> Plane {
+    let (response, tx) = request_over(sender, STREAM_PATH, Some(namespace)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    Plane {
+        tx,
+        body: response.into_body(),
+        decoder: Decoder::new(MAX_TABLE_LINE),
     }
 }
 
@@ -274,6 +305,11 @@ pub(crate) fn instance(name: &str, host: &str) -> Instance {
         host: host.into(),
         port: 80,
     }
+}
+
+/// Waits for the end of a connection.
+pub(crate) async fn ended(connection: JoinHandle<()>) {
+    timeout(HANG, connection).await.unwrap().unwrap();
 }
 
 /// Polls until it holds; what it waits for always comes, or the test hangs visibly.
