@@ -1,10 +1,13 @@
 //! Bodies of all sizes and kinds, and connections that are used again.
 
+use std::time::Duration;
+
 use dataplane::config::Settings;
 use futures::future::join_all;
 
 use crate::support::{
     backend::Backend,
+    client::Client,
     plane::{Plane, Yaml, chat},
     reply::Reply,
     wait_for,
@@ -248,4 +251,73 @@ async fn a_client_that_leaves_inside_its_body_costs_the_backend_nothing() {
     wait_for("its connection is gone", async || open().await <= 1.0).await;
     assert_eq!(a.count(), 0);
     assert_eq!(plane.metric("olla_kept_bodies_bytes", &[]).await, 0.0);
+}
+
+/// A plane whose bodies over 1 KiB are passed on while they come.
+async fn passing_on(route: &str) -> (Backend, Plane) {
+    let a = Backend::start("a", &["m"]).await;
+    let mut settings = Plane::settings();
+    settings.replay_bytes = 1024;
+    let yaml = Yaml::tiers(&[("a", &a)]).route(route).text();
+    (a, Plane::with(settings, &yaml).await)
+}
+
+/// Begins an upload of 100 KB and sends the first 8.
+async fn begin_upload(plane: &Plane) -> Client {
+    let mut client = plane.client().await;
+    let length = [("content-length", "100000")];
+    client.send("POST", "/v1/x", &length, b"").await;
+    client.write(vec![b'x'; 8192]).await;
+    client
+}
+
+#[tokio::test]
+async fn clients_that_leave_inside_a_body_that_is_passed_on_open_no_breaker() {
+    let (_a, plane) = passing_on("circuitBreaker: { consecutiveFailures: 2 }").await;
+    let in_flight = async |count: u32| plane.instance("a").await["in_flight"] == count;
+    for _ in 0..4 {
+        let client = begin_upload(&plane).await;
+        wait_for("it is passed on", async || in_flight(1).await).await;
+        drop(client);
+        wait_for("it is let go", async || in_flight(0).await).await;
+    }
+    let instance = plane.instance("a").await;
+    assert_eq!(instance["failures"], 0);
+    assert_eq!(instance["breaker"], "Closed");
+}
+
+#[tokio::test]
+async fn a_slow_upload_is_not_the_backends_silence() {
+    let (a, plane) = passing_on("timeouts: { firstToken: 300ms }").await;
+    a.answer(Reply::chat("a"));
+    let mut client = begin_upload(&plane).await;
+    let mut left = 100_000 - 8192;
+    let begun = tokio::time::Instant::now();
+    while left > 0 {
+        let part = left.min(8192);
+        // Three times the limit in all.
+        let due = begun + Duration::from_millis(900) * (100_000 - left) / 100_000;
+        tokio::time::sleep_until(due).await;
+        client.write(vec![b'x'; part as usize]).await;
+        left -= part;
+    }
+    assert_eq!(client.answer().await.status, 200);
+    assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+#[tokio::test]
+async fn a_body_in_tiny_chunks_arrives_as_it_was_sent() {
+    let (a, plane) = one().await;
+    let body = chat("m").to_string();
+    let mut client = plane.client().await;
+    let chunked = [("transfer-encoding", "chunked")];
+    client
+        .send("POST", "/v1/chat/completions", &chunked, b"")
+        .await;
+    for byte in body.as_bytes() {
+        client.write(format!("1\r\n{}\r\n", *byte as char)).await;
+    }
+    client.write("0\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
+    assert_eq!(a.last().body, body.as_bytes());
 }

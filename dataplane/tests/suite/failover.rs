@@ -197,7 +197,11 @@ async fn the_answer_of_a_get_is_never_mended_with_that_of_another_endpoint() {
 async fn engine_sherpa_tries_elsewhere_only_when_nobody_was_reached() {
     let (mut a, b) = pair().await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["priority: 1", "health: { mode: Disabled }"])
+        .endpoint(
+            "a",
+            &a.url(),
+            &["priority: 1", "health: { mode: Disabled }"],
+        )
         .endpoint("b", &b.url(), &["priority: 2"])
         .route("engine: sherpa")
         .start()

@@ -197,3 +197,38 @@ async fn an_answer_tells_how_it_came_about() {
     );
     assert!(answer.header("x-served-by").unwrap().starts_with("olla/"));
 }
+
+#[tokio::test]
+async fn a_redirect_to_the_backend_comes_back_here() {
+    let a = Backend::start("a", &["m"]).await;
+    let url = format!("{}/base", a.url());
+    let plane =
+        Yaml::default().endpoint("a", &url, &["type: openai", "health: { mode: Disabled }"]);
+    let plane = plane.start().await;
+    for (theirs, ours) in [
+        (format!("{}/base/v1/x/", a.url()), "/olla/openai/v1/x/"),
+        ("/base/v1/x/?a=1".to_owned(), "/olla/openai/v1/x/?a=1"),
+        (
+            "https://elsewhere.example/y".to_owned(),
+            "https://elsewhere.example/y",
+        ),
+    ] {
+        a.answer(Reply::whole(307, &[("location", &theirs)], ""));
+        let answer = plane.get("/olla/openai/v1/x").await;
+        assert_eq!(answer.header("location"), Some(ours), "{theirs}");
+    }
+}
+
+#[tokio::test]
+async fn forwarded_is_extended_where_a_client_has_it() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    let headers = [("forwarded", "for=9.9.9.9")];
+    plane.request("GET", "/v1/x", &headers, b"").await;
+    assert_eq!(
+        a.last().header("forwarded"),
+        Some("for=9.9.9.9, for=127.0.0.1")
+    );
+    plane.get("/v1/x").await;
+    assert!(!a.last().has("forwarded"));
+}

@@ -207,3 +207,18 @@ async fn an_endpoint_without_a_listing_is_tried_with_any_model() {
     let reason = answer.header("x-olla-routing-reason");
     assert_eq!(reason, Some("model_unknown_endpoint"));
 }
+
+#[tokio::test]
+async fn one_model_is_told_from_all_lists_under_a_prefix_too() {
+    let (a, b) = (
+        Backend::start("a", &["m"]).await,
+        Backend::start("b", &["n"]).await,
+    );
+    let plane = Yaml::equal(&[("a", &a), ("b", &b)]).start().await;
+    for model in ["m", "n"] {
+        let answer = plane.get(&format!("/olla/openai/v1/models/{model}")).await;
+        assert_eq!((answer.status, &answer.json()["id"]), (200, &model.into()));
+    }
+    assert_eq!(plane.get("/olla/openai/v1/models/x").await.status, 404);
+    assert_eq!(a.count() + b.count(), 0, "no backend is asked");
+}

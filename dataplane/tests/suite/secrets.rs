@@ -111,7 +111,11 @@ async fn a_credential_stands_in_no_answer_status_metric_or_debug_output() {
 async fn an_error_never_says_where_a_backend_is() {
     let mut a = Backend::start("a", &["m"]).await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["health: { mode: Disabled }", "type: ollama"])
+        .endpoint(
+            "a",
+            &a.url(),
+            &["health: { mode: Disabled }", "type: ollama"],
+        )
         .route("circuitBreaker: { consecutiveFailures: 1000 }")
         .route("timeouts: { firstToken: 300ms }")
         .start()
@@ -148,7 +152,11 @@ async fn an_error_never_says_where_a_backend_is() {
 async fn an_error_is_json_in_the_clients_dialect() {
     let mut a = Backend::start("a", &["m"]).await;
     let plane = Yaml::default()
-        .endpoint("a", &a.url(), &["health: { mode: Disabled }", "type: ollama"])
+        .endpoint(
+            "a",
+            &a.url(),
+            &["health: { mode: Disabled }", "type: ollama"],
+        )
         .start()
         .await;
     a.stop().await;
@@ -225,4 +233,15 @@ async fn a_credential_is_never_logged() {
     drop(plane);
     assert!(watch.0.lines.load(Ordering::SeqCst) > 0, "it logs at all");
     assert_eq!(watch.0.leaks.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn trace_cannot_show_what_only_a_backend_may_see() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    for method in ["TRACE", "CONNECT"] {
+        let answer = plane.request(method, "/olla/proxy/x", &[], b"").await;
+        assert_eq!(answer.status, 405, "{method}");
+    }
+    assert_eq!(a.count(), 0);
 }

@@ -347,3 +347,40 @@ async fn a_compressed_stream_passes_untouched() {
     assert_eq!(head.header("content-encoding"), Some("gzip"));
     assert_eq!(client.rest().await, (bytes.to_vec(), true));
 }
+
+#[tokio::test]
+async fn a_cut_stream_with_a_length_does_not_look_finished() {
+    let (a, plane) = one().await;
+    let headers = [
+        ("content-type", "text/event-stream"),
+        ("content-length", "150"),
+    ];
+    a.answer(Reply::head(200, &headers).raw("data: 1\n\n").close());
+    let (mut client, head) = plane.stream("m").await;
+    assert!(!head.has("content-length"));
+    let event = broken(&mut client, "data: 1\n\n").await;
+    assert_eq!(openai_error(&event)["error"]["code"], "truncated");
+}
+
+#[tokio::test]
+async fn close_delimited_streams_that_said_their_last_word_are_whole() {
+    let (a, plane) = one().await;
+    let numbers = "1,".repeat(4000);
+    for (kind, last) in [
+        (
+            "text/event-stream",
+            "event: response.completed\ndata: {}\n\n".to_owned(),
+        ),
+        (
+            "application/x-ndjson",
+            format!("{{\"done\":true,\"context\":[{numbers}1]}}\n"),
+        ),
+    ] {
+        let head = format!("HTTP/1.0 200 OK\r\ncontent-type: {kind}\r\n\r\n");
+        a.answer(Reply::default().raw(head).raw(&last).close());
+        let (mut client, _) = plane.stream("m").await;
+        let (body, whole) = client.rest().await;
+        assert_eq!((String::from_utf8(body).unwrap(), whole), (last, true));
+    }
+    assert_eq!(plane.instance("a").await["failures"], 0);
+}
