@@ -93,8 +93,10 @@ pub struct LlmEndpointSpec {
     #[serde(default)]
     pub models: ModelsSpec,
 
-    /// What is sent to the backend to be let in, from a Secret of the same namespace. Clients'
-    /// own credentials never reach a backend.
+    /// What is sent to the backend to be let in, from a Secret of the same namespace. It goes
+    /// with every request that reaches this endpoint, whatever its path: use a key with the
+    /// rights of the clients, not an administrator's. Clients' own credentials never reach a
+    /// backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
 }
