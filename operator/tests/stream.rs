@@ -298,3 +298,28 @@ async fn a_connection_whose_last_stream_ended_is_closed_soon() {
     ended(connection).await;
     assert_eq!(served.sessions.connected("a"), 0);
 }
+
+#[tokio::test]
+async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
+    let served = serve_with(Limits {
+        lifetime: Duration::from_millis(500),
+        ..Limits::default()
+    })
+    .await;
+    let snapshot = served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", None).await;
+    let revision = plane.transaction().await.revision;
+    plane.say(&ToOperator::Ack { revision }).await;
+    assert_eq!(plane.line().await, None, "a clean end");
+    until("it takes no place", || served.sessions.connected("a") == 0).await;
+    let view = served.sessions.view("a");
+    assert_eq!((view.connected, view.acked), (1, vec![revision]));
+    let mut plane = served.plane("a", Some(snapshot.hash)).await;
+    let told = plane.transaction().await;
+    assert_eq!(
+        (told.full, told.upserts, told.revision),
+        (false, 0, revision)
+    );
+    let view = served.sessions.view("a");
+    assert_eq!((view.connected, view.acked), (1, vec![revision]));
+}

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt as _, channel::Sender};
 use hyper::body::Incoming;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Data planes of one namespace at a time.
     pub limit: usize,
+    /// From hello to the stream's end, so that a data plane has to prove itself again.
+    pub lifetime: Duration,
 }
 
 /// Why a conversation ended.
@@ -66,56 +68,72 @@ enum End {
     /// Trying again will not help: the data plane is told.
     #[error("refused: {0}")]
     Refused(String),
+    #[error("the stream reached its lifetime: the data plane is to prove itself again")]
+    Expired,
     #[error("the operator stops")]
     Stopped,
 }
 
-/// From its hello to the end of the stream.
+/// From its hello to the end of the stream. A data plane whose stream reached its lifetime is
+/// expected back: its session is handed out, to be dropped when it does not come.
 pub async fn hold(
     context: Context,
     identity: Identity,
     lines: Incoming,
     mut tx: Sender<Bytes>,
     stop: CancellationToken,
-) {
+) -> Option<Session> {
     let mut lines = Lines::new(lines);
-    let end = tokio::select! {
-        () = stop.cancelled() => End::Stopped,
-        end = talk(&context, &identity, &mut lines, &mut tx) => end,
+    let talked = tokio::select! {
+        () = stop.cancelled() => Err(End::Stopped),
+        talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
+    };
+    let end = match talked {
+        Ok(session) => {
+            let namespace = identity.namespace;
+            tracing::debug!(namespace, end = %End::Expired, "data plane is sent round");
+            return Some(session);
+        }
+        Err(end) => end,
     };
     tracing::info!(namespace = identity.namespace, %end, "data plane left");
-    let End::Refused(reason) = end else { return };
+    let End::Refused(reason) = end else {
+        return None;
+    };
     if let Ok(line) = encode(&ToDataPlane::Refused { reason }, MAX_TABLE_LINE) {
         // Whoever does not read it is gone anyway.
         let _ = timeout(GOODBYE, tx.send_data(line)).await;
     }
+    None
 }
 
+/// The session, when the stream reached its lifetime.
 async fn talk(
     context: &Context,
     identity: &Identity,
     lines: &mut Lines,
     tx: &mut Sender<Bytes>,
-) -> End {
+) -> Result<Session, End> {
     let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
         Ok(Ok(ToOperator::Hello(hello))) => hello,
-        Ok(Ok(_)) => return End::Refused("the first line must be a hello".into()),
-        Ok(Err(end)) => return end,
-        Err(_) => return End::NoHello,
+        Ok(Ok(_)) => return Err(End::Refused("the first line must be a hello".into())),
+        Ok(Err(end)) => return Err(end),
+        Err(_) => return Err(End::NoHello),
     };
     if !FORMATS.contains(&hello.format) {
         let format = hello.format;
-        return End::Refused(format!(
+        return Err(End::Refused(format!(
             "format {format} is not understood, only {FORMATS:?}: bring operator and data plane \
              to neighbouring releases"
-        ));
+        )));
     }
     let namespace = identity.namespace.as_str();
     let Some(session) = context
         .sessions
         .open(namespace, &hello.data_plane, context.limit)
     else {
-        return End::Refused("this namespace has too many data planes connected".into());
+        let reason = "this namespace has too many data planes connected";
+        return Err(End::Refused(reason.into()));
     };
     tracing::info!(
         namespace,
@@ -144,20 +162,36 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    async fn run(mut self, hello: &Hello, lines: &mut Lines, tx: &mut Sender<Bytes>) -> End {
+    async fn run(
+        mut self,
+        hello: &Hello,
+        lines: &mut Lines,
+        tx: &mut Sender<Bytes>,
+    ) -> Result<Session, End> {
         let (sent_tx, sent_rx) = watch::channel(None);
         self.context.ledger.mark(self.namespace);
         let tables = self.tables.clone();
+        let expiry = Instant::now() + self.context.lifetime;
         let end = tokio::select! {
-            end = write(tables, hello.hash, tx, &sent_tx) => end,
+            end = write(tables, hello.hash, tx, &sent_tx, expiry) => end,
             end = self.read(lines, &sent_rx) => end,
         };
-        let (hub, ledger) = (self.context.hub.clone(), self.context.ledger.clone());
-        let namespace = self.namespace.to_owned();
-        drop(self);
-        hub.release(&namespace);
-        ledger.mark(&namespace);
-        end
+        let Self {
+            context,
+            namespace,
+            tables,
+            session,
+            ..
+        } = self;
+        drop(tables);
+        context.hub.release(namespace);
+        if matches!(end, End::Expired) {
+            session.expect_back();
+            return Ok(session);
+        }
+        drop(session);
+        context.ledger.mark(namespace);
+        Err(end)
     }
 
     async fn read(&mut self, lines: &mut Lines, sent: &watch::Receiver<Option<Sent>>) -> End {
@@ -250,24 +284,27 @@ struct Sent {
     at: Instant,
 }
 
-/// Sends the newest table, again and again.
+/// Sends the newest table, again and again; the expiry comes between two of them.
 async fn write(
     mut tables: Receiver,
     resumed: Option<TableHash>,
     tx: &mut Sender<Bytes>,
     sent: &watch::Sender<Option<Sent>>,
+    expiry: Instant,
 ) -> End {
     let mut held: Option<Arc<Snapshot>> = None;
     loop {
         let revision = held.as_ref().map(|held| held.revision);
-        let newer = tables
-            .wait_for(|newest| {
-                newest
-                    .as_ref()
-                    .is_some_and(|newest| Some(newest.revision) != revision)
-            })
-            .await
-            .map(|newest| newest.clone());
+        let newer = tables.wait_for(|newest| {
+            newest
+                .as_ref()
+                .is_some_and(|newest| Some(newest.revision) != revision)
+        });
+        let newer = tokio::select! {
+            biased;
+            () = sleep_until(expiry) => return End::Expired,
+            newer = newer => newer.map(|newest| newest.clone()),
+        };
         let Ok(Some(snapshot)) = newer else {
             return End::Stopped;
         };

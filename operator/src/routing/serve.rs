@@ -31,7 +31,7 @@ use super::{
     conversation::{self, Context},
     ledger::Ledger,
     publish::Hub,
-    sessions::Sessions,
+    sessions::{Session, Sessions},
 };
 use crate::{
     events::Events,
@@ -52,6 +52,10 @@ const CHANNEL: usize = 2;
 /// From the goodbye to cutting what still hangs.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// For a data plane whose stream reached its lifetime: its longest pause between two tries, and
+/// some. Until then its statuses say what they said.
+const BACK_WITHIN: Duration = Duration::from_secs(30);
+
 /// What all streams share.
 #[derive(Debug)]
 pub struct Server {
@@ -66,7 +70,7 @@ pub struct Server {
     pub conversations: TaskTracker,
 }
 
-/// How much, and for how long.
+/// For how many, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Data planes of one namespace at a time; a sidecar is one. Default 1000.
@@ -74,6 +78,9 @@ pub struct Limits {
     /// A connection without a conversation is closed after this long, or strangers who only answer
     /// pings would hold all places. Default 15s.
     pub idle: Duration,
+    /// A stream ends after this long, give or take a tenth, and the data plane proves itself again:
+    /// a ServiceAccount that was deleted gets nothing any more. Default 60min.
+    pub lifetime: Duration,
 }
 
 impl Default for Limits {
@@ -81,6 +88,7 @@ impl Default for Limits {
         Self {
             streams_per_namespace: 1000,
             idle: Duration::from_secs(15),
+            lifetime: Duration::from_hours(1),
         }
     }
 }
@@ -247,12 +255,17 @@ impl Server {
             events: self.events.clone(),
             metrics: self.metrics.clone(),
             limit: self.limits.streams_per_namespace,
+            lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
-        let stop = self.stop.clone();
+        let (stop, ledger) = (self.stop.clone(), self.ledger.clone());
         let conversing = Conversing::new(carried);
         self.conversations.spawn(async move {
-            conversation::hold(context, identity, lines, tx, stop).await;
+            let namespace = identity.namespace.clone();
+            let left = conversation::hold(context, identity, lines, tx, stop.clone()).await;
             drop(conversing);
+            if let Some(session) = left {
+                await_return(session, &ledger, &namespace, &stop).await;
+            }
         });
         let mut response = Response::new(body.boxed());
         response.headers_mut().insert(
@@ -278,6 +291,27 @@ async fn idle(mut carried: watch::Receiver<usize>, patience: Duration) {
     }
 }
 
+/// From 0.9 to 1.1 of it as `random` goes from 0 to 1, so that streams that began together do not
+/// end together.
+fn jittered(lifetime: Duration, random: f64) -> Duration {
+    lifetime.mul_f64(random.mul_add(0.2, 0.9))
+}
+
+/// Lets go of a session whose data plane had time enough to open a new one.
+async fn await_return(
+    session: Session,
+    ledger: &Ledger,
+    namespace: &str,
+    stop: &CancellationToken,
+) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = sleep(BACK_WITHIN) => {}
+    }
+    drop(session);
+    ledger.mark(namespace);
+}
+
 fn not_identified(refusal: &Refusal) -> Response<Body> {
     let (status, reason) = match refusal {
         Refusal::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
@@ -297,4 +331,33 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
+        let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
+        let session = sessions.open("a", "one", 9).unwrap();
+        session.expect_back();
+        let stop = CancellationToken::new();
+        let waiting = await_return(session, &ledger, "a", &stop);
+        let mut waiting = std::pin::pin!(waiting);
+        let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
+        assert!(timeout(short, waiting.as_mut()).await.is_err());
+        assert_eq!(sessions.view("a").connected, 1);
+        waiting.await;
+        assert_eq!(sessions.view("a").connected, 0);
+        assert!(ledger.marked().await.contains("a"));
+    }
+
+    #[test]
+    fn streams_that_began_together_end_within_a_tenth_of_an_hour_of_an_hour() {
+        let hour = Duration::from_hours(1);
+        assert_eq!(jittered(hour, 0.0), Duration::from_mins(54));
+        let last = jittered(hour, 1.0).as_secs_f64();
+        assert!((last - 66.0 * 60.0).abs() < 0.001, "{last}");
+    }
 }

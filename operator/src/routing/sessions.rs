@@ -88,6 +88,8 @@ struct Plane {
     acked: Revision,
     refused: Option<(Revision, String)>,
     said: Vec<(Instance, Flags)>,
+    /// Its stream has ended only to be opened again.
+    expected_back: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,18 +99,16 @@ struct Flags {
 }
 
 impl Sessions {
-    /// `None` when the namespace has `limit` data planes already.
+    /// `None` when the namespace has `limit` data planes already. One that is
+    /// [expected back](Session::expect_back) takes up what it said before.
     pub fn open(self: &Arc<Self>, namespace: &str, name: &str, limit: usize) -> Option<Session> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut namespaces = self.namespaces.lock();
         let planes = namespaces.entry(namespace.to_owned()).or_default();
-        if planes.planes.len() >= limit {
+        if planes.connected() >= limit {
             return None;
         }
-        let plane = Plane {
-            name: shortened(name),
-            ..Plane::default()
-        };
+        let plane = planes.take_back(&shortened(name));
         planes.planes.insert(id, plane);
         Some(Session {
             sessions: self.clone(),
@@ -139,15 +139,48 @@ impl Sessions {
         }
     }
 
+    /// Without those that are expected back, which the [view](Self::view) has.
     pub fn connected(&self, namespace: &str) -> usize {
         self.namespaces
             .lock()
             .get(namespace)
-            .map_or(0, |planes| planes.planes.len())
+            .map_or(0, Planes::connected)
+    }
+}
+
+impl Planes {
+    fn connected(&self) -> usize {
+        let planes = self.planes.values();
+        planes.filter(|plane| !plane.expected_back).count()
+    }
+
+    /// The one of this name that is expected back, or a new one.
+    fn take_back(&mut self, name: &str) -> Plane {
+        let id = self
+            .planes
+            .iter()
+            .find(|(_, plane)| plane.expected_back && plane.name == name)
+            .map(|(id, _)| *id);
+        let known = id.and_then(|id| self.planes.remove(&id));
+        Plane {
+            name: name.to_owned(),
+            expected_back: false,
+            ..known.unwrap_or_default()
+        }
     }
 }
 
 impl Session {
+    /// Its stream ends, but what it said counts on until this is dropped or the data plane is
+    /// back; meanwhile it takes no place.
+    pub fn expect_back(&self) {
+        self.with(|planes, id| {
+            if let Some(plane) = planes.planes.get_mut(&id) {
+                plane.expected_back = true;
+            }
+        });
+    }
+
     /// Whether that is news.
     pub fn ack(&self, revision: Revision) -> bool {
         self.with(|planes, id| {
@@ -313,69 +346,4 @@ fn shortened(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::routing::testing::{compiled, instance_report};
-
-    fn report(breaker: Breaker) -> Report {
-        Report {
-            instances: vec![instance_report("e", "e/1", Health::Healthy, breaker)],
-        }
-    }
-
-    #[test]
-    fn a_breaker_counts_as_opened_once_however_many_data_planes_see_it() {
-        let table = compiled("a", &[1], vec![]).table;
-        let sessions = Arc::new(Sessions::default());
-        let one = sessions.open("a", "one", 9).unwrap();
-        let two = sessions.open("a", "two", 9).unwrap();
-        assert!(one.report(&report(Breaker::Closed), &table).is_empty());
-        assert!(one.report(&report(Breaker::Open), &table)[0].open);
-        assert!(two.report(&report(Breaker::Open), &table).is_empty());
-        assert!(two.report(&report(Breaker::Open), &table).is_empty());
-        assert!(one.report(&report(Breaker::Closed), &table).is_empty());
-        let last = two.report(&report(Breaker::HalfOpen), &table);
-        assert_eq!(last.len(), 1);
-        assert!(!last[0].open);
-    }
-
-    #[test]
-    fn what_a_data_plane_said_leaves_with_it() {
-        let table = compiled("a", &[1], vec![]).table;
-        let sessions = Arc::new(Sessions::default());
-        let one = sessions.open("a", "one", 9).unwrap();
-        one.report(&report(Breaker::Closed), &table);
-        assert_eq!(sessions.view("a").instances.len(), 1);
-        drop(one);
-        let view = sessions.view("a");
-        assert_eq!((view.connected, view.instances.len()), (0, 0));
-    }
-
-    #[test]
-    fn instances_that_are_not_in_the_table_take_no_memory() {
-        let table = compiled("a", &[1], vec![]).table;
-        let sessions = Arc::new(Sessions::default());
-        let one = sessions.open("a", "one", 9).unwrap();
-        let report = Report {
-            instances: vec![instance_report(
-                "e",
-                "e/invented",
-                Health::Healthy,
-                Breaker::Open,
-            )],
-        };
-        assert!(one.report(&report, &table).is_empty());
-        assert!(sessions.view("a").instances.is_empty());
-    }
-
-    #[test]
-    fn a_namespace_takes_no_more_data_planes_than_its_limit() {
-        let sessions = Arc::new(Sessions::default());
-        let one = sessions.open("a", "one", 1);
-        assert!(one.is_some());
-        assert!(sessions.open("a", "two", 1).is_none());
-        assert!(sessions.open("b", "two", 1).is_some());
-        drop(one);
-        assert!(sessions.open("a", "two", 1).is_some());
-    }
-}
+mod tests;
