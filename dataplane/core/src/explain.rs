@@ -61,7 +61,8 @@ impl Explanation {
             lines.push("no route takes this request".to_owned());
         }
         lines.extend(self.candidates.iter().map(CandidateView::line));
-        lines.extend(self.notes.iter().map(|note| format!("  {note}")));
+        let margin = if self.route.is_some() { "  " } else { "" };
+        lines.extend(self.notes.iter().map(|note| format!("{margin}{note}")));
         if let Some(decision) = self.decision {
             lines.push(format!("picked: {}", decision.as_str()));
         }
