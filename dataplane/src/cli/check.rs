@@ -11,9 +11,20 @@ use dataplane_protocol::{
 use super::{FileArgs, complain, say};
 use crate::source::file::{self, Understood};
 
+const UNUSABLE: &str = "these files cannot be used as they stand";
+
 pub(super) fn check(args: &FileArgs) -> Result<ExitCode> {
     let sources = file::read(&args.files)?;
-    let understood = file::understand(&sources, args.namespace.as_deref())?;
+    let understood = match file::understand(&sources, args.namespace.as_deref()) {
+        Err(file::Error::Invalid(errors)) => {
+            for error in errors.lines() {
+                complain(&format!("error: {error}"));
+            }
+            complain(UNUSABLE);
+            return Ok(ExitCode::FAILURE);
+        }
+        understood => understood?,
+    };
     for note in &understood.loaded.notes {
         complain(&format!("{}: {note}", note.severity));
     }
@@ -22,7 +33,7 @@ pub(super) fn check(args: &FileArgs) -> Result<ExitCode> {
     }
     say(&describe(&understood));
     if understood.problems().is_some() {
-        complain("these files cannot be used as they stand");
+        complain(UNUSABLE);
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
