@@ -1,0 +1,13 @@
+//! The binary as its users meet it: commands, exit codes, what is printed, signals. Backends and
+//! clients are plain sockets of this process; all waiting is for conditions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails there, and says where"
+)]
+
+mod check;
+mod demo;
+mod explain;
+mod run;
+mod support;
