@@ -1,14 +1,10 @@
 //! The operator's stream → tables. Reconnects for ever, with jitter; what was received last
 //! serves on meanwhile, and from disk after a restart (without credentials).
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod connect;
+mod disk;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_protocol::{
@@ -16,21 +12,13 @@ use dataplane_protocol::{
     frame::{self, Decoder},
     resource::ResourceSet,
     sync::{
-        FORMAT, Hello, InstanceReport, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, STREAM_PATH,
-        ToDataPlane, ToOperator,
+        FORMAT, Hello, InstanceReport, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane,
+        ToOperator,
     },
 };
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Channel, channel::Sender};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-};
-use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use http::{StatusCode, Uri};
+use http_body_util::{BodyExt as _, channel::Sender};
+use tokio::time::timeout;
 
 use crate::state::Shared;
 
@@ -46,9 +34,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 /// At most one report in this time, and one at least every [`REPORT_AT_LEAST`].
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
 const REPORT_AT_LEAST: Duration = Duration::from_secs(30);
-
-/// File of the last good table in the state folder.
-const TABLE_FILE: &str = "table.json";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -96,17 +81,6 @@ pub enum Error {
     OutOfOrder,
 }
 
-/// What is kept on disk.
-#[derive(Deserialize, Serialize)]
-struct OnDisk {
-    format: u32,
-    revision: Revision,
-    table: RoutingTable,
-}
-
-/// Of the stream's head.
-type Answer = Result<http::Response<hyper::body::Incoming>, hyper::Error>;
-
 #[derive(Debug)]
 pub struct Client {
     config: Config,
@@ -132,30 +106,6 @@ impl Client {
             held: ResourceSet::default(),
             heard: false,
         })
-    }
-
-    /// Serves from disk until the operator speaks.
-    pub fn load_last_good(&self, shared: &Shared) {
-        let Some(path) = self.table_path() else {
-            return;
-        };
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "last good table not read");
-                return;
-            }
-        };
-        match serde_json::from_slice::<OnDisk>(&text) {
-            Ok(kept) if kept.format == FORMAT => {
-                shared.apply(Arc::new(kept.table), kept.revision, "disk");
-            }
-            Ok(kept) => {
-                tracing::warn!(format = kept.format, "last good table is of another format");
-            }
-            Err(error) => tracing::warn!(%error, "last good table is damaged"),
-        }
     }
 
     /// Until the process drains.
@@ -296,135 +246,11 @@ impl Client {
         }
         Ok(())
     }
-
-    /// Connects and opens the stream. The response comes after the first line is sent.
-    async fn open(
-        &self,
-    ) -> Result<(Sender<Bytes>, impl Future<Output = Answer> + use<>, Guard), Error> {
-        let url = self.config.url.clone();
-        let failed = |source| Error::Connect {
-            url: url.clone(),
-            source,
-        };
-        let token = read(&self.config.token_file, "the token")?;
-        let tls = TlsConnector::from(Arc::new(self.tls()?));
-        let name =
-            ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: url.clone() })?;
-        let connecting = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            stream.set_nodelay(true)?;
-            tls.connect(name, stream).await
-        };
-        let stream = timeout(STEP_TIMEOUT, connecting)
-            .await
-            .map_err(|_| Error::Timeout)?
-            .map_err(failed)?;
-        let handshake = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Some(KEEP_ALIVE))
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream));
-        let (mut sender, connection) = timeout(STEP_TIMEOUT, handshake)
-            .await
-            .map_err(|_| Error::Timeout)??;
-        let guard = Guard(tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the operator ended");
-            }
-        }));
-        let (send, body) = Channel::<Bytes, std::convert::Infallible>::new(64);
-        let token = String::from_utf8_lossy(&token).trim().to_owned();
-        let mut bearer =
-            header::HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| Error::File {
-                what: "the token",
-                path: self.config.token_file.clone(),
-                source: io::Error::other("it is no header value"),
-            })?;
-        bearer.set_sensitive(true);
-        let uri = format!(
-            "https://{}{STREAM_PATH}",
-            url.authority().map_or("", |a| a.as_str())
-        );
-        let mut req = Request::new(body);
-        *req.method_mut() = http::Method::POST;
-        *req.uri_mut() = uri.parse().map_err(|_| Error::Url { url: url.clone() })?;
-        req.headers_mut().insert(header::AUTHORIZATION, bearer);
-        Ok((send, sender.send_request(req), guard))
-    }
-
-    fn tls(&self) -> Result<ClientConfig, Error> {
-        let path = &self.config.ca_file;
-        let pem = read(path, "the operator's CA")?;
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-            // One that cannot be used is as good as none: the count below tells.
-            let _ = roots.add(certificate);
-        }
-        if roots.is_empty() {
-            return Err(Error::NoCertificate { path: path.clone() });
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Error::Connect {
-                url: self.config.url.clone(),
-                source: io::Error::other(error),
-            })?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(config)
-    }
-
-    fn table_path(&self) -> Option<PathBuf> {
-        self.config
-            .state_dir
-            .as_ref()
-            .map(|dir| dir.join(TABLE_FILE))
-    }
-
-    /// Writes the table for the next start: all of it or nothing, and no credential.
-    fn keep(&self, revision: Revision, table: &RoutingTable) {
-        let Some(path) = self.table_path() else {
-            return;
-        };
-        let kept = OnDisk {
-            format: FORMAT,
-            revision,
-            table: table.without_credentials(),
-        };
-        let written = serde_json::to_vec(&kept)
-            .map_err(io::Error::other)
-            .and_then(|text| {
-                let temporary = path.with_extension("tmp");
-                let mut options = fs::OpenOptions::new();
-                options.write(true).create(true).truncate(true).mode(0o600);
-                let mut file = options.open(&temporary)?;
-                // One left over by an older release may be open to others.
-                file.set_permissions(fs::Permissions::from_mode(0o600))?;
-                file.write_all(&text)?;
-                // Renamed only once it is whole, also after a power cut.
-                file.sync_all()?;
-                fs::rename(&temporary, &path)
-            });
-        if let Err(error) = written {
-            tracing::warn!(path = %path.display(), %error, "table not kept on disk");
-        }
-    }
 }
 
 struct Transaction {
     namespace: String,
     set: ResourceSet,
-}
-
-/// Ends the connection's task with the stream.
-struct Guard(tokio::task::JoinHandle<()>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 /// A table whose parts do not fit together would route wrongly: better the one before.
@@ -472,12 +298,4 @@ async fn tell(send: &mut Sender<Bytes>, message: &ToOperator) -> Result<(), Erro
     sending
         .map_err(|_| Error::Timeout)?
         .map_err(|_| Error::Closed)
-}
-
-fn read(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::File {
-        what,
-        path: path.to_owned(),
-        source,
-    })
 }

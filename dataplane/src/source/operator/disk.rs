@@ -1,0 +1,89 @@
+//! The last good table on disk: what a restart serves from until the operator speaks. It holds
+//! no credential, and is its owner's alone.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use dataplane_protocol::{Revision, RoutingTable, sync::FORMAT};
+use serde::{Deserialize, Serialize};
+
+use super::Client;
+use crate::state::Shared;
+
+/// File of the last good table in the state folder.
+const TABLE_FILE: &str = "table.json";
+
+/// What is kept on disk.
+#[derive(Deserialize, Serialize)]
+struct OnDisk {
+    format: u32,
+    revision: Revision,
+    table: RoutingTable,
+}
+
+impl Client {
+    /// Serves from disk until the operator speaks.
+    pub fn load_last_good(&self, shared: &Shared) {
+        let Some(path) = self.table_path() else {
+            return;
+        };
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "last good table not read");
+                return;
+            }
+        };
+        match serde_json::from_slice::<OnDisk>(&text) {
+            Ok(kept) if kept.format == FORMAT => {
+                shared.apply(Arc::new(kept.table), kept.revision, "disk");
+            }
+            Ok(kept) => {
+                tracing::warn!(format = kept.format, "last good table is of another format");
+            }
+            Err(error) => tracing::warn!(%error, "last good table is damaged"),
+        }
+    }
+
+    fn table_path(&self) -> Option<PathBuf> {
+        self.config
+            .state_dir
+            .as_ref()
+            .map(|dir| dir.join(TABLE_FILE))
+    }
+
+    /// Writes the table for the next start: all of it or nothing, and no credential.
+    pub(super) fn keep(&self, revision: Revision, table: &RoutingTable) {
+        let Some(path) = self.table_path() else {
+            return;
+        };
+        let kept = OnDisk {
+            format: FORMAT,
+            revision,
+            table: table.without_credentials(),
+        };
+        let written = serde_json::to_vec(&kept)
+            .map_err(io::Error::other)
+            .and_then(|text| {
+                let temporary = path.with_extension("tmp");
+                let mut options = fs::OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                let mut file = options.open(&temporary)?;
+                // One left over by an older release may be open to others.
+                file.set_permissions(fs::Permissions::from_mode(0o600))?;
+                file.write_all(&text)?;
+                // Renamed only once it is whole, also after a power cut.
+                file.sync_all()?;
+                fs::rename(&temporary, &path)
+            });
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "table not kept on disk");
+        }
+    }
+}
