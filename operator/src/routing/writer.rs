@@ -5,15 +5,12 @@
 //! refuses is not offered again and again; see [`refusals`].
 
 mod refusals;
+mod schedule;
 mod writes;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use compile::Kind;
+use compile::{Kind, Verdict};
 use crds::{Reason, condition};
 use futures::{
     StreamExt as _,
@@ -25,13 +22,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ledger::Ledger,
-    publish::Hub,
-    sessions::Sessions,
+    publish::{Hub, Snapshot},
+    sessions::{Sessions, View},
     status::{ObjectStatus, Said, desired_status},
 };
 pub use writes::Writes;
 
-use self::refusals::{Refusal, Refusals};
+use self::{
+    refusals::Refusal,
+    schedule::{Landed, Outcome, Schedule},
+};
 use crate::{
     events::{Events, Happening},
     metrics::{Metrics, ResultLabel},
@@ -39,11 +39,6 @@ use crate::{
 
 /// From the first mark of a namespace to looking at it.
 const DELAY: Duration = Duration::from_millis(200);
-/// Counts in messages move with each data plane that comes or goes; that alone is written no more
-/// often than this.
-const MESSAGE_INTERVAL: Duration = Duration::from_secs(2);
-/// After a patch that failed.
-const RETRY: Duration = Duration::from_secs(2);
 /// Patches of one namespace under way at a time; namespaces do not wait for each other.
 const CONCURRENCY: usize = 8;
 
@@ -72,26 +67,24 @@ struct Update {
     status: ObjectStatus,
 }
 
-/// What became of an update.
-enum Outcome {
-    Written,
-    Refused(Refusal),
-    /// May go well another time.
-    Failed,
+/// One look at a namespace.
+struct Look<'a> {
+    namespace: &'a str,
+    snapshot: &'a Snapshot,
+    view: &'a View,
+    settled: bool,
+    now: Instant,
 }
 
-/// A namespace whose patches have ended.
-type Landed = (String, Vec<(Kind, String, Outcome)>);
-
-/// When what was or is to be written.
-#[derive(Default)]
-struct Schedule {
-    due: BTreeMap<String, Instant>,
-    /// Namespaces whose patches are under way: they are looked at again afterwards.
-    busy: BTreeSet<String>,
-    written: HashMap<(String, Kind, String), Instant>,
-    first_seen: HashMap<String, Instant>,
-    refusals: Refusals,
+impl Look<'_> {
+    fn said(&self, name: &str) -> Said<'_> {
+        let revision = self.snapshot.route_revisions.get(name).copied();
+        Said {
+            view: self.view,
+            revision: revision.unwrap_or(self.snapshot.revision),
+            settled: self.settled,
+        }
+    }
 }
 
 impl Writer {
@@ -145,58 +138,58 @@ impl Writer {
             schedule.not_later(namespace.to_owned(), since + self.settle);
         }
         schedule.refusals.keep(namespace, &snapshot.verdicts);
-        let mut updates = Vec::new();
-        for verdict in &snapshot.verdicts {
-            let Some(entry) = self.ledger.entry(namespace, verdict.kind, &verdict.name) else {
-                continue;
-            };
-            let revision = snapshot.route_revisions.get(&verdict.name).copied();
-            let said = Said {
-                view: &view,
-                revision: revision.unwrap_or(snapshot.revision),
-                settled,
-            };
-            let stamp = Timestamp::now();
-            let Some(status) = desired_status(verdict, said, &entry.status, stamp) else {
-                continue;
-            };
-            let refusal = schedule
-                .refusals
-                .of(namespace, verdict.kind, &verdict.name)
-                .filter(|refusal| refusal.uid == entry.uid);
-            if let Some(refusal) = refusal
-                && desired_status(verdict, said, &refusal.status, stamp).is_none()
-                && now < refusal.again
-            {
-                let again = refusal.again;
-                schedule.not_later(namespace.to_owned(), again);
-                continue;
-            }
-            let (told, refused) = match refusal {
-                Some(refusal) => (refusal.told.clone(), Some(refusal.status.clone())),
-                None => (entry.status.clone(), None),
-            };
-            let last = refused.as_ref().unwrap_or(&entry.status);
-            let key = (namespace.to_owned(), verdict.kind, verdict.name.clone());
-            let again = schedule.written.get(&key).map(|at| *at + MESSAGE_INTERVAL);
-            if !last.moved(&status)
-                && let Some(again) = again.filter(|again| now < *again)
-            {
-                schedule.not_later(namespace.to_owned(), again);
-                continue;
-            }
-            schedule.written.insert(key, now);
-            updates.push(Update {
-                uid: entry.uid,
-                kind: verdict.kind,
-                name: verdict.name.clone(),
-                accepted: verdict.accepted.is_ok(),
-                told,
-                refused,
-                status,
-            });
+        let look = Look {
+            namespace,
+            snapshot: &snapshot,
+            view: &view,
+            settled,
+            now,
+        };
+        let verdicts = snapshot.verdicts.iter();
+        let updates = verdicts.filter_map(|verdict| self.update(&look, verdict, schedule));
+        updates.collect()
+    }
+
+    fn update(
+        &self,
+        look: &Look<'_>,
+        verdict: &Verdict,
+        schedule: &mut Schedule,
+    ) -> Option<Update> {
+        let (namespace, kind, name) = (look.namespace, verdict.kind, &verdict.name);
+        let entry = self.ledger.entry(namespace, kind, name)?;
+        let (said, stamp) = (look.said(name), Timestamp::now());
+        let status = desired_status(verdict, said, &entry.status, stamp)?;
+        let refusal = schedule.refusals.of(namespace, kind, name);
+        let refusal = refusal.filter(|refusal| refusal.uid == entry.uid).cloned();
+        if let Some(refusal) = &refusal
+            && look.now < refusal.again
+            && desired_status(verdict, said, &refusal.status, stamp).is_none()
+        {
+            schedule.not_later(namespace.to_owned(), refusal.again);
+            return None;
         }
-        updates
+        let (told, refused) = match refusal {
+            Some(refusal) => (refusal.told, Some(refusal.status)),
+            None => (entry.status.clone(), None),
+        };
+        let key = (namespace.to_owned(), kind, name.clone());
+        if !refused.as_ref().unwrap_or(&entry.status).moved(&status)
+            && let Some(again) = schedule.held(&key, look.now)
+        {
+            schedule.not_later(namespace.to_owned(), again);
+            return None;
+        }
+        schedule.written.insert(key, look.now);
+        Some(Update {
+            uid: entry.uid,
+            kind,
+            name: name.clone(),
+            accepted: verdict.accepted.is_ok(),
+            told,
+            refused,
+            status,
+        })
     }
 
     async fn write(&self, namespace: String, updates: Vec<Update>) -> Landed {
@@ -253,7 +246,7 @@ impl Writer {
             uid: update.uid.clone(),
             status: update.status.clone(),
             told,
-            again: Instant::now() + refusals::PATIENCE,
+            again: Instant::now() + refusals::patience(code),
         })
     }
 
@@ -289,48 +282,6 @@ impl Writer {
                 pod: None,
             });
         }
-    }
-}
-
-impl Schedule {
-    fn next(&self) -> Option<Instant> {
-        let free = self
-            .due
-            .iter()
-            .filter(|(name, _)| !self.busy.contains(*name));
-        free.map(|(_, at)| *at).min()
-    }
-
-    /// It may be due already, but only much later.
-    fn not_later(&mut self, namespace: String, at: Instant) {
-        let due = self.due.entry(namespace).or_insert(at);
-        *due = at.min(*due);
-    }
-
-    fn land(&mut self, (namespace, outcomes): Landed) {
-        self.busy.remove(&namespace);
-        let now = Instant::now();
-        for (kind, name, outcome) in outcomes {
-            match outcome {
-                Outcome::Written => self.refusals.remove(&namespace, kind, &name),
-                Outcome::Refused(refusal) => {
-                    self.not_later(namespace.clone(), refusal.again);
-                    self.refusals.insert(&namespace, kind, name, refusal);
-                }
-                Outcome::Failed => self.not_later(namespace.clone(), now + RETRY),
-            }
-        }
-    }
-
-    fn take_due(&mut self, now: Instant) -> Vec<String> {
-        self.written.retain(|_, at| now < *at + MESSAGE_INTERVAL);
-        let due = self.due.iter().filter(|(_, at)| **at <= now);
-        let free = due.filter(|(name, _)| !self.busy.contains(*name));
-        let taken: Vec<String> = free.map(|(name, _)| name.clone()).collect();
-        for name in &taken {
-            self.due.remove(name);
-        }
-        taken
     }
 }
 

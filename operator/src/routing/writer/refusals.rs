@@ -2,9 +2,12 @@
 //!
 //! In: answers with a code in [`FOR_GOOD`]. Out: the last refusal of an object, while it is in its
 //! namespace's table. Another object of that name, generation or status is offered at once; the
-//! same only after [`PATIENCE`].
+//! same only after its [`patience`].
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use compile::{Kind, Verdict};
 use tokio::time::Instant;
@@ -13,10 +16,17 @@ use crate::routing::status::ObjectStatus;
 
 /// Not permitted, not there, or against the kind's rules: the same again gets the same answer.
 pub(super) const FOR_GOOD: [u16; 3] = [403, 404, 422];
-/// A permission may be granted and a CRD replaced without a change to any object.
-pub(super) const PATIENCE: Duration = Duration::from_mins(10);
 
-#[derive(Debug)]
+/// Until the same is tried again, quietly: a permission may be granted and a CRD replaced without a
+/// change to any object, the first of them moments later, when both have just been installed.
+pub(super) fn patience(code: u16) -> Duration {
+    match code {
+        422 => Duration::from_mins(10),
+        _ => Duration::from_mins(1),
+    }
+}
+
+#[derive(Clone, Debug)]
 pub(super) struct Refusal {
     pub(super) uid: String,
     /// What was refused, its generation in it.
@@ -53,11 +63,11 @@ impl Refusals {
         let Some(refusals) = self.namespaces.get_mut(namespace) else {
             return;
         };
-        refusals.retain(|(kind, name), _| {
-            verdicts
-                .iter()
-                .any(|verdict| verdict.kind == *kind && verdict.name == *name)
-        });
+        let present: HashSet<(Kind, &str)> = verdicts
+            .iter()
+            .map(|verdict| (verdict.kind, verdict.name.as_str()))
+            .collect();
+        refusals.retain(|(kind, name), _| present.contains(&(*kind, name)));
         if refusals.is_empty() {
             self.namespaces.remove(namespace);
         }
