@@ -125,8 +125,14 @@ impl Client {
                 pause = BACKOFF.0;
             }
             let wait = pause.mul_f64(0.5 + fastrand::f64());
-            tracing::warn!(%error, again_ms = wait.as_millis() as u64, "no stream from the operator");
-            shared.source_problem(error.to_string());
+            let again_ms = wait.as_millis() as u64;
+            if self.heard && matches!(error, Error::Closed) {
+                // Operators end streams now and then, so that data planes prove themselves anew.
+                tracing::debug!(again_ms, "the operator ended the stream");
+            } else {
+                tracing::warn!(%error, again_ms, "no stream from the operator");
+                shared.source_problem(error.to_string());
+            }
             tokio::select! {
                 () = drain.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
