@@ -7,13 +7,16 @@ use http::{HeaderMap, Method};
 use crate::{
     admin::bare_query,
     error::ProxyError,
-    proxy::{Surface, surface_of},
+    proxy::{Surface, refuse_ambiguous, surface_of},
     state::Shared,
 };
 
 /// For a POST of `model` to `path`, as a client would send it. Where a GET of `path` is answered
 /// without a backend, that is said instead: nobody posts there.
 pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanation {
+    if let Some(error) = refuse_ambiguous(path) {
+        return refused(&error);
+    }
     let headers = HeaderMap::new();
     let read = surface_of(&Method::GET, path, &headers);
     if let Some(what) = answered_here(&read) {

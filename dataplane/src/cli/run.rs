@@ -1,6 +1,10 @@
 //! `run`: serve until told to stop.
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,7 +40,11 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     if let Some(workers) = args.workers {
         settings.workers = workers.into();
     }
-    if let Some(listen) = args.listen.or_else(|| listen_of_files(&args)) {
+    let of_files = match args.listen {
+        None => listen_of_files(&args)?,
+        listen => listen,
+    };
+    if let Some(listen) = of_files {
         settings.listen = listen;
     }
     let from = match (args.operator, args.operator_ca) {
@@ -64,18 +72,24 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Olla's config.yaml may say where to listen.
-fn listen_of_files(args: &RunArgs) -> Option<SocketAddr> {
-    let sources = file::read(&args.files).ok()?;
-    let understood = file::understand(&sources, args.namespace.as_deref()).ok()?;
-    let listen = understood.loaded.settings.listen?;
-    let (host, port) = listen.rsplit_once(':')?;
-    let host = if host == "localhost" {
-        "127.0.0.1"
-    } else {
-        host
+/// Olla's config.yaml may say where to listen. Whether the files can be used at all is found out
+/// when they are: here they are only asked for an address.
+fn listen_of_files(args: &RunArgs) -> Result<Option<SocketAddr>> {
+    let Ok(sources) = file::read(&args.files) else {
+        return Ok(None);
     };
-    format!("{host}:{port}").parse().ok()
+    let Ok(understood) = file::understand(&sources, args.namespace.as_deref()) else {
+        return Ok(None);
+    };
+    let Some(listen) = understood.loaded.settings.listen else {
+        return Ok(None);
+    };
+    let addresses = listen.to_socket_addrs();
+    let address = addresses.ok().and_then(|mut addresses| addresses.next());
+    let address = address.with_context(|| {
+        format!("server.host and port say {listen}, which is no address here: use --listen")
+    })?;
+    Ok(Some(address))
 }
 
 fn host_name() -> String {

@@ -33,7 +33,7 @@ use self::{account::Account, call::Call};
 pub(crate) use self::{
     body::{OutBody, Outgoing},
     respond::Stamp,
-    surface::{Surface, of as surface_of},
+    surface::{Surface, of as surface_of, refuse_ambiguous},
 };
 use crate::{admin, error::ProxyError, state::Shared, upstream::Upstreams};
 
@@ -62,11 +62,7 @@ pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answ
     let client = surface.client(uri.path());
     // Boxed: it goes from phase to phase.
     let account = Box::new(Account::new(shared.clone(), id, method.clone(), uri.path()));
-    if surface::is_ambiguous(uri.path()) {
-        let error = ProxyError::BadRequest {
-            reason: "ambiguous_path",
-            message: "the path has . or .. segments: send it without".to_owned(),
-        };
+    if let Some(error) = surface::refuse_ambiguous(uri.path()) {
         return respond::error(account, client, &error);
     }
     if method == Method::TRACE || method == Method::CONNECT {

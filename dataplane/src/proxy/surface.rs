@@ -4,6 +4,8 @@ use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
 use translate::listing::Shape;
 
+use crate::error::ProxyError;
+
 /// What the path means. Borrowed from the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Surface<'a> {
@@ -178,9 +180,17 @@ fn under<'a>(path: &'a str, root: &str) -> Option<&'a str> {
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// Why a path is refused that means different things to different readers.
+pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
+    is_ambiguous(path).then(|| ProxyError::BadRequest {
+        reason: "ambiguous_path",
+        message: "the path has . or .. segments: send it without".to_owned(),
+    })
+}
+
 /// A path that means different things to different readers: dot segments, also encoded ones,
 /// could leave the prefix that a route matched.
-pub(crate) fn is_ambiguous(path: &str) -> bool {
+fn is_ambiguous(path: &str) -> bool {
     if !path.contains("/.") && !path.contains("%2") {
         return false;
     }

@@ -29,7 +29,9 @@ pub(super) fn failover(engine: Engine, spec: Option<&FailoverSpec>) -> FailoverP
         Engine::Olla => &OLLA_CAUSES,
         Engine::Sherpa => &SHERPA_CAUSES,
     };
-    let causes = spec.and_then(|spec| spec.causes.as_deref()).unwrap_or(preset);
+    let causes = spec
+        .and_then(|spec| spec.causes.as_deref())
+        .unwrap_or(preset);
     FailoverPolicy {
         on: failover_on(causes),
         attempts: spec.and_then(|spec| spec.attempts).unwrap_or(3),

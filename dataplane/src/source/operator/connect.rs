@@ -26,9 +26,9 @@ impl Client {
         &self,
     ) -> Result<(Sender<Bytes>, impl Future<Output = Answer> + use<>, Guard), Error> {
         let url = self.config.url.clone();
-        let failed = |source| Error::Connect {
+        let failed = |cause| Error::Connect {
             url: url.clone(),
-            source,
+            cause,
         };
         let token = read(&self.config.token_file, "the token")?;
         let tls = TlsConnector::from(Arc::new(self.tls()?));
@@ -63,7 +63,7 @@ impl Client {
             header::HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| Error::File {
                 what: "the token",
                 path: self.config.token_file.clone(),
-                source: io::Error::other("it is no header value"),
+                cause: io::Error::other("it is no header value"),
             })?;
         bearer.set_sensitive(true);
         let uri = format!(
@@ -93,7 +93,7 @@ impl Client {
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::Connect {
                 url: self.config.url.clone(),
-                source: io::Error::other(error),
+                cause: io::Error::other(error),
             })?;
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -111,9 +111,9 @@ impl Drop for Guard {
 }
 
 fn read(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::File {
+    fs::read(path).map_err(|cause| Error::File {
         what,
         path: path.to_owned(),
-        source,
+        cause,
     })
 }

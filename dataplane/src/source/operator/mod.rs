@@ -53,16 +53,16 @@ pub struct Config {
 pub enum Error {
     #[error("--operator {url}: must be https://host:port")]
     Url { url: Uri },
-    #[error("read {what} from {path}: {source}")]
+    #[error("read {what} from {path}: {cause}")]
     File {
         what: &'static str,
         path: PathBuf,
-        source: io::Error,
+        cause: io::Error,
     },
     #[error("{path} holds no certificate in PEM form")]
     NoCertificate { path: PathBuf },
-    #[error("connect to the operator at {url}: {source}")]
-    Connect { url: Uri, source: io::Error },
+    #[error("connect to the operator at {url}: {cause}")]
+    Connect { url: Uri, cause: io::Error },
     #[error("no answer from the operator in {}s", STEP_TIMEOUT.as_secs())]
     Timeout,
     #[error("the stream broke: {0}")]
