@@ -1,5 +1,5 @@
-//! Opening a connection to an instance: name, TCP, TLS. Used by requests and probes alike, so
-//! that what a probe says holds for a request.
+//! Opening a connection to an instance (name, TCP, TLS), and what its requests are addressed
+//! with. Used by requests and probes alike, so that what a probe says holds for a request.
 
 use std::{
     io,
@@ -9,7 +9,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use dataplane_protocol::table::{Instance, Scheme};
+use dataplane_protocol::table::{Credential, Instance, Scheme};
+use http::{HeaderName, HeaderValue};
 use rustls::{ClientConfig, ConfigBuilder, pki_types::ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::{
@@ -42,6 +43,29 @@ pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
             Ok(Io::Tls(Box::new(stream)))
         }
     }
+}
+
+/// `Host` of requests to an instance.
+pub(crate) fn authority(instance: &Instance) -> String {
+    let host = if instance.host.contains(':') {
+        format!("[{}]", instance.host)
+    } else {
+        instance.host.clone()
+    };
+    match (instance.scheme, instance.port) {
+        (Scheme::Http, 80) | (Scheme::Https, 443) => host,
+        (_, port) => format!("{host}:{port}"),
+    }
+}
+
+/// The header that lets an endpoint's requests in, if it has one.
+pub(crate) fn credential(credential: &Credential) -> Option<(HeaderName, HeaderValue)> {
+    let Credential::Header { name, value } = credential else {
+        return None;
+    };
+    let mut value = HeaderValue::from_str(value.expose()).ok()?;
+    value.set_sensitive(true);
+    Some((HeaderName::try_from(name.as_str()).ok()?, value))
 }
 
 /// The system's roots; read once, when the first https endpoint is used. Session resumption

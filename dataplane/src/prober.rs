@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{InstanceInfo, Listed, Order, Probed};
-use dataplane_protocol::table::Credential;
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -150,7 +149,7 @@ async fn get(
         .await
         .map_err(|error| error.to_string())?;
     let mut req = Request::get(format!("{}{path}", info.endpoint.base_path))
-        .header(header::HOST, authority(info))
+        .header(header::HOST, connect::authority(&info.instance))
         .header(
             header::USER_AGENT,
             concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")),
@@ -159,11 +158,7 @@ async fn get(
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
-    if let Credential::Header { name, value } = &info.endpoint.credential
-        && let Ok(name) = header::HeaderName::try_from(name.as_str())
-        && let Ok(mut value) = HeaderValue::from_str(value.expose())
-    {
-        value.set_sensitive(true);
+    if let Some((name, value)) = connect::credential(&info.endpoint.credential) {
         req.headers_mut().insert(name, value);
     }
     let exchange = async {
@@ -179,13 +174,4 @@ async fn get(
     // The connection ends by itself once the answer is read.
     let (result, _) = futures::join!(exchange, connection);
     result
-}
-
-fn authority(info: &InstanceInfo) -> String {
-    let instance = &info.instance;
-    if instance.host.contains(':') {
-        format!("[{}]:{}", instance.host, instance.port)
-    } else {
-        format!("{}:{}", instance.host, instance.port)
-    }
 }

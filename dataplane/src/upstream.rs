@@ -17,10 +17,7 @@ use std::{
 };
 
 use dataplane_core::{InstanceInfo, InstanceKey};
-use dataplane_protocol::{
-    RouteId,
-    table::{Credential, Scheme},
-};
+use dataplane_protocol::RouteId;
 use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::{
     body::Incoming,
@@ -122,21 +119,6 @@ impl Upstreams {
 
 impl Upstream {
     fn new(shared: &Arc<Shared>, info: Arc<InstanceInfo>, idle: Vec<Connection>) -> Self {
-        let instance = &info.instance;
-        let host = if instance.host.contains(':') {
-            format!("[{}]", instance.host)
-        } else {
-            instance.host.clone()
-        };
-        let default_port = match instance.scheme {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        };
-        let authority = if instance.port == default_port {
-            host
-        } else {
-            format!("{host}:{}", instance.port)
-        };
         // Values come from the table, where `compile` has checked them.
         let value = |text: &str| {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -145,8 +127,8 @@ impl Upstream {
             endpoint: info.endpoint.id.to_string(),
         };
         Self {
-            authority: value(&authority),
-            credential: credential(&info.endpoint.credential),
+            authority: value(&connect::authority(&info.instance)),
+            credential: connect::credential(&info.endpoint.credential),
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
             cut: shared.cut_signal(info.key),
@@ -263,15 +245,6 @@ impl Connection {
     fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
         self.poll(cx) && self.sender.is_ready()
     }
-}
-
-fn credential(credential: &Credential) -> Option<(HeaderName, HeaderValue)> {
-    let Credential::Header { name, value } = credential else {
-        return None;
-    };
-    let mut value = HeaderValue::from_str(value.expose()).ok()?;
-    value.set_sensitive(true);
-    Some((HeaderName::try_from(name.as_str()).ok()?, value))
 }
 
 impl fmt::Debug for Upstream {
