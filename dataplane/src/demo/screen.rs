@@ -44,12 +44,14 @@ impl Screen {
         if picture == self.last {
             return;
         }
-        if self.terminal && !self.last.is_empty() {
-            // Up to the first line of the last picture, and clear from there.
-            say(&format!(
-                "\x1b[{}A\x1b[J{picture}",
-                self.last.lines().count() + 1
-            ));
+        if self.terminal {
+            // Up over the last picture and clear from there. Long lines are cut, not wrapped:
+            // otherwise they would not be as many as were counted.
+            let up = match self.last.lines().count() {
+                0 => String::new(),
+                lines => format!("\x1b[{}A\x1b[J", lines + 1),
+            };
+            say(&format!("{up}\x1b[?7l{picture}\x1b[?7h"));
         } else {
             say(&picture);
         }
