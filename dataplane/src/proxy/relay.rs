@@ -143,7 +143,7 @@ impl Relay {
             && !stream::looks_finished(self.framer.framing(), tail)
         {
             let before = self.next.take();
-            self.break_off("truncated", Failure::Truncated);
+            self.break_off("truncated", Outcome::Failure(Failure::Truncated));
             self.prepend(before);
             return;
         }
@@ -173,9 +173,8 @@ impl Relay {
         self.next = Some(Frame::data([before, after].concat().into()));
     }
 
-    /// The backend failed after the first byte: nothing can be taken back, so the client is told.
-    fn break_off(&mut self, reason: &'static str, failure: Failure) {
-        let outcome = Outcome::Failure(failure);
+    /// The answer cannot be finished. Nothing of it can be taken back, so the client is told.
+    fn break_off(&mut self, reason: &'static str, outcome: Outcome) {
         self.flight.finish(outcome);
         self.account.attempt_ended(&self.upstream, &outcome);
         self.account.reason = reason;
@@ -236,7 +235,7 @@ impl Relay {
                 Poll::Ready(Some(Err(_))) => {
                     // What came before goes out in front of the last event.
                     let before = joined.take();
-                    self.break_off("truncated", Failure::Truncated);
+                    self.break_off("truncated", Outcome::Failure(Failure::Truncated));
                     self.prepend(before);
                     return Poll::Ready(());
                 }
@@ -280,9 +279,11 @@ impl Relay {
                 continue;
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
-                self.break_off("request_timeout", Failure::StreamIdleTimeout);
+                // The route's own limit: as before the first byte, it says nothing of the backend.
+                self.break_off("request_timeout", Outcome::Cancelled);
             } else {
-                self.break_off("stream_idle_timeout", Failure::StreamIdleTimeout);
+                let outcome = Outcome::Failure(Failure::StreamIdleTimeout);
+                self.break_off("stream_idle_timeout", outcome);
             }
             return Poll::Ready(());
         }

@@ -236,6 +236,8 @@ async fn a_stream_over_its_routes_time_ends_with_an_error_event() {
     let (mut client, _) = plane.stream("m").await;
     let error = openai_error(&broken(&mut client, "data: 1\n\n").await);
     assert_eq!(error["error"]["code"], "request_timeout");
+    // The limit is the route's: it must not open the breaker of a backend that works.
+    assert_eq!(plane.instance("a").await["failures"], 0);
 }
 
 #[tokio::test]
