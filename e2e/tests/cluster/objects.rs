@@ -207,7 +207,10 @@ fn kubectl_explain_prints_units_and_defaults() -> Result<()> {
         ("olr.spec.circuitBreaker.openFor", "Default 30s"),
         ("olr.spec.timeouts.firstToken", "Default 120s"),
     ] {
-        let text = cluster.kubectl(&["explain", field])?;
+        // The API server publishes the schema of a new kind a moment after it serves the kind.
+        let text = wait(&format!("kubectl explains {field}"), SOON, || {
+            cluster.kubectl(&["explain", field]).map(Some)
+        })?;
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.contains(words), "{text}");
     }
