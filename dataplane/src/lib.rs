@@ -15,6 +15,7 @@ mod clock;
 pub mod config;
 mod connect;
 mod demo;
+mod downstream;
 mod error;
 mod explain;
 mod listener;

@@ -7,14 +7,16 @@
 
 use std::{
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     thread::JoinHandle,
     time::Duration,
 };
@@ -31,16 +33,20 @@ use tokio::{
     sync::mpsc,
     task::LocalSet,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::{
-    proxy::{self, Downstream},
+    downstream::{Downstream, Downstreams, Wanted},
+    proxy,
     state::Shared,
     upstream::Upstreams,
 };
 
 /// A connection that sends no complete head for so long is closed; idle ones too.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// The same in looks at the connections.
+const IDLE_LOOKS: u32 = (HEADER_TIMEOUT.as_secs() / TIDY_EVERY.as_secs()) as u32;
 
 /// Longest time that a client may leave unread what was written to it.
 const CLIENT_STALL: Duration = Duration::from_secs(120);
@@ -51,7 +57,7 @@ const MAX_H2_STREAMS: u32 = 1024;
 /// A peer that answers no ping is gone.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
-/// Between two looks at a worker's idle connections.
+/// Between two looks at a worker's connections, to both sides.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// Accepted connections that may wait for a worker; the kernel's backlog holds the rest.
@@ -142,16 +148,23 @@ async fn serve(
     open: Arc<AtomicUsize>,
 ) {
     let upstreams = Rc::new(Upstreams::new(shared.clone()));
+    let downstreams = Rc::new(Downstreams::default());
     let tracker = TaskTracker::new();
-    // Its own: each poll of a connection looks at it, and workers should not meet there.
-    let drain = shared.drain.child_token();
     let tidy = tokio::task::spawn_local({
-        let upstreams = upstreams.clone();
+        let (upstreams, downstreams) = (upstreams.clone(), downstreams.clone());
         async move {
             loop {
                 tokio::time::sleep(TIDY_EVERY).await;
-                upstreams.tidy().await;
+                upstreams.tidy();
+                downstreams.look(IDLE_LOOKS);
             }
+        }
+    });
+    let drain = tokio::task::spawn_local({
+        let (shared, downstreams) = (shared.clone(), downstreams.clone());
+        async move {
+            shared.drain.cancelled().await;
+            downstreams.drain();
         }
     });
     while let Some((stream, peer)) = connections.recv().await {
@@ -159,37 +172,28 @@ async fn serve(
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
-        let (shared, upstreams, drain) = (shared.clone(), upstreams.clone(), drain.clone());
+        let address = peer.ip().to_canonical().to_string();
+        let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
+        let from = Rc::new(Downstream::new(shared.clone(), upstreams.clone(), address));
+        let listed = downstreams.add(&from);
         tracker.spawn_local(async move {
-            connection(shared, upstreams, drain, stream, peer).await;
-            drop(open);
+            connection(from, stream, peer).await;
+            drop((listed, open));
         });
     }
     tracker.close();
     tracker.wait().await;
     tidy.abort();
+    drain.abort();
 }
 
-async fn connection(
-    shared: Arc<Shared>,
-    upstreams: Rc<Upstreams>,
-    drain: CancellationToken,
-    stream: TcpStream,
-    peer: SocketAddr,
-) {
+async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
     let looking = tokio::select! {
         looking = tokio::time::timeout(HEADER_TIMEOUT, speaks_h2(&stream)) => looking,
         // Nothing was asked yet.
-        () = drain.cancelled() => return,
+        () = from.shared.drain.cancelled() => return,
     };
     let Ok(Ok(h2)) = looking else { return };
-    let address = peer.ip().to_canonical().to_string();
-    let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
-    let from = Rc::new(Downstream {
-        shared,
-        upstreams,
-        address,
-    });
     let service = service_fn(|req| {
         let from = from.clone();
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
@@ -204,33 +208,53 @@ async fn connection(
             .serve_connection(io, service);
         // Boxed: rare, and larger than the other.
         let mut serving = Box::pin(serving);
-        tokio::select! {
-            biased;
-            ended = serving.as_mut() => ended,
-            () = drain.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        }
+        until_ended(&from, serving.as_mut(), |serving, _| {
+            serving.graceful_shutdown();
+            Poll::Pending
+        })
+        .await
     } else {
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(io, service);
-        tokio::pin!(serving);
-        tokio::select! {
-            biased;
-            ended = serving.as_mut() => ended,
-            () = drain.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
+        let serving = http1::Builder::new().serve_connection(io, service);
+        let serving = std::pin::pin!(serving);
+        until_ended(&from, serving, |serving, wanted| {
+            if wanted == Wanted::Close {
+                // A graceful end would wait for the rest of a head that has begun.
+                return Poll::Ready(Ok(()));
             }
-        }
+            serving.graceful_shutdown();
+            Poll::Pending
+        })
+        .await
     };
     if let Err(error) = ended {
         // A client that left, or an answer that we cut on purpose.
         tracing::debug!(%peer, %error, "connection ended");
     }
+}
+
+/// Serves a connection to its end, or until `end` has ended it because the worker wants it to.
+async fn until_ended<C: Future<Output = hyper::Result<()>>>(
+    from: &Downstream,
+    mut serving: Pin<&mut C>,
+    end: impl Fn(Pin<&mut C>, Wanted) -> Poll<C::Output>,
+) -> C::Output {
+    let mut known = Wanted::Serve;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let wanted = from.wanted(cx);
+            if wanted == known {
+                return Poll::Pending;
+            }
+            known = wanted;
+            if let Poll::Ready(ended) = end(serving.as_mut(), wanted) {
+                return Poll::Ready(ended);
+            }
+        }
+    })
+    .await
 }
 
 /// Whether the client begins with HTTP/2's preface. Only looks: what it sent stays unread, so

@@ -1,7 +1,8 @@
 //! One worker's connections to the instances, and what is made ready once per instance.
 //!
 //! A connection is not driven by a task of its own: whoever waits for its answer polls it. That
-//! saves a wake-up between two tasks for each token of a stream.
+//! saves a wake-up between two tasks for each token of a stream. Its parts wake each other while
+//! they are polled; a [`Bell`] keeps that from reaching the task, which would poll all again.
 
 use std::{
     cell::RefCell,
@@ -11,14 +12,20 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
+use futures::task::AtomicWaker;
 use http::{HeaderName, HeaderValue, Request, Response};
+use http_body::{Body as _, Frame};
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
@@ -73,6 +80,9 @@ pub(crate) struct Upstream {
 pub(crate) struct Connection {
     sender: SendRequest<Outgoing>,
     drive: Pin<Box<http1::Connection<TokioIo<connect::Io>, Outgoing>>>,
+    bell: Arc<Bell>,
+    /// Rings the bell.
+    waker: Waker,
     ended: bool,
     idle_since: Instant,
 }
@@ -102,18 +112,14 @@ impl Upstreams {
 
     /// Closes connections that are dead or idle for long, and forgets instances that are gone.
     /// Called every few seconds.
-    pub(crate) async fn tidy(&self) {
-        poll_fn(|cx| {
-            let now = Instant::now();
-            self.map.borrow_mut().retain(|key, upstream| {
-                upstream.idle.borrow_mut().retain_mut(|connection| {
-                    now.duration_since(connection.idle_since) < IDLE_FOR && connection.is_usable(cx)
-                });
-                self.shared.is_live(*key)
+    pub(crate) fn tidy(&self) {
+        let now = Instant::now();
+        self.map.borrow_mut().retain(|key, upstream| {
+            upstream.idle.borrow_mut().retain_mut(|connection| {
+                now.duration_since(connection.idle_since) < IDLE_FOR && connection.is_usable()
             });
-            Poll::Ready(())
-        })
-        .await;
+            self.shared.is_live(*key)
+        });
     }
 }
 
@@ -175,17 +181,14 @@ impl Upstream {
     }
 
     /// An idle connection that still lives.
-    pub(crate) async fn checkout(&self) -> Option<Connection> {
-        poll_fn(|cx| {
-            let mut idle = self.idle.borrow_mut();
-            while let Some(mut connection) = idle.pop() {
-                if connection.is_usable(cx) {
-                    return Poll::Ready(Some(connection));
-                }
+    pub(crate) fn checkout(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut connection) = idle.pop() {
+            if connection.is_usable() {
+                return Some(connection);
             }
-            Poll::Ready(None)
-        })
-        .await
+        }
+        None
     }
 
     pub(crate) async fn connect(&self) -> io::Result<Connection> {
@@ -195,9 +198,12 @@ impl Upstream {
             .handshake(TokioIo::new(io))
             .await
             .map_err(io::Error::other)?;
+        let bell = Arc::new(Bell::default());
         Ok(Connection {
             sender,
             drive: Box::pin(drive),
+            waker: bell.clone().into(),
+            bell,
             ended: false,
             idle_since: Instant::now(),
         })
@@ -208,6 +214,8 @@ impl Upstream {
         let mut idle = self.idle.borrow_mut();
         if !connection.ended && idle.len() < MAX_IDLE {
             connection.idle_since = Instant::now();
+            // What becomes of it now is nothing to the task that used it.
+            connection.bell.task.take();
             idle.push(connection);
         }
     }
@@ -219,31 +227,94 @@ impl Connection {
         &mut self,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, hyper::Error> {
+        self.bell.mute();
         let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let (drive, ended) = (&mut self.drive, &mut self.ended);
+        let (drive, bell, waker) = (&mut self.drive, &self.bell, &self.waker);
+        let ended = &mut self.ended;
         poll_fn(|cx| {
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(answer);
-            }
-            if !*ended {
+            bell.attend(cx, waker, |cx| {
+                let ready = answer.as_mut().poll(cx);
+                if ready.is_ready() || *ended {
+                    return ready;
+                }
                 *ended = drive.as_mut().poll(cx).is_ready();
-            }
-            answer.as_mut().poll(cx)
+                answer.as_mut().poll(cx)
+            })
         })
         .await
     }
 
-    /// Moves the connection on; true when it did not end yet.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.ended {
-            self.ended = self.drive.as_mut().poll(cx).is_ready();
-        }
-        !self.ended
+    /// A piece of `body`, which is that of this connection's answer; reads on where none waits.
+    pub(crate) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let (drive, ended) = (&mut self.drive, &mut self.ended);
+        self.bell.attend(cx, &self.waker, |cx| {
+            let ready = Pin::new(&mut *body).poll_frame(cx);
+            if ready.is_ready() || *ended {
+                return ready;
+            }
+            *ended = drive.as_mut().poll(cx).is_ready();
+            Pin::new(&mut *body).poll_frame(cx)
+        })
     }
 
     /// Sees a close that came while nobody looked.
-    fn is_usable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll(cx) && self.sender.is_ready()
+    fn is_usable(&mut self) -> bool {
+        if !self.ended {
+            let cx = &mut Context::from_waker(&self.waker);
+            self.ended = self.drive.as_mut().poll(cx).is_ready();
+        }
+        !self.ended && self.sender.is_ready()
+    }
+}
+
+/// What a connection's parts wake. While they are polled, that is only noted: the one who polls
+/// goes on until nothing moves. Else it wakes the task that waits for the connection.
+#[derive(Debug, Default)]
+struct Bell {
+    task: AtomicWaker,
+    muted: AtomicBool,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    fn mute(&self) {
+        self.muted.store(true, Ordering::Relaxed);
+    }
+
+    /// Polls until there is a result, or nothing moves any more. `waker` is this bell's.
+    fn attend<T>(
+        &self,
+        cx: &mut Context<'_>,
+        waker: &Waker,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.task.register(cx.waker());
+        self.mute();
+        self.rung.store(false, Ordering::Relaxed);
+        let result = poll(&mut Context::from_waker(waker));
+        // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
+        self.muted.store(false, Ordering::SeqCst);
+        if result.is_pending() && self.rung.load(Ordering::SeqCst) {
+            self.task.wake();
+        }
+        result
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::SeqCst);
+        if !self.muted.load(Ordering::SeqCst) {
+            self.task.wake();
+        }
     }
 }
 

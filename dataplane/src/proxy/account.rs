@@ -8,6 +8,7 @@ use dataplane_protocol::table::Route;
 use http::{HeaderValue, Method};
 
 use crate::{
+    downstream::Downstream,
     metrics::{ReasonLabels, RequestLabels},
     state::Shared,
     upstream::Upstream,
@@ -18,7 +19,7 @@ const CLIENT_LEFT: u16 = 499;
 
 #[derive(Debug)]
 pub(super) struct Account {
-    pub shared: Arc<Shared>,
+    from: Rc<Downstream>,
     pub id: HeaderValue,
     pub method: Method,
     /// A copy: a part of the request's head would keep all of its buffer for as long as the
@@ -40,9 +41,10 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(shared: Arc<Shared>, id: HeaderValue, method: Method, path: &str) -> Self {
+    pub(super) fn new(from: Rc<Downstream>, id: HeaderValue, method: Method, path: &str) -> Self {
+        from.request_begins();
         Self {
-            shared,
+            from,
             // For the same reason.
             id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(id),
             method,
@@ -60,6 +62,10 @@ impl Account {
         }
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.from.shared
+    }
+
     pub(super) fn request_id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
     }
@@ -72,7 +78,7 @@ impl Account {
             Outcome::Saturated { .. } => "saturated",
             Outcome::Cancelled => "cancelled",
         };
-        upstream.count_attempt(&self.shared, result);
+        upstream.count_attempt(self.shared(), result);
     }
 }
 
@@ -80,11 +86,12 @@ impl Drop for Account {
     fn drop(&mut self) {
         let code = if self.ended { self.status } else { CLIENT_LEFT };
         let route = self.route.as_ref().map(|route| &route.id);
-        let metrics = &self.shared.metrics;
+        let shared = &self.from.shared;
+        let metrics = &shared.metrics;
         let took = self.started.elapsed();
         match (&self.upstream, route) {
             (Some(upstream), Some(route)) => {
-                upstream.count_request(&self.shared, route, code);
+                upstream.count_request(shared, route, code);
                 upstream.duration.observe(took.as_secs_f64());
                 if let Some(first) = self.first_byte {
                     upstream
@@ -110,9 +117,10 @@ impl Drop for Account {
                 }
             }
         }
-        if self.shared.settings.access_log {
+        if shared.settings.access_log {
             self.log(code, took.as_micros() as u64);
         }
+        self.from.request_ended();
     }
 }
 

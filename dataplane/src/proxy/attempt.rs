@@ -3,9 +3,7 @@
 
 use std::{
     future::poll_fn,
-    pin::Pin,
     rc::Rc,
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -75,7 +73,7 @@ pub(super) async fn run(
     let exchange = async {
         // A pooled connection may be stale; a body that can be sent once only gets a new one.
         let replayable = upload.progress() == Progress::Whole;
-        if replayable && let Some(connection) = upstream.checkout().await {
+        if replayable && let Some(connection) = upstream.checkout() {
             match first_byte(connection, make(), timeouts, stream, upload).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
@@ -130,15 +128,7 @@ async fn first_byte(
                 connection,
             });
         }
-        let first = poll_fn(|cx| {
-            if let Poll::Ready(first) = Pin::new(&mut body).poll_frame(cx) {
-                return Poll::Ready(first);
-            }
-            // What the connection reads now may be this body's.
-            connection.poll(cx);
-            Pin::new(&mut body).poll_frame(cx)
-        })
-        .await;
+        let first = poll_fn(|cx| connection.poll_frame(&mut body, cx)).await;
         match first {
             Some(Err(error)) => {
                 tracing::debug!(%error, "closed before the first byte");

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use translate::stream::Framing;
 
 use super::{
-    Answered, Downstream,
+    Answered,
     account::Account,
     attempt::{self, Answer, Failed},
     body::{BODY_IDLE, OutBody, Outgoing, Progress, Upload},
@@ -30,7 +30,7 @@ use super::{
     respond,
     surface::Forward,
 };
-use crate::{error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
+use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
@@ -129,7 +129,7 @@ impl Call<'_> {
             match (next, answer) {
                 (Some(next), _) => {
                     account
-                        .shared
+                        .shared()
                         .metrics
                         .failovers
                         .get_or_create(&ReasonLabels {

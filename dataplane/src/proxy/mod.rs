@@ -24,9 +24,9 @@ mod relay;
 pub(crate) mod respond;
 mod surface;
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
@@ -35,19 +35,10 @@ pub(crate) use self::{
     respond::Stamp,
     surface::{Surface, of as surface_of, refuse_ambiguous},
 };
-use crate::{admin, error::ProxyError, state::Shared, upstream::Upstreams};
+use crate::{admin, downstream::Downstream, error::ProxyError};
 
 /// What a request is answered with.
 pub(crate) type Answered = Response<OutBody>;
-
-/// A client's connection, and what its requests need.
-#[derive(Debug)]
-pub(crate) struct Downstream {
-    pub shared: Arc<Shared>,
-    pub upstreams: Rc<Upstreams>,
-    /// The client's IP address, as `X-Forwarded-For` has it.
-    pub address: HeaderValue,
-}
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answered {
@@ -61,7 +52,7 @@ pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answ
     let id = headers::request_id(&head.headers);
     let client = surface.client(uri.path());
     // Boxed: it goes from phase to phase.
-    let account = Box::new(Account::new(shared.clone(), id, method.clone(), uri.path()));
+    let account = Box::new(Account::new(from.clone(), id, method.clone(), uri.path()));
     if let Some(error) = surface::refuse_ambiguous(uri.path()) {
         return respond::error(account, client, &error);
     }

@@ -14,7 +14,7 @@ pub(super) fn list(
     dialect: Option<Dialect>,
 ) -> Answered {
     let models = account
-        .shared
+        .shared()
         .with_fleet(|fleet, _| fleet.models(prefix, dialect));
     let listed: Vec<_> = models
         .iter()
@@ -23,7 +23,7 @@ pub(super) fn list(
             endpoints: &model.endpoints,
         })
         .collect();
-    let document = listing::render(shape, &listed, account.shared.clock.began_unix());
+    let document = listing::render(shape, &listed, account.shared().clock.began_unix());
     done(account, document)
 }
 
@@ -36,7 +36,7 @@ pub(super) fn one(
     prefix: Option<&str>,
 ) -> Answered {
     let models = account
-        .shared
+        .shared()
         .with_fleet(|fleet, _| fleet.models(prefix, None));
     let Some(model) = models.iter().find(|model| model.name.as_str() == id) else {
         let error = ProxyError::ModelNotFound {
@@ -48,7 +48,7 @@ pub(super) fn one(
         name: &model.name,
         endpoints: &model.endpoints,
     };
-    let document = listing::openai(shape, &listed, account.shared.clock.began_unix());
+    let document = listing::openai(shape, &listed, account.shared().clock.began_unix());
     done(account, document.to_string().into_bytes())
 }
 

@@ -180,7 +180,7 @@ impl Relay {
         self.account.reason = reason;
         self.account.ended = true;
         self.account
-            .shared
+            .shared()
             .metrics
             .broken_streams
             .get_or_create(&ReasonLabels { reason })
@@ -204,11 +204,9 @@ impl Relay {
     /// All that is ready now, or the end, or nothing yet.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut joined = Joined::default();
-        let mut driven = false;
         loop {
-            match Pin::new(&mut self.inner).poll_frame(cx) {
+            match self.poll_inner(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    driven = false;
                     match frame.into_data() {
                         Ok(data) => joined.push(self.framed(data)),
                         // Trailers: after them nothing comes but the end.
@@ -239,16 +237,7 @@ impl Relay {
                     self.prepend(before);
                     return Poll::Ready(());
                 }
-                Poll::Pending if driven => break,
-                Poll::Pending => {
-                    driven = true;
-                    match &mut self.connection {
-                        Some(connection) => {
-                            connection.poll(cx);
-                        }
-                        None => break,
-                    }
-                }
+                Poll::Pending => break,
             }
         }
         self.next = joined.take();
@@ -257,6 +246,13 @@ impl Relay {
             return Poll::Ready(());
         }
         self.silence(cx)
+    }
+
+    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &mut self.connection {
+            Some(connection) => connection.poll_frame(&mut self.inner, cx),
+            None => Pin::new(&mut self.inner).poll_frame(cx),
+        }
     }
 
     /// Nothing came: how long for?

@@ -1,0 +1,222 @@
+//! A client's connection as its worker sees it: what its requests need, whether one is running,
+//! and what the worker wants of it.
+//!
+//! A timer for each connection, set anew for each request, would cost more than all else that is
+//! done for a connection. So one look at all of them every few seconds finds the idle ones.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use http::HeaderValue;
+
+use crate::{state::Shared, upstream::Upstreams};
+
+/// One client's connection.
+pub(crate) struct Downstream {
+    pub shared: Arc<Shared>,
+    pub upstreams: Rc<Upstreams>,
+    /// The client's IP address, as `X-Forwarded-For` has it.
+    pub address: HeaderValue,
+    /// Requests that came so far.
+    begun: Cell<u64>,
+    /// Those whose answers have not ended.
+    running: Cell<u32>,
+    last_look: Cell<Look>,
+    wanted: Cell<Wanted>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// What the worker wants of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    #[default]
+    Serve,
+    /// End after the requests that run.
+    Drain,
+    /// Nothing has come for too long.
+    Close,
+}
+
+/// What was seen of a connection, and how many looks in a row saw the same.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    begun: u64,
+    idle: u32,
+}
+
+impl Downstream {
+    pub(crate) fn new(shared: Arc<Shared>, upstreams: Rc<Upstreams>, address: HeaderValue) -> Self {
+        Self {
+            shared,
+            upstreams,
+            address,
+            begun: Cell::default(),
+            running: Cell::default(),
+            last_look: Cell::default(),
+            wanted: Cell::default(),
+            task: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn request_begins(&self) {
+        self.begun.set(self.begun.get() + 1);
+        self.running.set(self.running.get() + 1);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.running.set(self.running.get().saturating_sub(1));
+    }
+
+    /// What is wanted now; the task is woken when that changes.
+    pub(crate) fn wanted(&self, cx: &Context<'_>) -> Wanted {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        self.wanted.get()
+    }
+
+    fn want(&self, wanted: Wanted) {
+        self.wanted.set(wanted);
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    /// One of the regular looks; after `limit` of them in a row that saw nothing happen, the
+    /// connection is to close.
+    fn look(&self, limit: u32) {
+        let last = self.last_look.get();
+        let idle = if self.running.get() == 0 && self.begun.get() == last.begun {
+            last.idle + 1
+        } else {
+            0
+        };
+        let begun = self.begun.get();
+        self.last_look.set(Look { begun, idle });
+        if idle >= limit && self.wanted.get() == Wanted::Serve {
+            self.want(Wanted::Close);
+        }
+    }
+}
+
+impl fmt::Debug for Downstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Downstream")
+            .field("address", &self.address)
+            .field("running", &self.running)
+            .field("wanted", &self.wanted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Downstreams {
+    open: RefCell<HashMap<u64, Rc<Downstream>>>,
+    next: Cell<u64>,
+    draining: Cell<bool>,
+}
+
+/// Takes a connection off its worker's list when dropped.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    of: Rc<Downstreams>,
+    number: u64,
+}
+
+impl Downstreams {
+    pub(crate) fn add(self: &Rc<Self>, downstream: &Rc<Downstream>) -> Listed {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        self.open.borrow_mut().insert(number, downstream.clone());
+        if self.draining.get() {
+            downstream.want(Wanted::Drain);
+        }
+        Listed {
+            of: self.clone(),
+            number,
+        }
+    }
+
+    /// Asks all to end, and those that are still to come.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        for downstream in self.open.borrow().values() {
+            downstream.want(Wanted::Drain);
+        }
+    }
+
+    /// One of the regular looks at all of them; see [`Downstream::look`].
+    pub(crate) fn look(&self, limit: u32) {
+        for downstream in self.open.borrow().values() {
+            downstream.look(limit);
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.of.open.borrow_mut().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn connection(list: &Rc<Downstreams>) -> (Rc<Downstream>, Listed) {
+        let shared = Shared::new(Settings::default());
+        let upstreams = Rc::new(Upstreams::new(shared.clone()));
+        let address = HeaderValue::from_static("10.0.0.9");
+        let downstream = Rc::new(Downstream::new(shared, upstreams, address));
+        let listed = list.add(&downstream);
+        (downstream, listed)
+    }
+
+    fn wanted(downstream: &Downstream) -> Wanted {
+        downstream.wanted(&Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn only_a_connection_without_requests_for_so_long_is_closed() {
+        let list = Rc::new(Downstreams::default());
+        let (idle, _listed) = connection(&list);
+        let (busy, _listed) = connection(&list);
+        let (slow, _listed) = connection(&list);
+        slow.request_begins();
+        for _ in 0..3 {
+            busy.request_begins();
+            busy.request_ended();
+            list.look(3);
+        }
+        assert_eq!(wanted(&idle), Wanted::Close);
+        assert_eq!(wanted(&busy), Wanted::Serve);
+        assert_eq!(wanted(&slow), Wanted::Serve);
+        slow.request_ended();
+        list.look(3);
+        list.look(3);
+        assert_eq!(wanted(&slow), Wanted::Serve);
+        list.look(3);
+        assert_eq!(wanted(&slow), Wanted::Close);
+    }
+
+    #[test]
+    fn a_drain_reaches_connections_that_come_after_it_too() {
+        let list = Rc::new(Downstreams::default());
+        let (before, _listed) = connection(&list);
+        list.drain();
+        let (after, listed) = connection(&list);
+        assert_eq!(wanted(&before), Wanted::Drain);
+        assert_eq!(wanted(&after), Wanted::Drain);
+        drop(listed);
+        assert_eq!(list.open.borrow().len(), 1);
+    }
+}
