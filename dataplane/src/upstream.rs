@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     fmt,
-    future::{Future as _, poll_fn},
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     rc::Rc,
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
 use futures::task::AtomicWaker;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::{
     body::Incoming,
@@ -37,7 +37,7 @@ use tokio::sync::Notify;
 use crate::{
     connect,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
-    proxy::{Outgoing, Stamp},
+    proxy::{Outgoing, Stamps, Template},
     state::Shared,
 };
 
@@ -62,15 +62,16 @@ pub(crate) struct Upstream {
     pub info: Arc<InstanceInfo>,
     /// `Host` of its requests.
     pub authority: HeaderValue,
-    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// Headers of its requests that are ours.
+    pub template: Template,
     pub endpoint: HeaderValue,
     pub backend_type: HeaderValue,
     /// Fires when it fails its health check.
     pub cut: Arc<Notify>,
     pub first_token: Histogram,
     pub duration: Histogram,
-    /// Headers of its answers that do not change.
-    pub stamp: RefCell<Option<Stamp>>,
+    /// Headers of its answers that are ours.
+    pub stamps: RefCell<Stamps>,
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
     attempts: RefCell<Vec<(&'static str, Counter)>>,
     idle: RefCell<Vec<Connection>>,
@@ -79,12 +80,18 @@ pub(crate) struct Upstream {
 /// A connection and what moves it.
 pub(crate) struct Connection {
     sender: SendRequest<Outgoing>,
-    drive: Pin<Box<http1::Connection<TokioIo<connect::Io>, Outgoing>>>,
+    drive: Drive,
+    idle_since: Instant,
+}
+
+struct Drive {
+    io: Pin<Box<http1::Connection<TokioIo<connect::Io>, Outgoing>>>,
     bell: Arc<Bell>,
     /// Rings the bell.
     waker: Waker,
     ended: bool,
-    idle_since: Instant,
+    /// All was polled until nothing moved.
+    settled: bool,
 }
 
 impl Upstreams {
@@ -132,15 +139,17 @@ impl Upstream {
         let labels = EndpointLabels {
             endpoint: info.endpoint.id.to_string(),
         };
+        let authority = value(&connect::authority(&info.instance));
+        let credential = connect::credential(&info.endpoint.credential);
         Self {
-            authority: value(&connect::authority(&info.instance)),
-            credential: connect::credential(&info.endpoint.credential),
+            template: Template::new(authority.clone(), credential),
+            authority,
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
             cut: shared.cut_signal(info.key),
             first_token: shared.metrics.first_token.get_or_create_owned(&labels),
             duration: shared.metrics.request_duration.get_or_create_owned(&labels),
-            stamp: RefCell::default(),
+            stamps: RefCell::default(),
             requests: RefCell::default(),
             attempts: RefCell::default(),
             idle: RefCell::new(idle),
@@ -193,7 +202,7 @@ impl Upstream {
 
     pub(crate) async fn connect(&self) -> io::Result<Connection> {
         let io = connect::open(&self.info.instance).await?;
-        let (sender, drive) = http1::Builder::new()
+        let (sender, io) = http1::Builder::new()
             .read_buf_exact_size(Some(READ_BUFFER))
             .handshake(TokioIo::new(io))
             .await
@@ -201,10 +210,13 @@ impl Upstream {
         let bell = Arc::new(Bell::default());
         Ok(Connection {
             sender,
-            drive: Box::pin(drive),
-            waker: bell.clone().into(),
-            bell,
-            ended: false,
+            drive: Drive {
+                io: Box::pin(io),
+                waker: bell.clone().into(),
+                bell,
+                ended: false,
+                settled: false,
+            },
             idle_since: Instant::now(),
         })
     }
@@ -212,36 +224,30 @@ impl Upstream {
     /// Takes a connection back whose answer has ended.
     pub(crate) fn put_back(&self, mut connection: Connection) {
         let mut idle = self.idle.borrow_mut();
-        if !connection.ended && idle.len() < MAX_IDLE {
+        if !connection.drive.ended && idle.len() < MAX_IDLE {
             connection.idle_since = Instant::now();
             // What becomes of it now is nothing to the task that used it.
-            connection.bell.task.take();
+            connection.drive.bell.task.take();
             idle.push(connection);
         }
     }
 }
 
 impl Connection {
-    /// Sends, and polls the connection until the head of the answer is there.
-    pub(crate) async fn send(
+    /// Sends; the future polls the connection until the head of the answer is there.
+    pub(crate) fn send(
         &mut self,
         request: Request<Outgoing>,
-    ) -> Result<Response<Incoming>, hyper::Error> {
-        self.bell.mute();
-        let mut answer = std::pin::pin!(self.sender.send_request(request));
-        let (drive, bell, waker) = (&mut self.drive, &self.bell, &self.waker);
-        let ended = &mut self.ended;
-        poll_fn(|cx| {
-            bell.attend(cx, waker, |cx| {
-                let ready = answer.as_mut().poll(cx);
-                if ready.is_ready() || *ended {
-                    return ready;
-                }
-                *ended = drive.as_mut().poll(cx).is_ready();
-                answer.as_mut().poll(cx)
-            })
-        })
-        .await
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> {
+        let drive = &mut self.drive;
+        drive.bell.mute();
+        drive.settled = false;
+        // Here, not in the block: a request is large, and would be moved once more.
+        let answer = self.sender.send_request(request);
+        async move {
+            let mut answer = std::pin::pin!(answer);
+            poll_fn(|cx| drive.poll_for(cx, |cx| answer.as_mut().poll(cx))).await
+        }
     }
 
     /// A piece of `body`, which is that of this connection's answer; reads on where none waits.
@@ -250,24 +256,43 @@ impl Connection {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let (drive, ended) = (&mut self.drive, &mut self.ended);
-        self.bell.attend(cx, &self.waker, |cx| {
-            let ready = Pin::new(&mut *body).poll_frame(cx);
-            if ready.is_ready() || *ended {
-                return ready;
-            }
-            *ended = drive.as_mut().poll(cx).is_ready();
-            Pin::new(&mut *body).poll_frame(cx)
-        })
+        let mut body = Pin::new(body);
+        self.drive.poll_for(cx, |cx| body.as_mut().poll_frame(cx))
     }
 
     /// Sees a close that came while nobody looked.
     fn is_usable(&mut self) -> bool {
-        if !self.ended {
-            let cx = &mut Context::from_waker(&self.waker);
-            self.ended = self.drive.as_mut().poll(cx).is_ready();
+        let drive = &mut self.drive;
+        if !drive.ended {
+            let cx = &mut Context::from_waker(&drive.waker);
+            drive.ended = drive.io.as_mut().poll(cx).is_ready();
         }
-        !self.ended && self.sender.is_ready()
+        !drive.ended && self.sender.is_ready()
+    }
+}
+
+impl Drive {
+    /// Polls `part`, which this connection moves, and the connection, until the part has a
+    /// result or nothing moves any more.
+    fn poll_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut part: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.bell.task.register(cx.waker());
+        if self.settled && !self.bell.has_rung() {
+            return Poll::Pending;
+        }
+        self.bell.mute();
+        let own = &mut Context::from_waker(&self.waker);
+        let mut result = part(own);
+        if result.is_pending() && !self.ended {
+            self.ended = self.io.as_mut().poll(own).is_ready();
+            result = part(own);
+        }
+        self.settled = result.is_pending();
+        self.bell.unmute(self.settled);
+        result
     }
 }
 
@@ -281,27 +306,23 @@ struct Bell {
 }
 
 impl Bell {
+    /// Also forgets what has rung so far.
     fn mute(&self) {
         self.muted.store(true, Ordering::Relaxed);
+        self.rung.store(false, Ordering::Relaxed);
     }
 
-    /// Polls until there is a result, or nothing moves any more. `waker` is this bell's.
-    fn attend<T>(
-        &self,
-        cx: &mut Context<'_>,
-        waker: &Waker,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.task.register(cx.waker());
-        self.mute();
-        self.rung.store(false, Ordering::Relaxed);
-        let result = poll(&mut Context::from_waker(waker));
+    /// `waiting`: the task is about to wait, so what rang after all wakes it.
+    fn unmute(&self, waiting: bool) {
         // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
         self.muted.store(false, Ordering::SeqCst);
-        if result.is_pending() && self.rung.load(Ordering::SeqCst) {
+        if waiting && self.has_rung() {
             self.task.wake();
         }
-        result
+    }
+
+    fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::SeqCst)
     }
 }
 
@@ -329,7 +350,7 @@ impl fmt::Debug for Upstream {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
-            .field("ended", &self.ended)
+            .field("ended", &self.drive.ended)
             .finish_non_exhaustive()
     }
 }

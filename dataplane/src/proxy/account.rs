@@ -45,8 +45,7 @@ impl Account {
         from.request_begins();
         Self {
             from,
-            // For the same reason.
-            id: HeaderValue::from_bytes(id.as_bytes()).unwrap_or(id),
+            id,
             method,
             path: path.into(),
             started: Instant::now(),

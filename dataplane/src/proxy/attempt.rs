@@ -66,34 +66,23 @@ pub(super) async fn run(
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
-    mut make: impl FnMut() -> Request<Outgoing>,
-) -> Result<Answer, Failed> {
+    make: impl Fn() -> Request<Outgoing>,
+) -> Result<Box<Answer>, Failed> {
     // Made before anything is sent, so that no signal is missed.
     let cut = upstream.cut.notified();
     let exchange = async {
         // A pooled connection may be stale; a body that can be sent once only gets a new one.
         let replayable = upload.progress() == Progress::Whole;
         if replayable && let Some(connection) = upstream.checkout() {
-            match first_byte(connection, make(), timeouts, stream, upload).await {
+            match first_byte(connection, &make, timeouts, stream, upload).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
                 Err(failed) if failed == Failed::RESET => {}
                 result => return result,
             }
         }
-        let connecting = timeout(
-            Duration::from_millis(timeouts.connect_ms),
-            upstream.connect(),
-        );
-        let connection = match connecting.await {
-            Err(_) => return Err(Failed::connect(Cause::ConnectTimeout)),
-            Ok(Err(error)) => {
-                tracing::debug!(instance = %upstream.info.instance.id, %error, "connect failed");
-                return Err(Failed::connect(Cause::ConnectFailure));
-            }
-            Ok(Ok(connection)) => connection,
-        };
-        first_byte(connection, make(), timeouts, stream, upload).await
+        let connection = connect(upstream, timeouts).await?;
+        first_byte(connection, &make, timeouts, stream, upload).await
     };
     tokio::select! {
         biased;
@@ -102,56 +91,35 @@ pub(super) async fn run(
     }
 }
 
+async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Failed> {
+    // Boxed: rare and, with its handshakes, larger than all the rest of a request.
+    let connecting = Box::pin(upstream.connect());
+    match timeout(Duration::from_millis(timeouts.connect_ms), connecting).await {
+        Err(_) => Err(Failed::connect(Cause::ConnectTimeout)),
+        Ok(Err(error)) => {
+            tracing::debug!(instance = %upstream.info.instance.id, %error, "connect failed");
+            Err(Failed::connect(Cause::ConnectFailure))
+        }
+        Ok(Ok(connection)) => Ok(connection),
+    }
+}
+
 async fn first_byte(
-    mut connection: Connection,
-    request: Request<Outgoing>,
+    connection: Connection,
+    make: &impl Fn() -> Request<Outgoing>,
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
-) -> Result<Answer, Failed> {
+) -> Result<Box<Answer>, Failed> {
     let limit_ms = if stream {
         Some(timeouts.first_token_ms)
     } else {
         timeouts.first_token_whole_ms
     };
-    let answer = async move {
-        let rsp = connection.send(request).await.map_err(|error| {
-            tracing::debug!(%error, "no answer");
-            Failed::RESET
-        })?;
-        let (head, mut body) = rsp.into_parts();
-        if body.is_end_stream() {
-            return Ok(Answer {
-                head,
-                first: None,
-                body,
-                connection,
-            });
-        }
-        let first = poll_fn(|cx| connection.poll_frame(&mut body, cx)).await;
-        match first {
-            Some(Err(error)) => {
-                tracing::debug!(%error, "closed before the first byte");
-                Err(Failed::RESET)
-            }
-            Some(Ok(frame)) => Ok(Answer {
-                head,
-                first: Some(frame),
-                body,
-                connection,
-            }),
-            None => Ok(Answer {
-                head,
-                first: None,
-                body,
-                connection,
-            }),
-        }
-    };
     let Some(limit_ms) = limit_ms else {
-        return answer.await;
+        return exchange(connection, make).await;
     };
-    let mut answer = std::pin::pin!(answer);
+    let mut answer = std::pin::pin!(exchange(connection, make));
     loop {
         match timeout(Duration::from_millis(limit_ms), answer.as_mut()).await {
             Ok(answer) => return answer,
@@ -160,6 +128,32 @@ async fn first_byte(
             Err(_) => return Err(Failed::TIMEOUT),
         }
     }
+}
+
+async fn exchange(
+    mut connection: Connection,
+    make: &impl Fn() -> Request<Outgoing>,
+) -> Result<Box<Answer>, Failed> {
+    let rsp = connection.send(make()).await.map_err(|error| {
+        tracing::debug!(%error, "no answer");
+        Failed::RESET
+    })?;
+    let (head, mut body) = rsp.into_parts();
+    let first = if body.is_end_stream() {
+        None
+    } else {
+        poll_fn(|cx| connection.poll_frame(&mut body, cx)).await
+    };
+    let first = first.transpose().map_err(|error| {
+        tracing::debug!(%error, "closed before the first byte");
+        Failed::RESET
+    })?;
+    Ok(Box::new(Answer {
+        head,
+        first,
+        body,
+        connection,
+    }))
 }
 
 /// Resolves at `deadline`, or never.

@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    collections::VecDeque,
     future::Future as _,
     pin::Pin,
     rc::Rc,
@@ -51,12 +50,49 @@ impl Upload {
     }
 }
 
+/// Parts of a body in memory; a copy shares them.
+#[derive(Clone, Debug)]
+pub(super) enum Chunks {
+    One(Bytes),
+    Many(Rc<[Bytes]>),
+}
+
+impl Chunks {
+    fn as_slice(&self) -> &[Bytes] {
+        match self {
+            Self::One(chunk) => std::slice::from_ref(chunk),
+            Self::Many(chunks) => chunks,
+        }
+    }
+
+    /// The part at `place`, which is let go of where nobody else shares it.
+    fn take(&mut self, place: usize) -> Option<Bytes> {
+        let own = match self {
+            Self::One(chunk) => Some(std::slice::from_mut(chunk)),
+            Self::Many(chunks) => Rc::get_mut(chunks),
+        };
+        match own {
+            Some(chunks) => chunks.get_mut(place).map(std::mem::take),
+            None => self.as_slice().get(place).cloned(),
+        }
+    }
+}
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Self::One(Bytes::new())
+    }
+}
+
 /// What is sent to a backend: the chunks that were kept, then what the client still sends.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    chunks: VecDeque<Bytes>,
+    chunks: Chunks,
+    /// The next of them.
+    next: usize,
+    /// Bytes of those that are left.
     left: u64,
-    rest: Option<Rest>,
+    rest: Option<Box<Rest>>,
 }
 
 #[derive(Debug)]
@@ -72,19 +108,20 @@ struct Rest {
 pub(crate) struct Unfinished;
 
 impl Outgoing {
-    pub(super) fn whole(chunks: VecDeque<Bytes>) -> Self {
-        let left = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+    pub(super) fn whole(chunks: Chunks) -> Self {
+        let left = chunks.as_slice().iter().map(|chunk| chunk.len() as u64);
         Self {
+            left: left.sum(),
             chunks,
-            left,
+            next: 0,
             rest: None,
         }
     }
 
-    pub(super) fn passing(chunks: VecDeque<Bytes>, body: Incoming, upload: Upload) -> Self {
+    pub(super) fn passing(chunks: Chunks, body: Incoming, upload: Upload) -> Self {
         let idle = Box::pin(tokio::time::sleep(BODY_IDLE));
         Self {
-            rest: Some(Rest { body, upload, idle }),
+            rest: Some(Box::new(Rest { body, upload, idle })),
             ..Self::whole(chunks)
         }
     }
@@ -131,9 +168,14 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        if let Some(chunk) = self.chunks.pop_front() {
-            self.left -= chunk.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        while self.left > 0 {
+            let next = self.next;
+            self.next += 1;
+            let chunk = self.chunks.take(next).unwrap_or_default();
+            self.left = self.left.saturating_sub(chunk.len() as u64);
+            if !chunk.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
         }
         match &mut self.rest {
             Some(rest) => rest.poll_frame(cx),
@@ -142,7 +184,7 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.chunks.is_empty()
+        self.left == 0
             && self
                 .rest
                 .as_ref()

@@ -11,9 +11,8 @@ use std::{
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING},
-    uri::PathAndQuery,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::CONTENT_LENGTH, uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 use translate::stream::Framing;
@@ -34,7 +33,7 @@ use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, up
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
-    pub from: &'a Downstream,
+    pub from: &'a Rc<Downstream>,
     pub method: Method,
     pub version: Version,
     pub uri: &'a Uri,
@@ -46,7 +45,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(&self.from.shared, body).await {
+        let mut intake = match intake::read(self.from, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
@@ -68,7 +67,7 @@ impl Call<'_> {
         &self,
         account: &mut Account,
         intake: Intake,
-    ) -> Result<(Answer, Picked), ProxyError> {
+    ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
         let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let query = Query {
@@ -161,7 +160,7 @@ impl Call<'_> {
         account.upstream = Some(upstream.clone());
         Picked {
             upstream,
-            flight: Flight::new(self.from.shared.clone(), pick.ticket),
+            flight: Flight::new(self.from.clone(), pick.ticket),
             route: pick.route,
             tier: pick.tier,
             decision: pick.decision.as_str(),
@@ -185,77 +184,77 @@ impl Call<'_> {
         intake: &mut Intake,
         upload: &Upload,
     ) -> Request<Outgoing> {
-        let endpoint = &upstream.info.endpoint;
-        let mut path = String::with_capacity(self.uri.path().len() + 32);
-        path.push_str(&endpoint.base_path);
-        path.push_str(self.to.path);
-        if let Some(query) = self.uri.query() {
-            path.push('?');
-            path.push_str(query);
-        }
         let body = match intake.rest.take() {
-            None => Outgoing::whole(intake.body.chunks.clone()),
+            None => Outgoing::whole(intake.chunks.clone()),
             Some(rest) => {
-                let chunks = std::mem::take(&mut intake.body.chunks);
+                let chunks = std::mem::take(&mut intake.chunks);
                 Outgoing::passing(chunks, rest, upload.clone())
             }
         };
         let mut req = Request::new(body);
         *req.method_mut() = self.method.clone();
-        // The client's own path was a valid one, and so is the table's base path.
-        *req.uri_mut() = PathAndQuery::try_from(path)
-            .map(Uri::from)
-            .unwrap_or_default();
-        *req.headers_mut() = headers::for_backend(&self.headers, &self.path_here(), id, upstream);
+        *req.uri_mut() = self.target(&upstream.info.endpoint.base_path);
+        *req.headers_mut() =
+            headers::for_backend(&upstream.template, &self.headers, &self.path_here(), id);
         req
     }
 
+    /// The path and query that a backend with this base path is asked for.
+    fn target(&self, base_path: &str) -> Uri {
+        if base_path.is_empty()
+            && self.to.path == self.uri.path()
+            && let Some(same) = self.uri.path_and_query()
+        {
+            return Uri::from(same.clone());
+        }
+        let mut path = String::with_capacity(base_path.len() + self.uri.path().len() + 32);
+        path.push_str(base_path);
+        path.push_str(self.to.path);
+        if let Some(query) = self.uri.query() {
+            path.push('?');
+            path.push_str(query);
+        }
+        // The client's own path was a valid one, and so is the table's base path.
+        PathAndQuery::try_from(path)
+            .map(Uri::from)
+            .unwrap_or_default()
+    }
+
     /// The first byte is here: from now on nothing can be tried elsewhere.
-    fn relay(&self, mut account: Box<Account>, answer: Answer, picked: Picked) -> Answered {
+    fn relay(&self, mut account: Box<Account>, answer: Box<Answer>, picked: Picked) -> Answered {
         let Answer {
             mut head,
             first,
             body,
             connection,
-        } = answer;
+        } = *answer;
         account.first_byte = Some(Instant::now());
         account.status = head.status.as_u16();
-        let header = |name| {
-            head.headers
-                .get(name)
-                .and_then(|v: &HeaderValue| v.to_str().ok())
-        };
-        let framing = match header(CONTENT_TYPE) {
-            Some(kind) if !head.headers.contains_key(CONTENT_ENCODING) => Framing::of(kind),
-            _ => Framing::Opaque,
-        };
-        let until_close = !head.headers.contains_key(CONTENT_LENGTH)
-            && !head.headers.contains_key(TRANSFER_ENCODING);
-        let terms = Terms {
-            outcome: picked.outcome,
-            client: self.to.client,
-            framing,
-            until_close: until_close && framing != Framing::Opaque,
-            idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
-            deadline: picked.timeout().map(|limit| account.started + limit),
-        };
-        head.headers = respond::routed(
+        let (headers, told) = respond::routed(
             &head.headers,
             &account,
             &picked.upstream,
             picked.tier,
             picked.decision,
         );
-        if framing != Framing::Opaque {
+        head.headers = headers;
+        if told.framing != Framing::Opaque {
             // If it breaks, its last event is ours: the length would no longer be true.
             head.headers.remove(CONTENT_LENGTH);
         }
-        let prefix = self
-            .uri
-            .path()
-            .strip_suffix(self.to.path)
-            .unwrap_or_default();
-        headers::locate(&mut head.headers, &picked.upstream, prefix);
+        if head.status.is_redirection() || head.status == StatusCode::CREATED {
+            let prefix = self.uri.path().strip_suffix(self.to.path);
+            let headers = &mut head.headers;
+            headers::locate(headers, &picked.upstream, prefix.unwrap_or_default());
+        }
+        let terms = Terms {
+            outcome: picked.outcome,
+            client: self.to.client,
+            framing: told.framing,
+            until_close: !told.bounded && told.framing != Framing::Opaque,
+            idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
+            deadline: picked.timeout().map(|limit| account.started + limit),
+        };
         let relay = Relay::new(
             first,
             body,

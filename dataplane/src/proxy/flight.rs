@@ -1,35 +1,35 @@
 //! One attempt under way: its ticket is finished exactly once, by whoever holds this last.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use dataplane_core::{Outcome, Ticket};
 
-use crate::state::Shared;
+use crate::downstream::Downstream;
 
 /// Dropped without a verdict, the attempt was cancelled: the client left, or we cut it.
 #[derive(Debug)]
 pub(super) struct Flight {
-    shared: Arc<Shared>,
+    from: Rc<Downstream>,
     ticket: Option<Ticket>,
 }
 
 impl Flight {
-    pub(super) fn new(shared: Arc<Shared>, ticket: Ticket) -> Self {
+    pub(super) fn new(from: Rc<Downstream>, ticket: Ticket) -> Self {
         Self {
-            shared,
+            from,
             ticket: Some(ticket),
         }
     }
 
     pub(super) fn first_byte(&self) {
         if let Some(ticket) = &self.ticket {
-            self.shared.first_byte(ticket);
+            self.from.shared.first_byte(ticket);
         }
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.shared.finish(ticket, outcome);
+            self.from.shared.finish(ticket, outcome);
         }
     }
 }

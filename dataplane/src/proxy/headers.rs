@@ -2,9 +2,13 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
-    header::{CONNECTION, FORWARDED, HOST, LOCATION, VIA},
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, LOCATION,
+        TRANSFER_ENCODING, VIA,
+    },
     uri::PathAndQuery,
 };
+use translate::stream::Framing;
 
 use crate::upstream::Upstream;
 
@@ -12,6 +16,29 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What becomes of a client's header on its way to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Pass,
+    Drop,
+    /// It tells of earlier hops, and goes on with ours added.
+    Path,
+}
+
+fn way(name: &str) -> Way {
+    match name {
+        _ if is_hop_by_hop(name) => Way::Drop,
+        // A client's credentials are for us, if for anyone: backends get those of their endpoint.
+        _ if is_credential(name) => Way::Drop,
+        // Written anew for each backend.
+        "host" | "expect" | "content-length" | "x-request-id" => Way::Drop,
+        "via" | "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => {
+            Way::Path
+        }
+        _ => Way::Pass,
+    }
+}
 
 /// Between two hops only (RFC 9110, 7.6.1).
 fn is_hop_by_hop(name: &str) -> bool {
@@ -28,7 +55,6 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// A client's credentials are for us, if for anyone: backends get those of their endpoint.
 fn is_credential(name: &str) -> bool {
     matches!(
         name,
@@ -42,52 +68,45 @@ fn is_credential(name: &str) -> bool {
     )
 }
 
-/// What is written anew for each backend.
-fn is_ours(name: &str) -> bool {
-    matches!(
-        name,
-        "host"
-            | "via"
-            | "expect"
-            | "content-length"
-            | "forwarded"
-            | "x-forwarded-for"
-            | "x-request-id"
-    )
+const VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
+const VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
+
+/// What is the same on every request to one instance.
+#[derive(Debug)]
+pub(crate) struct Template {
+    /// Headers of ours, with nothing in those that [`for_backend`] fills in. The length of the
+    /// body is not among them: hyper's client writes it from the body itself.
+    headers: HeaderMap,
+    /// The one that carries the endpoint's credential.
+    credential: Option<HeaderName>,
 }
 
-/// A client's headers as a backend gets them. The length of the body is not among them: hyper's
-/// client writes it from the body itself.
-pub(super) fn for_backend(
-    client: &HeaderMap,
-    here: &PathHere<'_>,
-    request_id: &HeaderValue,
-    upstream: &Upstream,
-) -> HeaderMap {
-    let mut headers = passed_on(client);
-    add_path(&mut headers, client, here);
-    headers.append(REQUEST_ID, request_id.clone());
-    headers.append(HOST, upstream.authority.clone());
-    if let Some((name, value)) = &upstream.credential {
-        headers.insert(name.clone(), value.clone());
-    }
-    headers
-}
-
-/// What of a client's headers is neither between two hops, nor its credential, nor ours.
-fn passed_on(client: &HeaderMap) -> HeaderMap {
-    let named = named_by_connection(client);
-    let mut headers = HeaderMap::with_capacity(client.keys_len() + 4);
-    for (name, value) in client {
-        let text = name.as_str();
-        if !is_hop_by_hop(text) && !is_credential(text) && !is_ours(text) && !named.contains(name) {
-            headers.append(name.clone(), value.clone());
+impl Template {
+    pub(crate) fn new(
+        authority: HeaderValue,
+        credential: Option<(HeaderName, HeaderValue)>,
+    ) -> Self {
+        let nothing = HeaderValue::from_static("");
+        // Room for a client's own: a copy keeps the size of the index.
+        let mut headers = HeaderMap::with_capacity(24);
+        headers.insert(REQUEST_ID, nothing.clone());
+        headers.insert(FORWARDED_FOR, nothing.clone());
+        headers.insert(FORWARDED_HOST, nothing);
+        headers.insert(VIA, VIA_HTTP_1);
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(HOST, authority);
+        let name = credential.as_ref().map(|(name, _)| name.clone());
+        if let Some((name, value)) = credential {
+            headers.insert(name, value);
+        }
+        Self {
+            headers,
+            credential: name,
         }
     }
-    headers
 }
 
-/// How the request came here.
+/// How a request came here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathHere<'a> {
     /// The client's IP address.
@@ -96,14 +115,67 @@ pub(super) struct PathHere<'a> {
     pub version: Version,
 }
 
-fn add_path(headers: &mut HeaderMap, client: &HeaderMap, here: &PathHere<'_>) {
-    headers.append(FORWARDED_FOR, joined(client, &FORWARDED_FOR, here.peer));
-    let via = if here.version == Version::HTTP_2 {
-        "2.0 olla"
-    } else {
-        "1.1 olla"
-    };
-    headers.append(VIA, joined(client, &VIA, &HeaderValue::from_static(via)));
+/// A client's headers as the backend gets them that `template` is for.
+pub(super) fn for_backend(
+    template: &Template,
+    client: &HeaderMap,
+    here: &PathHere<'_>,
+    request_id: &HeaderValue,
+) -> HeaderMap {
+    let mut headers = template.headers.clone();
+    // HTTP/2 has it in the URI.
+    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
+    let host = client.get(HOST).cloned().or_else(authority);
+    // Going through them is faster than looking up each name.
+    for (name, value) in &mut headers {
+        if value.is_sensitive() {
+            // The credential, whatever it is called.
+        } else if *name == REQUEST_ID {
+            *value = request_id.clone();
+        } else if *name == FORWARDED_FOR {
+            *value = here.peer.clone();
+        } else if *name == FORWARDED_HOST {
+            if let Some(host) = &host {
+                *value = host.clone();
+            }
+        } else if *name == VIA && here.version == Version::HTTP_2 {
+            *value = VIA_HTTP_2;
+        }
+    }
+    if host.is_none() {
+        headers.remove(FORWARDED_HOST);
+    }
+    let named = named_by_connection(client);
+    let credential = template.credential.as_ref();
+    let mut earlier_hops = false;
+    for (name, value) in client {
+        match way(name.as_str()) {
+            Way::Path => earlier_hops = true,
+            Way::Pass if credential != Some(name) && !named.contains(name) => {
+                headers.append(name.clone(), value.clone());
+            }
+            Way::Pass | Way::Drop => {}
+        }
+    }
+    if earlier_hops {
+        add_earlier_hops(&mut headers, client, &named, here);
+    }
+    headers
+}
+
+/// What a client says of the hops before it.
+fn add_earlier_hops(
+    headers: &mut HeaderMap,
+    client: &HeaderMap,
+    named: &[HeaderName],
+    here: &PathHere<'_>,
+) {
+    for name in [FORWARDED_FOR, VIA] {
+        if let Some(ours) = headers.get(&name) {
+            let value = joined(client, &name, ours);
+            headers.insert(name, value);
+        }
+    }
     if client.contains_key(FORWARDED) {
         // Whoever reads it must not take an earlier hop for the last one (RFC 7239).
         let peer = here.peer.to_str().unwrap_or("unknown");
@@ -116,13 +188,13 @@ fn add_path(headers: &mut HeaderMap, client: &HeaderMap, here: &PathHere<'_>) {
             headers.append(FORWARDED, joined(client, &FORWARDED, &hop));
         }
     }
-    // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
-    if let Some(host) = client.get(HOST).cloned().or_else(authority) {
-        headers.entry(FORWARDED_HOST).or_insert(host);
+    for name in [FORWARDED_HOST, FORWARDED_PROTO] {
+        if let Some(first) = client.get(&name)
+            && !named.contains(&name)
+        {
+            headers.insert(name, first.clone());
+        }
     }
-    let proto = headers.entry(FORWARDED_PROTO);
-    proto.or_insert(HeaderValue::from_static("http"));
 }
 
 /// Turns a redirect to the backend itself into one that comes here: `prefix` is what the client
@@ -150,11 +222,32 @@ pub(super) fn locate(headers: &mut HeaderMap, upstream: &Upstream, prefix: &str)
     }
 }
 
+/// What a backend's headers say of its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub framing: Framing,
+    /// HTTP marks the end of the body.
+    pub bounded: bool,
+}
+
 /// Adds to `headers` what of a backend's headers may reach a client.
-pub(super) fn for_client(headers: &mut HeaderMap, backend: &HeaderMap, upstream: &Upstream) {
-    let credential = upstream.credential.as_ref().map(|(name, _)| name);
+pub(super) fn for_client(
+    headers: &mut HeaderMap,
+    backend: &HeaderMap,
+    upstream: &Upstream,
+) -> Told {
+    let mut told = Told::default();
+    let mut encoded = false;
+    let credential = upstream.template.credential.as_ref();
     let named = named_by_connection(backend);
     for (name, value) in backend {
+        if *name == CONTENT_TYPE {
+            told.framing = value.to_str().map(Framing::of).unwrap_or_default();
+        } else if *name == CONTENT_ENCODING {
+            encoded = true;
+        } else if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
+            told.bounded = true;
+        }
         let text = name.as_str();
         let dropped = is_hop_by_hop(text)
             || is_credential(text)
@@ -168,6 +261,10 @@ pub(super) fn for_client(headers: &mut HeaderMap, backend: &HeaderMap, upstream:
             headers.append(name.clone(), value.clone());
         }
     }
+    if encoded {
+        told.framing = Framing::Opaque;
+    }
+    told
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -190,23 +287,33 @@ fn joined(headers: &HeaderMap, name: &HeaderName, value: &HeaderValue) -> Header
     HeaderValue::try_from(list.join(", ")).unwrap_or_else(|_| value.clone())
 }
 
-/// The client's own id if it is 1 to 128 printable characters, else a fresh one.
+/// The client's own id if it is 1 to 128 printable characters, else a fresh one. A copy: a part
+/// of the request's head would keep all of its buffer for as long as the answer streams.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let usable = |value: &&HeaderValue| {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    headers
-        .get(REQUEST_ID)
-        .filter(usable)
-        .cloned()
-        .unwrap_or_else(|| {
-            let digits = fastrand::u128(..).to_ne_bytes().map(|byte| {
-                let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or('0') as u8;
-                [digit(byte >> 4), digit(byte & 15)]
-            });
-            let id = HeaderValue::from_bytes(digits.as_flattened());
-            id.unwrap_or(HeaderValue::from_static("unknown"))
-        })
+    let id = match headers.get(REQUEST_ID).filter(usable) {
+        Some(id) => HeaderValue::from_bytes(id.as_bytes()),
+        None => HeaderValue::from_bytes(&fresh_id()),
+    };
+    id.unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// 128 random bits, in hexadecimal.
+fn fresh_id() -> [u8; 32] {
+    let mut digits = [0; 32];
+    let mut bits = fastrand::u128(..);
+    for digit in &mut digits {
+        let half = (bits & 15) as u8;
+        *digit = if half < 10 {
+            b'0' + half
+        } else {
+            b'a' + half - 10
+        };
+        bits >>= 4;
+    }
+    digits
 }
 
 #[cfg(test)]
@@ -223,15 +330,14 @@ mod tests {
                 )
             })
             .collect();
-        let mut headers = passed_on(&client);
         let peer = HeaderValue::from_static("10.0.0.9");
         let here = PathHere {
             peer: &peer,
             uri: &Uri::default(),
             version: Version::HTTP_11,
         };
-        add_path(&mut headers, &client, &here);
-        headers
+        let template = Template::new(HeaderValue::from_static("backend"), None);
+        for_backend(&template, &client, &here, &HeaderValue::from_static("id"))
     }
 
     #[test]

@@ -1,21 +1,23 @@
 //! The client's request comes in: its body is read, kept for a retry as far as the bounds
 //! allow, and scanned for its model on the way.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
 
-use super::body::BODY_IDLE;
-use crate::{error::ProxyError, state::Shared};
+use super::body::{BODY_IDLE, Chunks};
+use crate::{downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
 #[derive(Debug)]
 pub(super) struct Intake {
     pub facts: Facts,
-    pub body: Kept,
+    /// What has been read.
+    pub chunks: Chunks,
+    kept: Kept,
     /// What of a body over the bounds has not been read yet: it can be sent once only.
     pub rest: Option<Incoming>,
 }
@@ -23,15 +25,16 @@ pub(super) struct Intake {
 impl Intake {
     /// Whether the request can be sent again from the start.
     pub(super) fn is_replayable(&self) -> bool {
-        self.body.complete
+        self.kept.complete
     }
 }
 
 /// Chunks as they came, counted against the process's allowance until dropped.
 #[derive(Debug)]
 pub(super) struct Kept {
-    shared: Arc<Shared>,
-    pub chunks: VecDeque<Bytes>,
+    from: Rc<Downstream>,
+    first: Bytes,
+    more: Vec<Bytes>,
     /// Short chunks, copied together.
     short: BytesMut,
     bytes: usize,
@@ -47,10 +50,11 @@ const SHORT: usize = 4096;
 const JOINED: usize = 64 * 1024;
 
 impl Kept {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(from: Rc<Downstream>) -> Self {
         Self {
-            shared,
-            chunks: VecDeque::new(),
+            from,
+            first: Bytes::new(),
+            more: Vec::new(),
             short: BytesMut::new(),
             bytes: 0,
             complete: true,
@@ -59,49 +63,60 @@ impl Kept {
 
     /// No longer complete once a bound is passed; the chunk is still there to be sent.
     fn push(&mut self, chunk: Bytes) {
-        let within = self.bytes + chunk.len() <= self.shared.settings.replay_bytes;
-        let kept = self.shared.keep(chunk.len());
+        let shared = &self.from.shared;
+        let within = self.bytes + chunk.len() <= shared.settings.replay_bytes;
+        let kept = shared.keep(chunk.len());
         if kept {
             self.bytes += chunk.len();
         }
         self.complete = within && kept;
-        if self.chunks.is_empty() && self.short.is_empty() {
+        if self.first.is_empty() {
             // Most bodies are one chunk.
-            self.chunks.push_back(chunk);
-            return;
-        }
-        if chunk.len() < SHORT {
+            self.first = chunk;
+        } else if chunk.len() < SHORT {
             self.short.extend_from_slice(&chunk);
             if self.short.len() >= JOINED {
                 self.end();
             }
         } else {
             self.end();
-            self.chunks.push_back(chunk);
+            self.more.push(chunk);
         }
     }
 
     /// Closes the joined chunk.
     fn end(&mut self) {
         if !self.short.is_empty() {
-            self.chunks.push_back(self.short.split().freeze());
+            self.more.push(self.short.split().freeze());
         }
+    }
+
+    /// Takes what has come so far.
+    fn take(&mut self) -> Chunks {
+        self.end();
+        let first = std::mem::take(&mut self.first);
+        if self.more.is_empty() {
+            return Chunks::One(first);
+        }
+        let more = std::mem::take(&mut self.more);
+        Chunks::Many(std::iter::once(first).chain(more).collect())
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.shared.release(self.bytes);
+        self.from.shared.release(self.bytes);
     }
 }
 
 /// Reads the body, whole where the bounds allow.
-pub(super) async fn read(shared: &Arc<Shared>, mut body: Incoming) -> Result<Intake, ProxyError> {
-    let mut kept = Kept::new(shared.clone());
+pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<Intake, ProxyError> {
+    let mut kept = Kept::new(from.clone());
     if body.is_end_stream() {
         return Ok(Intake {
             facts: Facts::default(),
-            body: kept,
+            chunks: Chunks::default(),
+            kept,
             rest: None,
         });
     }
@@ -128,14 +143,14 @@ pub(super) async fn read(shared: &Arc<Shared>, mut body: Incoming) -> Result<Int
             break;
         }
     }
-    kept.end();
     let rest = if kept.complete { None } else { Some(body) };
     if rest.is_some() {
-        shared.metrics.unkept_bodies.inc();
+        from.shared.metrics.unkept_bodies.inc();
     }
     Ok(Intake {
         facts: scanner.finish(),
-        body: kept,
+        chunks: kept.take(),
+        kept,
         rest,
     })
 }

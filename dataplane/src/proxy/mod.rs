@@ -32,7 +32,8 @@ use hyper::body::Incoming;
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     body::{OutBody, Outgoing},
-    respond::Stamp,
+    headers::Template,
+    respond::Stamps,
     surface::{Surface, of as surface_of, refuse_ambiguous},
 };
 use crate::{admin, downstream::Downstream, error::ProxyError};

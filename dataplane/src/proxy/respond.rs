@@ -1,6 +1,8 @@
 //! Answers that are made here: errors, in the client's dialect, and JSON documents. The only
 //! place where a [`ProxyError`] becomes a response.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dataplane_protocol::Dialect;
 use http::{
@@ -63,81 +65,137 @@ pub(crate) fn json(status: StatusCode, document: Vec<u8>) -> Answered {
     rsp
 }
 
-/// Headers that every answer on the proxy's surface carries.
+/// Headers that every answer of ours on the proxy's surface carries.
 pub(super) fn stamp(headers: &mut HeaderMap, account: &Account) {
-    stamp_request(headers, account);
     headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
     headers.insert(STRATEGY, HeaderValue::from_static("strict"));
     headers.insert(ATTEMPTS, HeaderValue::from(account.attempts));
-}
-
-/// Those of them that differ from request to request.
-fn stamp_request(headers: &mut HeaderMap, account: &Account) {
     headers.insert(OLLA_REQUEST_ID, account.id.clone());
-    headers.insert(super::headers::REQUEST_ID, account.id.clone());
-    if let Some(model) = account
-        .model
-        .as_deref()
-        .and_then(|m| HeaderValue::from_str(m).ok())
-    {
+    headers.insert(headers::REQUEST_ID, account.id.clone());
+    if let Some(model) = account.model.as_deref().and_then(model_value) {
         headers.insert(MODEL, model);
     }
 }
 
+fn model_value(model: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(model).ok()
+}
+
 const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 
-/// Headers of a backend's answer as the client gets them. Most of ours are the same for each
-/// request that an instance gets by one route, so they are copied from `upstream.stamp`.
+/// Headers of ours on the answers of one instance, by what they depend on. A copy of a map costs
+/// a fraction of making one, which looks up each name.
+#[derive(Debug, Default)]
+pub(crate) struct Stamps(Vec<Stamp>);
+
+/// Of these there are few: an instance serves a few models, mostly in one tier.
+const MAX_STAMPS: usize = 32;
+
+#[derive(Debug)]
+struct Stamp {
+    tier: u32,
+    decision: &'static str,
+    attempts: u32,
+    model: Option<String>,
+    headers: HeaderMap,
+}
+
+impl Stamps {
+    /// With nothing in it where each request has its own value.
+    fn copy(
+        &mut self,
+        account: &Account,
+        upstream: &Upstream,
+        tier: u32,
+        decision: &'static str,
+    ) -> HeaderMap {
+        let attempts = account.attempts;
+        let known = self.0.iter().find(|stamp| {
+            (stamp.tier, stamp.attempts) == (tier, attempts)
+                && stamp.decision == decision
+                && stamp.model == account.model
+        });
+        if let Some(stamp) = known {
+            return stamp.headers.clone();
+        }
+        // Room for a backend's own headers: a copy keeps the size of the index.
+        let mut headers = HeaderMap::with_capacity(24);
+        for name in [OLLA_REQUEST_ID, headers::REQUEST_ID, RESPONSE_TIME] {
+            headers.insert(name, HeaderValue::from_static(""));
+        }
+        headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
+        headers.insert(STRATEGY, HeaderValue::from_static("strict"));
+        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
+        headers.insert(ENDPOINT, upstream.endpoint.clone());
+        headers.insert(BACKEND_TYPE, upstream.backend_type.clone());
+        headers.insert(TIER, HeaderValue::from(tier));
+        headers.insert(DECISION, HeaderValue::from_static("routed"));
+        headers.insert(REASON, HeaderValue::from_static(decision));
+        if let Some(model) = account.model.as_deref().and_then(model_value) {
+            headers.insert(MODEL, model);
+        }
+        if self.0.len() == MAX_STAMPS {
+            self.0.clear();
+        }
+        self.0.push(Stamp {
+            tier,
+            decision,
+            attempts,
+            model: account.model.clone(),
+            headers: headers.clone(),
+        });
+        headers
+    }
+}
+
+/// Headers of a backend's answer as the client gets them, and what they tell.
 pub(super) fn routed(
     backend: &HeaderMap,
     account: &Account,
     upstream: &Upstream,
     tier: u32,
     decision: &'static str,
-) -> HeaderMap {
-    let mut stamp = upstream.stamp.borrow_mut();
-    let mut headers = match &*stamp {
-        Some(stamp) if stamp.tier == tier && stamp.decision == decision => stamp.headers.clone(),
-        _ => {
-            let headers = fixed(upstream, tier, decision);
-            *stamp = Some(Stamp {
-                tier,
-                decision,
-                headers: headers.clone(),
-            });
-            headers
+) -> (HeaderMap, headers::Told) {
+    let stamps = &mut *upstream.stamps.borrow_mut();
+    let mut headers = stamps.copy(account, upstream, tier, decision);
+    let mut missing = 3;
+    for (name, value) in &mut headers {
+        if *name == OLLA_REQUEST_ID || *name == headers::REQUEST_ID {
+            *value = account.id.clone();
+        } else if *name == RESPONSE_TIME {
+            *value = milliseconds(account.started.elapsed());
+        } else {
+            continue;
         }
-    };
-    if account.attempts != 1 {
-        headers.insert(ATTEMPTS, HeaderValue::from(account.attempts));
+        missing -= 1;
+        if missing == 0 {
+            break;
+        }
     }
-    stamp_request(&mut headers, account);
-    let took = format!("{}ms", account.started.elapsed().as_millis() as u64);
-    if let Ok(took) = HeaderValue::try_from(took) {
-        headers.insert(RESPONSE_TIME, took);
-    }
-    headers::for_client(&mut headers, backend, upstream);
-    headers
+    let told = headers::for_client(&mut headers, backend, upstream);
+    (headers, told)
 }
 
-/// What [`routed`] made last for an instance.
-#[derive(Debug)]
-pub(crate) struct Stamp {
-    tier: u32,
-    decision: &'static str,
-    headers: HeaderMap,
+/// As Olla writes it: `12ms`.
+fn milliseconds(took: Duration) -> HeaderValue {
+    let whole = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let text = [itoa::Buffer::new().format(whole), "ms"].concat();
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0ms"))
 }
 
-fn fixed(upstream: &Upstream, tier: u32, decision: &'static str) -> HeaderMap {
-    // Room for a backend's own headers: a copy keeps the size of the index.
-    let mut headers = HeaderMap::with_capacity(20);
-    headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
-    headers.insert(STRATEGY, HeaderValue::from_static("strict"));
-    headers.insert(ATTEMPTS, HeaderValue::from_static("1"));
-    headers.insert(ENDPOINT, upstream.endpoint.clone());
-    headers.insert(BACKEND_TYPE, upstream.backend_type.clone());
-    headers.insert(TIER, HeaderValue::from(tier));
-    headers.insert(DECISION, HeaderValue::from_static("routed"));
-    headers.insert(REASON, HeaderValue::from_static(decision));
-    headers
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn response_times_are_whole_milliseconds() {
+        for (took, text) in [
+            (Duration::from_micros(900), "0ms"),
+            (Duration::from_micros(1_700), "1ms"),
+            (Duration::from_secs(90), "90000ms"),
+            (Duration::MAX, "18446744073709551615ms"),
+        ] {
+            assert_eq!(milliseconds(took), text);
+        }
+    }
 }

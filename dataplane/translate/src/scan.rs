@@ -74,6 +74,18 @@ enum Key {
     Other,
 }
 
+impl Key {
+    fn of(name: &[u8]) -> Self {
+        if name.eq_ignore_ascii_case(b"model") {
+            Self::Model
+        } else if name.eq_ignore_ascii_case(b"stream") {
+            Self::Stream
+        } else {
+            Self::Other
+        }
+    }
+}
+
 impl Scanner {
     pub fn new() -> Self {
         Self::default()
@@ -95,13 +107,13 @@ impl Scanner {
         self.facts
     }
 
-    /// One byte outside strings, at the top level.
+    /// One byte outside strings, at the top level; of a scalar all that is here.
     fn structure(&mut self, bytes: &[u8]) -> usize {
         let Some(&byte) = bytes.first() else {
             return 0;
         };
         if self.state == State::InScalar {
-            return self.scalar(byte);
+            return self.scalar(bytes);
         }
         if byte.is_ascii_whitespace() {
             return 1;
@@ -133,12 +145,14 @@ impl Scanner {
         1
     }
 
-    fn scalar(&mut self, byte: u8) -> usize {
-        if !matches!(byte, b',' | b'}') && !byte.is_ascii_whitespace() {
-            if self.kept.len() < MAX_KEY {
-                self.kept.push(byte);
-            }
-            return 1;
+    fn scalar(&mut self, bytes: &[u8]) -> usize {
+        let ends = |byte: &u8| matches!(byte, b',' | b'}') || byte.is_ascii_whitespace();
+        let end = bytes.iter().position(ends).unwrap_or(bytes.len());
+        let room = MAX_KEY.saturating_sub(self.kept.len());
+        self.kept
+            .extend_from_slice(bytes.get(..end.min(room)).unwrap_or_default());
+        if end == bytes.len() {
+            return end;
         }
         if self.key == Key::Stream {
             match self.kept.as_slice() {
@@ -147,9 +161,8 @@ impl Scanner {
                 _ => {}
             }
         }
-        // The byte itself is structure: looked at again in the next state.
         self.state = State::AfterValue;
-        0
+        end
     }
 
     /// Bytes of a string, up to its end or that of `bytes`.
@@ -159,7 +172,7 @@ impl Scanner {
             self.keep(bytes.get(..1).unwrap_or_default())?;
             return Ok(1);
         }
-        let Some(at) = memchr2(b'"', b'\\', bytes) else {
+        let Some(at) = end_or_escape(bytes) else {
             self.keep(bytes)?;
             return Ok(bytes.len());
         };
@@ -212,17 +225,10 @@ impl Scanner {
     }
 
     fn key_ended(&mut self) -> Result<(), Problem> {
-        let is = |name: &str| {
-            self.kept.eq_ignore_ascii_case(name.as_bytes())
-                || (self.kept.contains(&b'\\')
-                    && unescape(&self.kept).is_some_and(|key| key.eq_ignore_ascii_case(name)))
-        };
-        self.key = if is("model") {
-            Key::Model
-        } else if is("stream") {
-            Key::Stream
+        self.key = if self.kept.contains(&b'\\') {
+            unescape(&self.kept).map_or(Key::Other, |key| Key::of(key.as_bytes()))
         } else {
-            Key::Other
+            Key::of(&self.kept)
         };
         let (seen, name) = match self.key {
             Key::Model => (&mut self.seen_model, "model"),
@@ -257,6 +263,18 @@ impl Scanner {
         }
         bytes.len()
     }
+}
+
+/// Where a string's next quote or backslash stands.
+fn end_or_escape(bytes: &[u8]) -> Option<usize> {
+    // Keys, roles and names are mostly shorter than what a wide search costs to set up.
+    const SHORT: usize = 16;
+    let short = bytes.iter().take(SHORT);
+    let near = short.copied().position(|byte| matches!(byte, b'"' | b'\\'));
+    near.or_else(|| {
+        let at = memchr2(b'"', b'\\', bytes.get(SHORT..)?)?;
+        Some(at + SHORT)
+    })
 }
 
 /// Text of a JSON string from what stood between its quotes.

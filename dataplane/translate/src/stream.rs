@@ -12,13 +12,14 @@ use serde_json::json;
 use crate::error::{ErrorBody, anthropic_type};
 
 /// How a body is cut into pieces that mean something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
     /// Server-sent events: an empty line ends one.
     Sse,
     /// One JSON document a line.
     Ndjson,
     /// Not a stream of events: bytes pass as they come.
+    #[default]
     Opaque,
 }
 
