@@ -6,6 +6,8 @@
 //! a key that routing reads and that stands there twice is refused, because backends would take
 //! the last one and we the first.
 
+use std::borrow::Cow;
+
 use memchr::memchr2;
 
 /// What routing wants to know of a body.
@@ -91,14 +93,18 @@ impl Scanner {
         Self::default()
     }
 
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Problem> {
-        while !bytes.is_empty() && self.state != State::Done {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        let mut rest = bytes;
+        while let Some(&byte) = rest.first() {
             let used = match self.state {
-                State::InKey | State::InString | State::NestedString => self.string(bytes)?,
-                State::Nested => self.nested(bytes),
-                _ => self.structure(bytes),
+                State::Done => break,
+                State::InKey | State::InString | State::NestedString => self.string(rest)?,
+                State::InScalar => self.scalar(rest),
+                State::Nested => self.nested(rest),
+                _ if byte.is_ascii_whitespace() => 1,
+                _ => self.structure(byte, rest)?,
             };
-            bytes = bytes.get(used..).unwrap_or_default();
+            rest = rest.get(used..).unwrap_or_default();
         }
         Ok(())
     }
@@ -107,25 +113,29 @@ impl Scanner {
         self.facts
     }
 
-    /// One byte outside strings, at the top level; of a scalar all that is here.
-    fn structure(&mut self, bytes: &[u8]) -> usize {
-        let Some(&byte) = bytes.first() else {
-            return 0;
-        };
-        if self.state == State::InScalar {
-            return self.scalar(bytes);
-        }
-        if byte.is_ascii_whitespace() {
-            return 1;
-        }
+    /// `byte`, with which `rest` begins, at the top level and outside strings; with it a string
+    /// that is here whole and has no escapes, as nearly all are.
+    fn structure(&mut self, byte: u8, rest: &[u8]) -> Result<usize, Problem> {
         self.state = match (self.state, byte) {
             (State::Start, b'{') | (State::AfterValue, b',') => State::BeforeKey,
             (State::BeforeKey, b'"') => {
+                if let Some(key) = plain(rest) {
+                    self.key_ended(Key::of(key))?;
+                    self.state = State::AfterKey;
+                    return Ok(key.len() + 2);
+                }
                 self.kept.clear();
                 State::InKey
             }
             (State::AfterKey, b':') => State::BeforeValue,
             (State::BeforeValue, b'"') => {
+                if let Some(value) = plain(rest) {
+                    if self.key == Key::Model {
+                        self.model_ended(value)?;
+                    }
+                    self.state = State::AfterValue;
+                    return Ok(value.len() + 2);
+                }
                 self.kept.clear();
                 State::InString
             }
@@ -142,15 +152,16 @@ impl Scanner {
             (State::Start, 0xef | 0xbb | 0xbf) => State::Start,
             _ => State::Done,
         };
-        1
+        Ok(1)
     }
 
+    /// Bytes of a number or word, up to its end or that of `bytes`.
     fn scalar(&mut self, bytes: &[u8]) -> usize {
         let ends = |byte: &u8| matches!(byte, b',' | b'}') || byte.is_ascii_whitespace();
         let end = bytes.iter().position(ends).unwrap_or(bytes.len());
         let room = MAX_KEY.saturating_sub(self.kept.len());
-        self.kept
-            .extend_from_slice(bytes.get(..end.min(room)).unwrap_or_default());
+        let kept = bytes.get(..end.min(room)).unwrap_or_default();
+        self.kept.extend_from_slice(kept);
         if end == bytes.len() {
             return end;
         }
@@ -207,15 +218,14 @@ impl Scanner {
     fn string_ended(&mut self) -> Result<(), Problem> {
         self.state = match self.state {
             State::InKey => {
-                self.key_ended()?;
+                let key = unescape(&self.kept);
+                self.key_ended(key.map_or(Key::Other, |key| Key::of(key.as_bytes())))?;
                 State::AfterKey
             }
             State::InString => {
                 if self.key == Key::Model {
-                    let model = unescape(&self.kept);
-                    self.facts.model = model
-                        .map(|m| m.trim().to_owned())
-                        .filter(|model| !model.is_empty());
+                    let raw = std::mem::take(&mut self.kept);
+                    self.model_ended(&raw)?;
                 }
                 State::AfterValue
             }
@@ -224,13 +234,19 @@ impl Scanner {
         Ok(())
     }
 
-    fn key_ended(&mut self) -> Result<(), Problem> {
-        self.key = if self.kept.contains(&b'\\') {
-            unescape(&self.kept).map_or(Key::Other, |key| Key::of(key.as_bytes()))
-        } else {
-            Key::of(&self.kept)
-        };
-        let (seen, name) = match self.key {
+    fn model_ended(&mut self, raw: &[u8]) -> Result<(), Problem> {
+        if raw.len() > MAX_VALUE {
+            return Err(Problem::ModelTooLong);
+        }
+        self.facts.model = unescape(raw)
+            .map(|model| model.trim().to_owned())
+            .filter(|model| !model.is_empty());
+        Ok(())
+    }
+
+    fn key_ended(&mut self, key: Key) -> Result<(), Problem> {
+        self.key = key;
+        let (seen, name) = match key {
             Key::Model => (&mut self.seen_model, "model"),
             Key::Stream => (&mut self.seen_stream, "stream"),
             Key::Other => return Ok(()),
@@ -241,27 +257,43 @@ impl Scanner {
         Ok(())
     }
 
-    /// Bytes inside an object or array value, up to a string or its end.
+    /// Bytes inside an object or array value, up to its end or a string that is not plain.
     fn nested(&mut self, bytes: &[u8]) -> usize {
-        for (at, byte) in bytes.iter().enumerate() {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
             match byte {
-                b'"' => self.state = State::NestedString,
-                b'{' | b'[' => {
-                    self.depth += 1;
-                    continue;
-                }
+                b'"' => match bytes.get(at..).and_then(plain) {
+                    Some(string) => at += string.len() + 1,
+                    None => {
+                        self.state = State::NestedString;
+                        return at + 1;
+                    }
+                },
+                b'{' | b'[' => self.depth += 1,
                 b'}' | b']' => {
                     self.depth -= 1;
-                    if self.depth > 0 {
-                        continue;
+                    if self.depth == 0 {
+                        self.state = State::AfterValue;
+                        return at + 1;
                     }
-                    self.state = State::AfterValue;
                 }
-                _ => continue,
+                _ => {}
             }
-            return at + 1;
+            at += 1;
         }
-        bytes.len()
+        at
+    }
+}
+
+/// What stands between the quote with which `bytes` begins and the next one. None if that is not
+/// here, or there are escapes.
+fn plain(bytes: &[u8]) -> Option<&[u8]> {
+    let text = bytes.get(1..)?;
+    let end = end_or_escape(text)?;
+    if text.get(end) == Some(&b'"') {
+        text.get(..end)
+    } else {
+        None
     }
 }
 
@@ -269,21 +301,23 @@ impl Scanner {
 fn end_or_escape(bytes: &[u8]) -> Option<usize> {
     // Keys, roles and names are mostly shorter than what a wide search costs to set up.
     const SHORT: usize = 16;
-    let short = bytes.iter().take(SHORT);
-    let near = short.copied().position(|byte| matches!(byte, b'"' | b'\\'));
-    near.or_else(|| {
-        let at = memchr2(b'"', b'\\', bytes.get(SHORT..)?)?;
-        Some(at + SHORT)
-    })
+    let near = bytes.get(..SHORT).unwrap_or(bytes).iter();
+    for (at, byte) in near.enumerate() {
+        if matches!(byte, b'"' | b'\\') {
+            return Some(at);
+        }
+    }
+    Some(memchr2(b'"', b'\\', bytes.get(SHORT..)?)? + SHORT)
 }
 
 /// Text of a JSON string from what stood between its quotes.
-fn unescape(raw: &[u8]) -> Option<String> {
+fn unescape(raw: &[u8]) -> Option<Cow<'_, str>> {
     let text = std::str::from_utf8(raw).ok()?;
     if !text.contains('\\') {
-        return Some(text.to_owned());
+        return Some(Cow::Borrowed(text));
     }
-    serde_json::from_str(&format!("\"{text}\"")).ok()
+    let text = serde_json::from_str(&format!("\"{text}\"")).ok()?;
+    Some(Cow::Owned(text))
 }
 
 #[cfg(test)]
