@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -117,8 +118,8 @@ impl Shared {
 
     // --- requests ---
 
-    pub fn pick(&self, query: &Query<'_>) -> Result<Pick, Refusal> {
-        self.fleet.lock().pick(query, self.clock.now())
+    pub fn pick(&self, query: &Query<'_>, now: Instant) -> Result<Pick, Refusal> {
+        self.fleet.lock().pick(query, self.clock.at(now))
     }
 
     pub fn retry(&self, query: &Query<'_>, tried: &[InstanceKey], cause: Cause) -> Option<Pick> {
@@ -127,13 +128,14 @@ impl Shared {
             .retry(query, tried, cause, self.clock.now())
     }
 
-    pub fn first_byte(&self, ticket: &Ticket) {
-        let events = self.fleet.lock().first_byte(ticket, self.clock.now());
+    pub fn first_byte(&self, ticket: &Ticket, now: Instant) {
+        let events = self.fleet.lock().first_byte(ticket, self.clock.at(now));
         self.carry_out(events);
     }
 
-    pub fn finish(&self, ticket: Ticket, outcome: Outcome) {
-        let events = self.fleet.lock().finish(ticket, outcome, self.clock.now());
+    pub fn finish(&self, ticket: Ticket, outcome: Outcome, now: Instant) {
+        let now = self.clock.at(now);
+        let events = self.fleet.lock().finish(ticket, outcome, now);
         self.carry_out(events);
     }
 

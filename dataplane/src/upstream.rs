@@ -222,10 +222,10 @@ impl Upstream {
     }
 
     /// Takes a connection back whose answer has ended.
-    pub(crate) fn put_back(&self, mut connection: Connection) {
+    pub(crate) fn put_back(&self, mut connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         if !connection.drive.ended && idle.len() < MAX_IDLE {
-            connection.idle_since = Instant::now();
+            connection.idle_since = now;
             // What becomes of it now is nothing to the task that used it.
             connection.drive.bell.task.take();
             idle.push(connection);

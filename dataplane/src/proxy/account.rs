@@ -36,8 +36,8 @@ pub(super) struct Account {
     pub first_byte: Option<Instant>,
     /// Why there was no whole answer; empty when there was, or the client left.
     pub reason: &'static str,
-    /// The answer ended, well or badly, before the client left.
-    pub ended: bool,
+    /// When the answer ended, well or badly; absent when the client left before.
+    pub ended: Option<Instant>,
 }
 
 impl Account {
@@ -57,7 +57,7 @@ impl Account {
             status: 0,
             first_byte: None,
             reason: "",
-            ended: false,
+            ended: None,
         }
     }
 
@@ -83,11 +83,12 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let code = if self.ended { self.status } else { CLIENT_LEFT };
+        let code = self.ended.map_or(CLIENT_LEFT, |_| self.status);
         let route = self.route.as_ref().map(|route| &route.id);
         let shared = &self.from.shared;
         let metrics = &shared.metrics;
-        let took = self.started.elapsed();
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        let took = ended.saturating_duration_since(self.started);
         match (&self.upstream, route) {
             (Some(upstream), Some(route)) => {
                 upstream.count_request(shared, route, code);
@@ -145,7 +146,7 @@ impl Account {
             instance,
             attempts = self.attempts,
             status,
-            reason = if self.ended { self.reason } else { "client_left" },
+            reason = self.ended.map_or("client_left", |_| self.reason),
             first_byte_us =
                 self.first_byte.map(|at| (at - self.started).as_micros() as u64),
             took_us,

@@ -116,10 +116,10 @@ async fn first_byte(
     } else {
         timeouts.first_token_whole_ms
     };
-    let Some(limit_ms) = limit_ms else {
-        return exchange(connection, make).await;
-    };
     let mut answer = std::pin::pin!(exchange(connection, make));
+    let Some(limit_ms) = limit_ms else {
+        return answer.await;
+    };
     loop {
         match timeout(Duration::from_millis(limit_ms), answer.as_mut()).await {
             Ok(answer) => return answer,

@@ -2,7 +2,6 @@
 //! out, then hand its answer to the relay.
 
 use std::{
-    cell::RefCell,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,8 +10,8 @@ use std::{
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::CONTENT_LENGTH, uri::PathAndQuery,
+    HeaderValue, Request, Response, StatusCode, Uri, header::CONTENT_LENGTH, request,
+    uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 use translate::stream::Framing;
@@ -34,12 +33,9 @@ use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, up
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
     pub from: &'a Rc<Downstream>,
-    pub method: Method,
-    pub version: Version,
-    pub uri: &'a Uri,
+    /// As the client sent it.
+    pub head: &'a request::Parts,
     pub to: Forward<'a>,
-    /// As the client sent them: routes match on these.
-    pub headers: HeaderMap,
 }
 
 impl Call<'_> {
@@ -51,8 +47,10 @@ impl Call<'_> {
         };
         account.model = intake.facts.model.take();
         account.stream = intake.facts.stream.unwrap_or(self.streams_by_default());
-        match self.attempts(&mut account, intake).await {
-            Ok((answer, pick)) => self.relay(account, answer, pick),
+        let answer = self.attempts(&mut account, &intake).await;
+        drop(intake);
+        match answer {
+            Ok((answer, picked)) => self.relay(account, answer, picked),
             Err(error) => respond::error(account, client, &error),
         }
     }
@@ -66,20 +64,26 @@ impl Call<'_> {
     async fn attempts(
         &self,
         account: &mut Account,
-        intake: Intake,
+        intake: &Intake,
     ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
-        let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let header = |name: &str| {
+            self.head
+                .headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         let query = Query {
-            path: self.uri.path(),
+            path: self.head.uri.path(),
             header: &header,
             model: model.as_deref(),
             prefix: self.to.prefix,
             dialect: self.to.dialect,
         };
-        let pick = self.from.shared.pick(&query).map_err(|refusal| {
+        let shared = &self.from.shared;
+        let pick = shared.pick(&query, Instant::now()).map_err(|refusal| {
             // No table yet: nobody knows what there is.
-            if refusal == Refusal::NoRoute && self.from.shared.source().revision.is_none() {
+            if refusal == Refusal::NoRoute && shared.source().revision.is_none() {
                 let retry_after = Duration::from_secs(1);
                 return ProxyError::Unavailable { retry_after };
             }
@@ -92,12 +96,11 @@ impl Call<'_> {
         })?;
         let replayable = intake.is_replayable();
         let upload = Upload::new(replayable);
-        let body = RefCell::new(intake);
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            let make = || self.request(&picked.upstream, &id, &mut body.borrow_mut(), &upload);
+            let make = || self.request(&picked.upstream, &id, intake.outgoing(&upload));
             let timeouts = &picked.route.timeouts;
             let attempt = attempt::run(&picked.upstream, timeouts, account.stream, &upload, make);
             let result = tokio::select! {
@@ -123,7 +126,7 @@ impl Call<'_> {
             };
             tried.push(picked.upstream.info.key);
             let next = replayable
-                .then(|| self.from.shared.retry(&query, &tried, cause))
+                .then(|| shared.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
                 (Some(next), _) => {
@@ -136,7 +139,7 @@ impl Call<'_> {
                         })
                         .inc();
                     account.attempt_ended(&picked.upstream, &outcome);
-                    picked.flight.finish(outcome);
+                    picked.flight.finish(outcome, Instant::now());
                     picked = self.picked(account, next);
                 }
                 // Nobody else: the client gets this backend's own answer.
@@ -146,7 +149,7 @@ impl Call<'_> {
                 }
                 (None, None) => {
                     account.attempt_ended(&picked.upstream, &outcome);
-                    picked.flight.finish(outcome);
+                    picked.flight.finish(outcome, Instant::now());
                     return Err(failed(cause, picked.name()));
                 }
             }
@@ -171,46 +174,34 @@ impl Call<'_> {
     fn path_here(&self) -> headers::PathHere<'_> {
         headers::PathHere {
             peer: &self.from.address,
-            uri: self.uri,
-            version: self.version,
+            uri: &self.head.uri,
+            version: self.head.version,
         }
     }
 
     /// The request as this backend gets it.
-    fn request(
-        &self,
-        upstream: &Upstream,
-        id: &HeaderValue,
-        intake: &mut Intake,
-        upload: &Upload,
-    ) -> Request<Outgoing> {
-        let body = match intake.rest.take() {
-            None => Outgoing::whole(intake.chunks.clone()),
-            Some(rest) => {
-                let chunks = std::mem::take(&mut intake.chunks);
-                Outgoing::passing(chunks, rest, upload.clone())
-            }
-        };
+    fn request(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Request<Outgoing> {
         let mut req = Request::new(body);
-        *req.method_mut() = self.method.clone();
+        *req.method_mut() = self.head.method.clone();
         *req.uri_mut() = self.target(&upstream.info.endpoint.base_path);
+        let client = &self.head.headers;
         *req.headers_mut() =
-            headers::for_backend(&upstream.template, &self.headers, &self.path_here(), id);
+            headers::for_backend(&upstream.template, client, &self.path_here(), id);
         req
     }
 
     /// The path and query that a backend with this base path is asked for.
     fn target(&self, base_path: &str) -> Uri {
         if base_path.is_empty()
-            && self.to.path == self.uri.path()
-            && let Some(same) = self.uri.path_and_query()
+            && self.to.path == self.head.uri.path()
+            && let Some(same) = self.head.uri.path_and_query()
         {
             return Uri::from(same.clone());
         }
-        let mut path = String::with_capacity(base_path.len() + self.uri.path().len() + 32);
+        let mut path = String::with_capacity(base_path.len() + self.head.uri.path().len() + 32);
         path.push_str(base_path);
         path.push_str(self.to.path);
-        if let Some(query) = self.uri.query() {
+        if let Some(query) = self.head.uri.query() {
             path.push('?');
             path.push_str(query);
         }
@@ -223,29 +214,24 @@ impl Call<'_> {
     /// The first byte is here: from now on nothing can be tried elsewhere.
     fn relay(&self, mut account: Box<Account>, answer: Box<Answer>, picked: Picked) -> Answered {
         let Answer {
-            mut head,
+            head,
             first,
             body,
             connection,
         } = *answer;
-        account.first_byte = Some(Instant::now());
+        let now = Instant::now();
+        account.first_byte = Some(now);
         account.status = head.status.as_u16();
-        let (headers, told) = respond::routed(
-            &head.headers,
-            &account,
-            &picked.upstream,
-            picked.tier,
-            picked.decision,
-        );
-        head.headers = headers;
+        let upstream = &picked.upstream;
+        let mut headers = respond::ours(&account, upstream, picked.tier, picked.decision, now);
+        let told = headers::for_client(&mut headers, head.headers, upstream);
         if told.framing != Framing::Opaque {
             // If it breaks, its last event is ours: the length would no longer be true.
-            head.headers.remove(CONTENT_LENGTH);
+            headers.remove(CONTENT_LENGTH);
         }
         if head.status.is_redirection() || head.status == StatusCode::CREATED {
-            let prefix = self.uri.path().strip_suffix(self.to.path);
-            let headers = &mut head.headers;
-            headers::locate(headers, &picked.upstream, prefix.unwrap_or_default());
+            let prefix = self.head.uri.path().strip_suffix(self.to.path);
+            headers::locate(&mut headers, upstream, prefix.unwrap_or_default());
         }
         let terms = Terms {
             outcome: picked.outcome,
@@ -254,6 +240,7 @@ impl Call<'_> {
             until_close: !told.bounded && told.framing != Framing::Opaque,
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
             deadline: picked.timeout().map(|limit| account.started + limit),
+            now,
         };
         let relay = Relay::new(
             first,
@@ -266,7 +253,7 @@ impl Call<'_> {
         );
         let mut rsp = Response::new(OutBody::Relay(Box::new(relay)));
         *rsp.status_mut() = head.status;
-        *rsp.headers_mut() = head.headers;
+        *rsp.headers_mut() = headers;
         rsp
     }
 }

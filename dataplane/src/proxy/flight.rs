@@ -1,6 +1,6 @@
 //! One attempt under way: its ticket is finished exactly once, by whoever holds this last.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use dataplane_core::{Outcome, Ticket};
 
@@ -21,21 +21,21 @@ impl Flight {
         }
     }
 
-    pub(super) fn first_byte(&self) {
+    pub(super) fn first_byte(&self, now: Instant) {
         if let Some(ticket) = &self.ticket {
-            self.from.shared.first_byte(ticket);
+            self.from.shared.first_byte(ticket, now);
         }
     }
 
-    pub(super) fn finish(&mut self, outcome: Outcome) {
+    pub(super) fn finish(&mut self, outcome: Outcome, now: Instant) {
         if let Some(ticket) = self.ticket.take() {
-            self.from.shared.finish(ticket, outcome);
+            self.from.shared.finish(ticket, outcome, now);
         }
     }
 }
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.finish(Outcome::Cancelled);
+        self.finish(Outcome::Cancelled, Instant::now());
     }
 }

@@ -231,21 +231,23 @@ pub(super) struct Told {
 }
 
 /// Adds to `headers` what of a backend's headers may reach a client.
-pub(super) fn for_client(
-    headers: &mut HeaderMap,
-    backend: &HeaderMap,
-    upstream: &Upstream,
-) -> Told {
+pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: &Upstream) -> Told {
     let mut told = Told::default();
     let mut encoded = false;
     let credential = upstream.template.credential.as_ref();
-    let named = named_by_connection(backend);
+    let named = named_by_connection(&backend);
+    let mut last = None;
     for (name, value) in backend {
-        if *name == CONTENT_TYPE {
+        // Further lines of the same name come without it.
+        let Some(name) = name.or(last.take()) else {
+            continue;
+        };
+        last = Some(name.clone());
+        if name == CONTENT_TYPE {
             told.framing = value.to_str().map(Framing::of).unwrap_or_default();
-        } else if *name == CONTENT_ENCODING {
+        } else if name == CONTENT_ENCODING {
             encoded = true;
-        } else if *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING {
+        } else if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
             told.bounded = true;
         }
         let text = name.as_str();
@@ -255,10 +257,10 @@ pub(super) fn for_client(
             // A backend that is itself an Olla must not speak for us.
             || text.starts_with("x-olla-")
             || matches!(text, "x-request-id" | "x-served-by")
-            || credential == Some(name)
-            || named.contains(name);
+            || credential == Some(&name)
+            || named.contains(&name);
         if !dropped {
-            headers.append(name.clone(), value.clone());
+            headers.append(name, value);
         }
     }
     if encoded {

@@ -1,14 +1,15 @@
 //! The client's request comes in: its body is read, kept for a retry as far as the bounds
 //! allow, and scanned for its model on the way.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
 
-use super::body::{BODY_IDLE, Chunks};
+use super::body::{BODY_IDLE, Chunks, Outgoing, Upload};
 use crate::{downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
@@ -16,16 +17,33 @@ use crate::{downstream::Downstream, error::ProxyError};
 pub(super) struct Intake {
     pub facts: Facts,
     /// What has been read.
-    pub chunks: Chunks,
+    chunks: RefCell<Chunks>,
     kept: Kept,
     /// What of a body over the bounds has not been read yet: it can be sent once only.
-    pub rest: Option<Incoming>,
+    rest: RefCell<Option<Box<Incoming>>>,
 }
 
 impl Intake {
+    fn new(facts: Facts, mut kept: Kept, rest: Option<Incoming>) -> Self {
+        Self {
+            facts,
+            chunks: RefCell::new(kept.take()),
+            kept,
+            rest: RefCell::new(rest.map(Box::new)),
+        }
+    }
+
     /// Whether the request can be sent again from the start.
     pub(super) fn is_replayable(&self) -> bool {
         self.kept.complete
+    }
+
+    /// The body for one more attempt.
+    pub(super) fn outgoing(&self, upload: &Upload) -> Outgoing {
+        match self.rest.take() {
+            None => Outgoing::whole(self.chunks.borrow().clone()),
+            Some(rest) => Outgoing::passing(self.chunks.take(), *rest, upload.clone()),
+        }
     }
 }
 
@@ -113,16 +131,17 @@ impl Drop for Kept {
 pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<Intake, ProxyError> {
     let mut kept = Kept::new(from.clone());
     if body.is_end_stream() {
-        return Ok(Intake {
-            facts: Facts::default(),
-            chunks: Chunks::default(),
-            kept,
-            rest: None,
-        });
+        return Ok(Intake::new(Facts::default(), kept, None));
     }
     let mut scanner = Scanner::new();
     loop {
-        let frame = match tokio::time::timeout(BODY_IDLE, body.frame()).await {
+        // Mostly it is here: then no clock is needed.
+        let ready = body.frame().now_or_never();
+        let frame = match ready {
+            Some(frame) => Ok(frame),
+            None => tokio::time::timeout(BODY_IDLE, body.frame()).await,
+        };
+        let frame = match frame {
             Err(_) => return Err(ProxyError::BodyTimeout { limit: BODY_IDLE }),
             Ok(None) => break,
             Ok(Some(Err(error))) => {
@@ -147,12 +166,7 @@ pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<In
     if rest.is_some() {
         from.shared.metrics.unkept_bodies.inc();
     }
-    Ok(Intake {
-        facts: scanner.finish(),
-        chunks: kept.take(),
-        kept,
-        rest,
-    })
+    Ok(Intake::new(scanner.finish(), kept, rest))
 }
 
 fn refused(problem: Problem) -> ProxyError {

@@ -26,7 +26,7 @@ mod surface;
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, request};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
@@ -42,54 +42,61 @@ use crate::{admin, downstream::Downstream, error::ProxyError};
 pub(crate) type Answered = Response<OutBody>;
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
-pub(crate) async fn handle(from: Rc<Downstream>, req: Request<Incoming>) -> Answered {
-    let shared = &from.shared;
+///
+/// Not an `async fn`: those keep what they take twice.
+pub(crate) fn handle(
+    from: Rc<Downstream>,
+    req: Request<Incoming>,
+) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
-    let (uri, method, version) = (head.uri, head.method, head.version);
-    let surface = surface::of(&method, uri.path(), &head.headers);
-    if let Surface::Admin(path) = surface {
-        return admin::answer(shared, &method, path, uri.query().unwrap_or_default());
-    }
-    let id = headers::request_id(&head.headers);
-    let client = surface.client(uri.path());
-    // Boxed: it goes from phase to phase.
-    let account = Box::new(Account::new(from.clone(), id, method.clone(), uri.path()));
-    if let Some(error) = surface::refuse_ambiguous(uri.path()) {
-        return respond::error(account, client, &error);
-    }
-    if method == Method::TRACE || method == Method::CONNECT {
-        let error = ProxyError::MethodNotAllowed { method };
-        return respond::error(account, client, &error);
-    }
-    match surface {
-        Surface::Forward(to) => {
-            let call = Call {
-                from: &from,
-                method,
-                version,
-                uri: &uri,
-                to,
-                headers: head.headers,
-            };
-            call.forward(account, body).await
+    async move {
+        let path = head.uri.path();
+        let surface = surface::of(&head.method, path, &head.headers);
+        if let Surface::Admin(path) = surface {
+            let query = head.uri.query().unwrap_or_default();
+            return admin::answer(&from.shared, &head.method, path, query);
         }
-        Surface::Models {
-            shape,
-            prefix,
-            dialect,
-        } => models::list(account, shape, prefix, dialect),
-        Surface::Model { shape, id, prefix } => models::one(account, client, shape, id, prefix),
-        Surface::OneBackendOnly { path, client } => {
-            let error = ProxyError::NotImplemented {
-                what: path.to_owned(),
-            };
-            respond::error(account, client, &error)
-        }
-        Surface::Admin(_) | Surface::Unknown => {
-            let error = ProxyError::NotFound {
-                path: uri.path().to_owned(),
-            };
-            respond::error(account, client, &error)
+        let id = headers::request_id(&head.headers);
+        let client = surface.client(path);
+        // Boxed: it goes from phase to phase.
+        let account = Box::new(Account::new(from.clone(), id, head.method.clone(), path));
+        match permitted(&head, surface) {
+            Ok(Surface::Forward(to)) => {
+                let call = Call {
+                    from: &from,
+                    head: &head,
+                    to,
+                };
+                call.forward(account, body).await
+            }
+            Ok(Surface::Models {
+                shape,
+                prefix,
+                dialect,
+            }) => models::list(account, shape, prefix, dialect),
+            Ok(Surface::Model { shape, id, prefix }) => {
+                models::one(account, client, shape, id, prefix)
+            }
+            Ok(Surface::OneBackendOnly { path, client }) => {
+                let what = path.to_owned();
+                respond::error(account, client, &ProxyError::NotImplemented { what })
+            }
+            Ok(Surface::Admin(_) | Surface::Unknown) => {
+                let path = path.to_owned();
+                respond::error(account, client, &ProxyError::NotFound { path })
+            }
+            Err(error) => respond::error(account, client, &error),
         }
     }
+}
+
+fn permitted<'a>(head: &request::Parts, surface: Surface<'a>) -> Result<Surface<'a>, ProxyError> {
+    if let Some(error) = surface::refuse_ambiguous(head.uri.path()) {
+        return Err(error);
+    }
+    if head.method == Method::TRACE || head.method == Method::CONNECT {
+        let method = head.method.clone();
+        return Err(ProxyError::MethodNotAllowed { method });
+    }
+    Ok(surface)
 }

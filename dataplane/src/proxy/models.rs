@@ -1,5 +1,7 @@
 //! Model listings, answered from what the backends list.
 
+use std::time::Instant;
+
 use dataplane_protocol::Dialect;
 use http::StatusCode;
 use translate::listing::{self, Listed, Shape};
@@ -54,7 +56,7 @@ pub(super) fn one(
 
 fn done(mut account: Box<Account>, document: Vec<u8>) -> Answered {
     account.status = 200;
-    account.ended = true;
+    account.ended = Some(Instant::now());
     let mut rsp = respond::json(StatusCode::OK, document);
     respond::stamp(rsp.headers_mut(), &account);
     rsp

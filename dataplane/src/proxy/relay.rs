@@ -83,6 +83,8 @@ pub(super) struct Terms {
     pub until_close: bool,
     pub idle: Duration,
     pub deadline: Option<Instant>,
+    /// When the first byte came.
+    pub now: Instant,
 }
 
 impl Relay {
@@ -108,7 +110,7 @@ impl Relay {
             next: None,
             idle: terms.idle,
             deadline: terms.deadline,
-            last_data: Instant::now(),
+            last_data: terms.now,
             timer: None,
             state: State::Open,
         };
@@ -120,9 +122,9 @@ impl Relay {
             Err(trailers) => Some(trailers),
         });
         if relay.inner.is_end_stream() || empty {
-            relay.end_whole();
+            relay.end_whole(terms.now);
         } else if relay.framer.framing() != Framing::Opaque && relay.outcome == Outcome::Success {
-            relay.flight.first_byte();
+            relay.flight.first_byte(terms.now);
         }
         relay
     }
@@ -137,13 +139,13 @@ impl Relay {
     }
 
     /// The body ended as HTTP says it should.
-    fn end_whole(&mut self) {
+    fn end_whole(&mut self, now: Instant) {
         let rest = self.framer.finish();
         if let Some(tail) = &self.tail
             && !stream::looks_finished(self.framer.framing(), tail)
         {
             let before = self.next.take();
-            self.break_off("truncated", Outcome::Failure(Failure::Truncated));
+            self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
             self.prepend(before);
             return;
         }
@@ -151,11 +153,11 @@ impl Relay {
             let before = self.next.replace(Frame::data(rest));
             self.prepend(before);
         }
-        self.flight.finish(self.outcome);
+        self.flight.finish(self.outcome, now);
         self.account.attempt_ended(&self.upstream, &self.outcome);
-        self.account.ended = true;
+        self.account.ended = Some(now);
         if let Some(connection) = self.connection.take() {
-            self.upstream.put_back(connection);
+            self.upstream.put_back(connection, now);
         }
         self.state = State::Ended;
     }
@@ -174,11 +176,11 @@ impl Relay {
     }
 
     /// The answer cannot be finished. Nothing of it can be taken back, so the client is told.
-    fn break_off(&mut self, reason: &'static str, outcome: Outcome) {
-        self.flight.finish(outcome);
+    fn break_off(&mut self, reason: &'static str, outcome: Outcome, now: Instant) {
+        self.flight.finish(outcome, now);
         self.account.attempt_ended(&self.upstream, &outcome);
         self.account.reason = reason;
-        self.account.ended = true;
+        self.account.ended = Some(now);
         self.account
             .shared()
             .metrics
@@ -218,7 +220,7 @@ impl Relay {
                     }
                     if self.inner.is_end_stream() {
                         self.next = joined.take();
-                        self.end_whole();
+                        self.end_whole(Instant::now());
                         return Poll::Ready(());
                     }
                     if joined.is_full() {
@@ -227,13 +229,14 @@ impl Relay {
                 }
                 Poll::Ready(None) => {
                     self.next = joined.take();
-                    self.end_whole();
+                    self.end_whole(Instant::now());
                     return Poll::Ready(());
                 }
                 Poll::Ready(Some(Err(_))) => {
                     // What came before goes out in front of the last event.
                     let before = joined.take();
-                    self.break_off("truncated", Outcome::Failure(Failure::Truncated));
+                    let outcome = Outcome::Failure(Failure::Truncated);
+                    self.break_off("truncated", outcome, Instant::now());
                     self.prepend(before);
                     return Poll::Ready(());
                 }
@@ -276,10 +279,10 @@ impl Relay {
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 // The route's own limit: as before the first byte, it says nothing of the backend.
-                self.break_off("request_timeout", Outcome::Cancelled);
+                self.break_off("request_timeout", Outcome::Cancelled, now);
             } else {
                 let outcome = Outcome::Failure(Failure::StreamIdleTimeout);
-                self.break_off("stream_idle_timeout", outcome);
+                self.break_off("stream_idle_timeout", outcome, now);
             }
             return Poll::Ready(());
         }

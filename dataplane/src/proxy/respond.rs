@@ -1,7 +1,7 @@
 //! Answers that are made here: errors, in the client's dialect, and JSON documents. The only
 //! place where a [`ProxyError`] becomes a response.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dataplane_protocol::Dialect;
@@ -31,7 +31,7 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 pub(super) fn error(mut account: Box<Account>, client: Dialect, error: &ProxyError) -> Answered {
     account.status = error.status().as_u16();
     account.reason = error.reason();
-    account.ended = true;
+    account.ended = Some(Instant::now());
     let message = error.to_string();
     let document = body(
         client,
@@ -88,6 +88,9 @@ const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Default)]
 pub(crate) struct Stamps(Vec<Stamp>);
 
+/// Those with another value on each answer; they come first, where they are found soonest.
+const EACH_ITS_OWN: [HeaderName; 3] = [OLLA_REQUEST_ID, headers::REQUEST_ID, RESPONSE_TIME];
+
 /// Of these there are few: an instance serves a few models, mostly in one tier.
 const MAX_STAMPS: usize = 32;
 
@@ -120,7 +123,7 @@ impl Stamps {
         }
         // Room for a backend's own headers: a copy keeps the size of the index.
         let mut headers = HeaderMap::with_capacity(24);
-        for name in [OLLA_REQUEST_ID, headers::REQUEST_ID, RESPONSE_TIME] {
+        for name in EACH_ITS_OWN {
             headers.insert(name, HeaderValue::from_static(""));
         }
         headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
@@ -148,22 +151,22 @@ impl Stamps {
     }
 }
 
-/// Headers of a backend's answer as the client gets them, and what they tell.
-pub(super) fn routed(
-    backend: &HeaderMap,
+/// Our headers on an answer that `upstream` gave at `now`.
+pub(super) fn ours(
     account: &Account,
     upstream: &Upstream,
     tier: u32,
     decision: &'static str,
-) -> (HeaderMap, headers::Told) {
+    now: Instant,
+) -> HeaderMap {
     let stamps = &mut *upstream.stamps.borrow_mut();
     let mut headers = stamps.copy(account, upstream, tier, decision);
-    let mut missing = 3;
+    let mut missing = EACH_ITS_OWN.len();
     for (name, value) in &mut headers {
         if *name == OLLA_REQUEST_ID || *name == headers::REQUEST_ID {
             *value = account.id.clone();
         } else if *name == RESPONSE_TIME {
-            *value = milliseconds(account.started.elapsed());
+            *value = milliseconds(now.saturating_duration_since(account.started));
         } else {
             continue;
         }
@@ -172,8 +175,7 @@ pub(super) fn routed(
             break;
         }
     }
-    let told = headers::for_client(&mut headers, backend, upstream);
-    (headers, told)
+    headers
 }
 
 /// As Olla writes it: `12ms`.
