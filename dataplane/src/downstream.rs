@@ -10,12 +10,11 @@ use std::{
     fmt,
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
 };
 
 use http::HeaderValue;
 
-use crate::{state::Shared, upstream::Upstreams};
+use crate::{bell::Bell, state::Shared, upstream::Upstreams};
 
 /// One client's connection.
 pub(crate) struct Downstream {
@@ -29,7 +28,8 @@ pub(crate) struct Downstream {
     running: Cell<u32>,
     last_look: Cell<Look>,
     wanted: Cell<Wanted>,
-    task: RefCell<Option<Waker>>,
+    /// What its task is woken by.
+    pub bell: Bell,
 }
 
 /// What the worker wants of a connection.
@@ -60,7 +60,7 @@ impl Downstream {
             running: Cell::default(),
             last_look: Cell::default(),
             wanted: Cell::default(),
-            task: RefCell::default(),
+            bell: Bell::new(),
         }
     }
 
@@ -73,20 +73,14 @@ impl Downstream {
         self.running.set(self.running.get().saturating_sub(1));
     }
 
-    /// What is wanted now; the task is woken when that changes.
-    pub(crate) fn wanted(&self, cx: &Context<'_>) -> Wanted {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
-            *task = Some(cx.waker().clone());
-        }
+    /// What is wanted now; the bell rings when that changes.
+    pub(crate) fn wanted(&self) -> Wanted {
         self.wanted.get()
     }
 
     fn want(&self, wanted: Wanted) {
         self.wanted.set(wanted);
-        if let Some(task) = self.task.take() {
-            task.wake();
-        }
+        self.bell.ring();
     }
 
     /// One of the regular looks; after `limit` of them in a row that saw nothing happen, the
@@ -181,10 +175,6 @@ mod tests {
         (downstream, listed)
     }
 
-    fn wanted(downstream: &Downstream) -> Wanted {
-        downstream.wanted(&Context::from_waker(Waker::noop()))
-    }
-
     #[test]
     fn only_a_connection_without_requests_for_so_long_is_closed() {
         let list = Rc::new(Downstreams::default());
@@ -197,15 +187,15 @@ mod tests {
             busy.request_ended();
             list.look(3);
         }
-        assert_eq!(wanted(&idle), Wanted::Close);
-        assert_eq!(wanted(&busy), Wanted::Serve);
-        assert_eq!(wanted(&slow), Wanted::Serve);
+        assert_eq!(idle.wanted(), Wanted::Close);
+        assert_eq!(busy.wanted(), Wanted::Serve);
+        assert_eq!(slow.wanted(), Wanted::Serve);
         slow.request_ended();
         list.look(3);
         list.look(3);
-        assert_eq!(wanted(&slow), Wanted::Serve);
+        assert_eq!(slow.wanted(), Wanted::Serve);
         list.look(3);
-        assert_eq!(wanted(&slow), Wanted::Close);
+        assert_eq!(slow.wanted(), Wanted::Close);
     }
 
     #[test]
@@ -214,8 +204,8 @@ mod tests {
         let (before, _listed) = connection(&list);
         list.drain();
         let (after, listed) = connection(&list);
-        assert_eq!(wanted(&before), Wanted::Drain);
-        assert_eq!(wanted(&after), Wanted::Drain);
+        assert_eq!(before.wanted(), Wanted::Drain);
+        assert_eq!(after.wanted(), Wanted::Drain);
         drop(listed);
         assert_eq!(list.open.borrow().len(), 1);
     }

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod app;
+mod bell;
 pub mod cli;
 mod clock;
 pub mod config;

@@ -240,13 +240,12 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
 ) -> C::Output {
     let mut known = Wanted::Serve;
     poll_fn(|cx| {
+        from.bell.listen(cx);
         loop {
-            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
-                return Poll::Ready(ended);
-            }
-            let wanted = from.wanted(cx);
-            if wanted == known {
-                return Poll::Pending;
+            let ended = from.bell.poll(|cx| serving.as_mut().poll(cx));
+            let wanted = from.wanted();
+            if ended.is_ready() || wanted == known {
+                return ended;
             }
             known = wanted;
             if let Poll::Ready(ended) = end(serving.as_mut(), wanted) {

@@ -12,18 +12,14 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
+    sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
-use futures::task::AtomicWaker;
 use http::{HeaderValue, Request, Response};
 use http_body::{Body as _, Frame};
 use hyper::{
@@ -35,6 +31,7 @@ use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::sync::Notify;
 
 use crate::{
+    bell::Bell,
     connect,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::{Outgoing, Stamps, Template},
@@ -86,9 +83,7 @@ pub(crate) struct Connection {
 
 struct Drive {
     io: Pin<Box<http1::Connection<TokioIo<connect::Io>, Outgoing>>>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
-    waker: Waker,
+    bell: Bell,
     ended: bool,
     /// All was polled until nothing moved.
     settled: bool,
@@ -207,13 +202,11 @@ impl Upstream {
             .handshake(TokioIo::new(io))
             .await
             .map_err(io::Error::other)?;
-        let bell = Arc::new(Bell::default());
         Ok(Connection {
             sender,
             drive: Drive {
                 io: Box::pin(io),
-                waker: bell.clone().into(),
-                bell,
+                bell: Bell::new(),
                 ended: false,
                 settled: false,
             },
@@ -227,7 +220,7 @@ impl Upstream {
         if !connection.drive.ended && idle.len() < MAX_IDLE {
             connection.idle_since = now;
             // What becomes of it now is nothing to the task that used it.
-            connection.drive.bell.task.take();
+            connection.drive.bell.leave();
             idle.push(connection);
         }
     }
@@ -264,8 +257,7 @@ impl Connection {
     fn is_usable(&mut self) -> bool {
         let drive = &mut self.drive;
         if !drive.ended {
-            let cx = &mut Context::from_waker(&drive.waker);
-            drive.ended = drive.io.as_mut().poll(cx).is_ready();
+            drive.ended = drive.io.as_mut().poll(&mut drive.bell.context()).is_ready();
         }
         !drive.ended && self.sender.is_ready()
     }
@@ -279,63 +271,20 @@ impl Drive {
         cx: &mut Context<'_>,
         mut part: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.bell.task.register(cx.waker());
+        self.bell.listen(cx);
         if self.settled && !self.bell.has_rung() {
             return Poll::Pending;
         }
-        self.bell.mute();
-        let own = &mut Context::from_waker(&self.waker);
-        let mut result = part(own);
-        if result.is_pending() && !self.ended {
-            self.ended = self.io.as_mut().poll(own).is_ready();
-            result = part(own);
-        }
+        let result = self.bell.poll(|cx| {
+            let result = part(cx);
+            if result.is_ready() || self.ended {
+                return result;
+            }
+            self.ended = self.io.as_mut().poll(cx).is_ready();
+            part(cx)
+        });
         self.settled = result.is_pending();
-        self.bell.unmute(self.settled);
         result
-    }
-}
-
-/// What a connection's parts wake. While they are polled, that is only noted: the one who polls
-/// goes on until nothing moves. Else it wakes the task that waits for the connection.
-#[derive(Debug, Default)]
-struct Bell {
-    task: AtomicWaker,
-    muted: AtomicBool,
-    rung: AtomicBool,
-}
-
-impl Bell {
-    /// Also forgets what has rung so far.
-    fn mute(&self) {
-        self.muted.store(true, Ordering::Relaxed);
-        self.rung.store(false, Ordering::Relaxed);
-    }
-
-    /// `waiting`: the task is about to wait, so what rang after all wakes it.
-    fn unmute(&self, waiting: bool) {
-        // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
-        self.muted.store(false, Ordering::SeqCst);
-        if waiting && self.has_rung() {
-            self.task.wake();
-        }
-    }
-
-    fn has_rung(&self) -> bool {
-        self.rung.load(Ordering::SeqCst)
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.muted.load(Ordering::SeqCst) {
-            self.task.wake();
-        }
     }
 }
 

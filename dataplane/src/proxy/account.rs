@@ -22,9 +22,9 @@ pub(super) struct Account {
     from: Rc<Downstream>,
     pub id: HeaderValue,
     pub method: Method,
-    /// A copy: a part of the request's head would keep all of its buffer for as long as the
-    /// answer streams.
-    pub path: Box<str>,
+    /// For the log. A copy: a part of the request's head would keep all of its buffer for as
+    /// long as the answer streams.
+    path: Box<str>,
     pub started: Instant,
     pub model: Option<String>,
     pub stream: bool,
@@ -43,11 +43,13 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn new(from: Rc<Downstream>, id: HeaderValue, method: Method, path: &str) -> Self {
         from.request_begins();
+        let logged = from.shared.settings.access_log;
+        let path = if logged { path.into() } else { Box::default() };
         Self {
             from,
             id,
             method,
-            path: path.into(),
+            path,
             started: Instant::now(),
             model: None,
             stream: false,
@@ -67,6 +69,12 @@ impl Account {
 
     pub(super) fn request_id(&self) -> &str {
         self.id.to_str().unwrap_or_default()
+    }
+
+    /// The answer of `upstream` is here whole.
+    pub(super) fn answered(&mut self, upstream: &Upstream, outcome: &Outcome, now: Instant) {
+        self.attempt_ended(upstream, outcome);
+        self.ended = Some(now);
     }
 
     /// Counts the end of an attempt at `upstream`.

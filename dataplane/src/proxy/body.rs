@@ -20,8 +20,9 @@ use super::relay::{Broken, Relay};
 pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
+/// Absent where all of it is here before anything is sent.
 #[derive(Clone, Debug)]
-pub(super) struct Upload(Rc<Cell<Progress>>);
+pub(super) struct Upload(Option<Rc<Cell<Progress>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -37,16 +38,17 @@ pub(super) enum Progress {
 impl Upload {
     /// `whole`: all of it is here before anything is sent.
     pub(super) fn new(whole: bool) -> Self {
-        let progress = if whole {
-            Progress::Whole
-        } else {
-            Progress::Coming
-        };
-        Self(Rc::new(Cell::new(progress)))
+        Self((!whole).then(|| Rc::new(Cell::new(Progress::Coming))))
     }
 
     pub(super) fn progress(&self) -> Progress {
-        self.0.get()
+        self.0.as_ref().map_or(Progress::Whole, |cell| cell.get())
+    }
+
+    fn set(&self, progress: Progress) {
+        if let Some(cell) = &self.0 {
+            cell.set(progress);
+        }
     }
 }
 
@@ -135,7 +137,7 @@ impl Rest {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending if self.idle.as_mut().poll(cx).is_ready() => {
-                self.upload.0.set(Progress::Stalled);
+                self.upload.set(Progress::Stalled);
                 return Poll::Ready(Some(Err(Unfinished)));
             }
             Poll::Pending => return Poll::Pending,
@@ -143,9 +145,9 @@ impl Rest {
         self.idle.as_mut().reset(Instant::now() + BODY_IDLE);
         let broken = matches!(frame, Some(Err(_)));
         if broken {
-            self.upload.0.set(Progress::Left);
+            self.upload.set(Progress::Left);
         } else if frame.is_none() || self.body.is_end_stream() {
-            self.upload.0.set(Progress::Whole);
+            self.upload.set(Progress::Whole);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Unfinished)))
     }
@@ -155,7 +157,7 @@ impl Drop for Rest {
     fn drop(&mut self) {
         // hyper lets go of a body that it will not send to its end: nothing is waited for.
         if self.upload.progress() == Progress::Coming {
-            self.upload.0.set(Progress::Whole);
+            self.upload.set(Progress::Whole);
         }
     }
 }

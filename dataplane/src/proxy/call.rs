@@ -20,11 +20,11 @@ use super::{
     Answered,
     account::Account,
     attempt::{self, Answer, Failed},
-    body::{BODY_IDLE, OutBody, Outgoing, Progress, Upload},
+    body::{BODY_IDLE, Outgoing, Progress, Upload},
     flight::Flight,
     headers,
     intake::{self, Intake},
-    relay::{Relay, Terms},
+    relay::{self, Terms},
     respond,
     surface::Forward,
 };
@@ -242,16 +242,9 @@ impl Call<'_> {
             deadline: picked.timeout().map(|limit| account.started + limit),
             now,
         };
-        let relay = Relay::new(
-            first,
-            body,
-            connection,
-            picked.upstream,
-            picked.flight,
-            account,
-            terms,
-        );
-        let mut rsp = Response::new(OutBody::Relay(Box::new(relay)));
+        let (upstream, flight) = (picked.upstream, picked.flight);
+        let body = relay::body(first, body, connection, upstream, flight, account, terms);
+        let mut rsp = Response::new(body);
         *rsp.status_mut() = head.status;
         *rsp.headers_mut() = headers;
         rsp

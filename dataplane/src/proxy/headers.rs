@@ -123,11 +123,25 @@ pub(super) fn for_backend(
     request_id: &HeaderValue,
 ) -> HeaderMap {
     let mut headers = template.headers.clone();
+    let mut host = None;
+    let mut connection = false;
+    let mut earlier_hops = false;
+    for (name, value) in client {
+        match way(name.as_str()) {
+            Way::Pass if template.credential.as_ref() != Some(name) => {
+                headers.append(name.clone(), value.clone());
+            }
+            Way::Path => earlier_hops = true,
+            Way::Drop if *name == HOST => host = Some(value.clone()),
+            Way::Drop if *name == CONNECTION => connection = true,
+            Way::Pass | Way::Drop => {}
+        }
+    }
     // HTTP/2 has it in the URI.
     let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
-    let host = client.get(HOST).cloned().or_else(authority);
-    // Going through them is faster than looking up each name.
-    for (name, value) in &mut headers {
+    let host = host.or_else(authority);
+    // Going through them is faster than looking up each name; the template's come first.
+    for (name, value) in headers.iter_mut().take(template.headers.len()) {
         if value.is_sensitive() {
             // The credential, whatever it is called.
         } else if *name == REQUEST_ID {
@@ -145,16 +159,14 @@ pub(super) fn for_backend(
     if host.is_none() {
         headers.remove(FORWARDED_HOST);
     }
-    let named = named_by_connection(client);
-    let credential = template.credential.as_ref();
-    let mut earlier_hops = false;
-    for (name, value) in client {
-        match way(name.as_str()) {
-            Way::Path => earlier_hops = true,
-            Way::Pass if credential != Some(name) && !named.contains(name) => {
-                headers.append(name.clone(), value.clone());
-            }
-            Way::Pass | Way::Drop => {}
+    let named = if connection {
+        named_by_connection(client)
+    } else {
+        Vec::new()
+    };
+    for name in &named {
+        if way(name.as_str()) == Way::Pass && template.credential.as_ref() != Some(name) {
+            headers.remove(name);
         }
     }
     if earlier_hops {

@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
 
 use super::body::{BODY_IDLE, Chunks, Outgoing, Upload};
-use crate::{downstream::Downstream, error::ProxyError};
+use crate::{bell, downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
 #[derive(Debug)]
@@ -135,8 +135,11 @@ pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<In
     }
     let mut scanner = Scanner::new();
     loop {
-        // Mostly it is here: then no clock is needed.
-        let ready = body.frame().now_or_never();
+        // Mostly it is here: then no clock is needed, and taking the last of it asks for no more.
+        let (ready, rang) = bell::hushed(|| body.frame().now_or_never());
+        if rang && !body.is_end_stream() {
+            from.bell.ring();
+        }
         let frame = match ready {
             Some(frame) => Ok(frame),
             None => tokio::time::timeout(BODY_IDLE, body.frame()).await,
@@ -158,7 +161,7 @@ pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<In
         };
         scanner.push(&chunk).map_err(refused)?;
         kept.push(chunk);
-        if !kept.complete {
+        if !kept.complete || body.is_end_stream() {
             break;
         }
     }

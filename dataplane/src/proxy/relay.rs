@@ -24,7 +24,7 @@ use translate::{
     stream::{self, Framer, Framing},
 };
 
-use super::{account::Account, flight::Flight};
+use super::{OutBody, account::Account, flight::Flight};
 use crate::{
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
@@ -73,7 +73,7 @@ enum State {
     Ended,
 }
 
-/// What [`Relay::new`] needs beside the parts of the answer.
+/// What [`body`] needs beside the parts of the answer.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub outcome: Outcome,
@@ -87,8 +87,33 @@ pub(super) struct Terms {
     pub now: Instant,
 }
 
+/// The body of an answer of which `first` is here.
+pub(super) fn body(
+    first: Option<Frame<Bytes>>,
+    inner: Incoming,
+    connection: Connection,
+    upstream: Rc<Upstream>,
+    mut flight: Flight,
+    mut account: Box<Account>,
+    terms: Terms,
+) -> OutBody {
+    // Most answers that are no streams are here by now: nothing is left to relay.
+    let whole = terms.framing == Framing::Opaque
+        && (first.is_none() || inner.is_end_stream())
+        && first.as_ref().is_none_or(Frame::is_data);
+    if !whole {
+        let relay = Relay::new(first, inner, connection, upstream, flight, account, terms);
+        return OutBody::Relay(Box::new(relay));
+    }
+    flight.finish(terms.outcome, terms.now);
+    account.answered(&upstream, &terms.outcome, terms.now);
+    upstream.put_back(connection, terms.now);
+    let data = first.and_then(|frame| frame.into_data().ok());
+    OutBody::whole(data.unwrap_or_default())
+}
+
 impl Relay {
-    pub(super) fn new(
+    fn new(
         first: Option<Frame<Bytes>>,
         inner: Incoming,
         connection: Connection,
@@ -154,8 +179,7 @@ impl Relay {
             self.prepend(before);
         }
         self.flight.finish(self.outcome, now);
-        self.account.attempt_ended(&self.upstream, &self.outcome);
-        self.account.ended = Some(now);
+        self.account.answered(&self.upstream, &self.outcome, now);
         if let Some(connection) = self.connection.take() {
             self.upstream.put_back(connection, now);
         }
