@@ -8,7 +8,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     fmt,
-    future::{Future, poll_fn},
+    future::Future,
     io,
     pin::Pin,
     rc::Rc,
@@ -27,6 +27,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::sync::Notify;
 
@@ -34,7 +35,7 @@ use crate::{
     bell::Bell,
     connect,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
-    proxy::{Outgoing, Stamps, Template},
+    proxy::{Address, Outgoing, Stamps},
     state::Shared,
 };
 
@@ -57,10 +58,7 @@ pub(crate) struct Upstreams {
 /// An instance as one worker sees it.
 pub(crate) struct Upstream {
     pub info: Arc<InstanceInfo>,
-    /// `Host` of its requests.
-    pub authority: HeaderValue,
-    /// Headers of its requests that are ours.
-    pub template: Template,
+    pub address: Address,
     pub endpoint: HeaderValue,
     pub backend_type: HeaderValue,
     /// Fires when it fails its health check.
@@ -134,11 +132,11 @@ impl Upstream {
         let labels = EndpointLabels {
             endpoint: info.endpoint.id.to_string(),
         };
-        let authority = value(&connect::authority(&info.instance));
-        let credential = connect::credential(&info.endpoint.credential);
         Self {
-            template: Template::new(authority.clone(), credential),
-            authority,
+            address: Address {
+                host: value(&connect::authority(&info.instance)),
+                credential: connect::credential(&info.endpoint.credential),
+            },
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
             cut: shared.cut_signal(info.key),
@@ -235,11 +233,9 @@ impl Connection {
         let drive = &mut self.drive;
         drive.bell.mute();
         drive.settled = false;
-        // Here, not in the block: a request is large, and would be moved once more.
-        let answer = self.sender.send_request(request);
-        async move {
-            let mut answer = std::pin::pin!(answer);
-            poll_fn(|cx| drive.poll_for(cx, |cx| answer.as_mut().poll(cx))).await
+        Sending {
+            drive,
+            answer: self.sender.send_request(request),
         }
     }
 
@@ -260,6 +256,24 @@ impl Connection {
             drive.ended = drive.io.as_mut().poll(&mut drive.bell.context()).is_ready();
         }
         !drive.ended && self.sender.is_ready()
+    }
+}
+
+pin_project! {
+    /// A request on its way. No `async` block, which would keep hyper's future twice.
+    struct Sending<'a, F> {
+        drive: &'a mut Drive,
+        #[pin]
+        answer: F,
+    }
+}
+
+impl<F: Future> Future for Sending<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        this.drive.poll_for(cx, |cx| this.answer.as_mut().poll(cx))
     }
 }
 

@@ -1,11 +1,7 @@
 //! One attempt at one instance: connect, send, and wait for the first byte of its answer. Until
 //! then nothing has gone to the client, so whatever fails here can be tried elsewhere.
 
-use std::{
-    future::poll_fn,
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, Outcome};
@@ -13,7 +9,7 @@ use dataplane_protocol::table::Timeouts;
 use http::{HeaderValue, Request, header::RETRY_AFTER, response};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::body::{Outgoing, Progress, Upload};
 use crate::upstream::{Connection, Upstream};
@@ -73,16 +69,17 @@ pub(super) async fn run(
     let exchange = async {
         // A pooled connection may be stale; a body that can be sent once only gets a new one.
         let replayable = upload.progress() == Progress::Whole;
-        if replayable && let Some(connection) = upstream.checkout() {
-            match first_byte(connection, &make, timeouts, stream, upload).await {
+        if replayable && let Some(mut connection) = upstream.checkout() {
+            match first_byte(&mut connection, &make, timeouts, stream, upload).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
                 Err(failed) if failed == Failed::RESET => {}
-                result => return result,
+                result => return result.map(|head| head.with(connection)),
             }
         }
-        let connection = connect(upstream, timeouts).await?;
-        first_byte(connection, &make, timeouts, stream, upload).await
+        let mut connection = connect(upstream, timeouts).await?;
+        let head = first_byte(&mut connection, &make, timeouts, stream, upload).await?;
+        Ok(head.with(connection))
     };
     tokio::select! {
         biased;
@@ -105,12 +102,12 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
 }
 
 async fn first_byte(
-    connection: Connection,
+    connection: &mut Connection,
     make: &impl Fn() -> Request<Outgoing>,
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
-) -> Result<Box<Answer>, Failed> {
+) -> Result<Begun, Failed> {
     let limit_ms = if stream {
         Some(timeouts.first_token_ms)
     } else {
@@ -120,20 +117,44 @@ async fn first_byte(
     let Some(limit_ms) = limit_ms else {
         return answer.await;
     };
+    let limit = Duration::from_millis(limit_ms);
     loop {
-        match timeout(Duration::from_millis(limit_ms), answer.as_mut()).await {
-            Ok(answer) => return answer,
-            // The client is slow, not the backend: the clock runs from the end of its body.
-            Err(_) if upload.progress() == Progress::Coming => {}
-            Err(_) => return Err(Failed::TIMEOUT),
+        let mut reached = Some(Box::pin(sleep(limit)));
+        tokio::select! {
+            biased;
+            answer = answer.as_mut() => return answer,
+            () = self::reached(&mut reached) => {}
+        }
+        // Where the client is slow, not the backend, the clock runs from the end of its body.
+        if upload.progress() != Progress::Coming {
+            return Err(Failed::TIMEOUT);
         }
     }
 }
 
+/// An answer that has begun.
+struct Begun {
+    head: response::Parts,
+    first: Option<Frame<Bytes>>,
+    body: Incoming,
+}
+
+impl Begun {
+    fn with(self, connection: Connection) -> Box<Answer> {
+        let Self { head, first, body } = self;
+        Box::new(Answer {
+            head,
+            first,
+            body,
+            connection,
+        })
+    }
+}
+
 async fn exchange(
-    mut connection: Connection,
+    connection: &mut Connection,
     make: &impl Fn() -> Request<Outgoing>,
-) -> Result<Box<Answer>, Failed> {
+) -> Result<Begun, Failed> {
     let rsp = connection.send(make()).await.map_err(|error| {
         tracing::debug!(%error, "no answer");
         Failed::RESET
@@ -148,18 +169,13 @@ async fn exchange(
         tracing::debug!(%error, "closed before the first byte");
         Failed::RESET
     })?;
-    Ok(Box::new(Answer {
-        head,
-        first,
-        body,
-        connection,
-    }))
+    Ok(Begun { head, first, body })
 }
 
-/// Resolves at `deadline`, or never.
-pub(super) async fn deadline(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at.into()).await,
+/// Resolves when the time has come, or never.
+pub(super) async fn reached(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
         None => std::future::pending().await,
     }
 }

@@ -10,10 +10,11 @@ use std::{
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
 use http::{
-    HeaderValue, Request, Response, StatusCode, Uri, header::CONTENT_LENGTH, request,
-    uri::PathAndQuery,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::CONTENT_LENGTH, uri::PathAndQuery,
 };
 use hyper::body::Incoming;
+use tokio::time::sleep_until;
 use translate::stream::Framing;
 
 use super::{
@@ -33,13 +34,16 @@ use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, up
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
     pub from: &'a Rc<Downstream>,
-    /// As the client sent it.
-    pub head: &'a request::Parts,
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub version: Version,
+    /// As the client sent them: routes match on these.
+    pub headers: &'a mut HeaderMap,
     pub to: Forward<'a>,
 }
 
 impl Call<'_> {
-    pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
+    pub(super) async fn forward(&mut self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
         let mut intake = match intake::read(self.from, body).await {
             Ok(intake) => intake,
@@ -67,14 +71,9 @@ impl Call<'_> {
         intake: &Intake,
     ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
-        let header = |name: &str| {
-            self.head
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-        };
+        let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let query = Query {
-            path: self.head.uri.path(),
+            path: self.uri.path(),
             header: &header,
             model: model.as_deref(),
             prefix: self.to.prefix,
@@ -98,6 +97,8 @@ impl Call<'_> {
         let upload = Upload::new(replayable);
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
+        // Boxed: rare, and large.
+        let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
             let make = || self.request(&picked.upstream, &id, intake.outgoing(&upload));
@@ -106,7 +107,7 @@ impl Call<'_> {
             let result = tokio::select! {
                 biased;
                 result = attempt => result,
-                () = attempt::deadline(deadline) => {
+                () = attempt::reached(&mut deadline) => {
                     let limit = picked.timeout().unwrap_or_default();
                     return Err(ProxyError::RequestTimeout { limit });
                 }
@@ -174,34 +175,33 @@ impl Call<'_> {
     fn path_here(&self) -> headers::PathHere<'_> {
         headers::PathHere {
             peer: &self.from.address,
-            uri: &self.head.uri,
-            version: self.head.version,
+            uri: self.uri,
+            version: self.version,
         }
     }
 
     /// The request as this backend gets it.
     fn request(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Request<Outgoing> {
         let mut req = Request::new(body);
-        *req.method_mut() = self.head.method.clone();
+        *req.method_mut() = self.method.clone();
         *req.uri_mut() = self.target(&upstream.info.endpoint.base_path);
-        let client = &self.head.headers;
         *req.headers_mut() =
-            headers::for_backend(&upstream.template, client, &self.path_here(), id);
+            headers::for_backend(&upstream.address, self.headers, &self.path_here(), id);
         req
     }
 
     /// The path and query that a backend with this base path is asked for.
     fn target(&self, base_path: &str) -> Uri {
         if base_path.is_empty()
-            && self.to.path == self.head.uri.path()
-            && let Some(same) = self.head.uri.path_and_query()
+            && self.to.path == self.uri.path()
+            && let Some(same) = self.uri.path_and_query()
         {
             return Uri::from(same.clone());
         }
-        let mut path = String::with_capacity(base_path.len() + self.head.uri.path().len() + 32);
+        let mut path = String::with_capacity(base_path.len() + self.uri.path().len() + 32);
         path.push_str(base_path);
         path.push_str(self.to.path);
-        if let Some(query) = self.head.uri.query() {
+        if let Some(query) = self.uri.query() {
             path.push('?');
             path.push_str(query);
         }
@@ -212,7 +212,12 @@ impl Call<'_> {
     }
 
     /// The first byte is here: from now on nothing can be tried elsewhere.
-    fn relay(&self, mut account: Box<Account>, answer: Box<Answer>, picked: Picked) -> Answered {
+    fn relay(
+        &mut self,
+        mut account: Box<Account>,
+        answer: Box<Answer>,
+        picked: Picked,
+    ) -> Answered {
         let Answer {
             head,
             first,
@@ -223,14 +228,18 @@ impl Call<'_> {
         account.first_byte = Some(now);
         account.status = head.status.as_u16();
         let upstream = &picked.upstream;
-        let mut headers = respond::ours(&account, upstream, picked.tier, picked.decision, now);
+        // The client's own have served: their map makes that of the answer.
+        let mut headers = std::mem::take(self.headers);
+        headers.clear();
+        let (tier, decision) = (picked.tier, picked.decision);
+        respond::add_ours(&mut headers, &account, upstream, tier, decision, now);
         let told = headers::for_client(&mut headers, head.headers, upstream);
         if told.framing != Framing::Opaque {
             // If it breaks, its last event is ours: the length would no longer be true.
             headers.remove(CONTENT_LENGTH);
         }
         if head.status.is_redirection() || head.status == StatusCode::CREATED {
-            let prefix = self.head.uri.path().strip_suffix(self.to.path);
+            let prefix = self.uri.path().strip_suffix(self.to.path);
             headers::locate(&mut headers, upstream, prefix.unwrap_or_default());
         }
         let terms = Terms {

@@ -70,39 +70,21 @@ fn is_credential(name: &str) -> bool {
 
 const VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 const VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
+const PROTO: HeaderValue = HeaderValue::from_static("http");
 
-/// What is the same on every request to one instance.
+/// What requests to one instance carry of ours. The length of the body is not among it: hyper's
+/// client writes that from the body itself.
 #[derive(Debug)]
-pub(crate) struct Template {
-    /// Headers of ours, with nothing in those that [`for_backend`] fills in. The length of the
-    /// body is not among them: hyper's client writes it from the body itself.
-    headers: HeaderMap,
-    /// The one that carries the endpoint's credential.
-    credential: Option<HeaderName>,
+pub(crate) struct Address {
+    pub host: HeaderValue,
+    pub credential: Option<(HeaderName, HeaderValue)>,
 }
 
-impl Template {
-    pub(crate) fn new(
-        authority: HeaderValue,
-        credential: Option<(HeaderName, HeaderValue)>,
-    ) -> Self {
-        let nothing = HeaderValue::from_static("");
-        // Room for a client's own: a copy keeps the size of the index.
-        let mut headers = HeaderMap::with_capacity(24);
-        headers.insert(REQUEST_ID, nothing.clone());
-        headers.insert(FORWARDED_FOR, nothing.clone());
-        headers.insert(FORWARDED_HOST, nothing);
-        headers.insert(VIA, VIA_HTTP_1);
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-        headers.insert(HOST, authority);
-        let name = credential.as_ref().map(|(name, _)| name.clone());
-        if let Some((name, value)) = credential {
-            headers.insert(name, value);
-        }
-        Self {
-            headers,
-            credential: name,
-        }
+impl Address {
+    fn is_credential(&self, name: &HeaderName) -> bool {
+        self.credential
+            .as_ref()
+            .is_some_and(|(ours, _)| ours == name)
     }
 }
 
@@ -115,49 +97,28 @@ pub(super) struct PathHere<'a> {
     pub version: Version,
 }
 
-/// A client's headers as the backend gets them that `template` is for.
+/// A client's headers as the backend at `address` gets them.
 pub(super) fn for_backend(
-    template: &Template,
+    address: &Address,
     client: &HeaderMap,
     here: &PathHere<'_>,
     request_id: &HeaderValue,
 ) -> HeaderMap {
-    let mut headers = template.headers.clone();
+    // Room for those of ours.
+    let mut headers = HeaderMap::with_capacity(client.len() + 6);
     let mut host = None;
     let mut connection = false;
     let mut earlier_hops = false;
     for (name, value) in client {
         match way(name.as_str()) {
-            Way::Pass if template.credential.as_ref() != Some(name) => {
-                headers.append(name.clone(), value.clone());
+            Way::Pass if !address.is_credential(name) => {
+                headers.append(name, value.clone());
             }
             Way::Path => earlier_hops = true,
-            Way::Drop if *name == HOST => host = Some(value.clone()),
+            Way::Drop if *name == HOST => host = Some(value),
             Way::Drop if *name == CONNECTION => connection = true,
             Way::Pass | Way::Drop => {}
         }
-    }
-    // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
-    let host = host.or_else(authority);
-    // Going through them is faster than looking up each name; the template's come first.
-    for (name, value) in headers.iter_mut().take(template.headers.len()) {
-        if value.is_sensitive() {
-            // The credential, whatever it is called.
-        } else if *name == REQUEST_ID {
-            *value = request_id.clone();
-        } else if *name == FORWARDED_FOR {
-            *value = here.peer.clone();
-        } else if *name == FORWARDED_HOST {
-            if let Some(host) = &host {
-                *value = host.clone();
-            }
-        } else if *name == VIA && here.version == Version::HTTP_2 {
-            *value = VIA_HTTP_2;
-        }
-    }
-    if host.is_none() {
-        headers.remove(FORWARDED_HOST);
     }
     let named = if connection {
         named_by_connection(client)
@@ -165,12 +126,24 @@ pub(super) fn for_backend(
         Vec::new()
     };
     for name in &named {
-        if way(name.as_str()) == Way::Pass && template.credential.as_ref() != Some(name) {
-            headers.remove(name);
-        }
+        headers.remove(name);
+    }
+    headers.append(HOST, address.host.clone());
+    headers.append(REQUEST_ID, request_id.clone());
+    headers.append(FORWARDED_FOR, here.peer.clone());
+    let http_2 = here.version == Version::HTTP_2;
+    headers.append(VIA, if http_2 { VIA_HTTP_2 } else { VIA_HTTP_1 });
+    headers.append(FORWARDED_PROTO, PROTO);
+    // HTTP/2 has it in the URI.
+    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
+    if let Some(host) = host.cloned().or_else(authority) {
+        headers.append(FORWARDED_HOST, host);
     }
     if earlier_hops {
         add_earlier_hops(&mut headers, client, &named, here);
+    }
+    if let Some((name, value)) = &address.credential {
+        headers.insert(name, value.clone());
     }
     headers
 }
@@ -220,7 +193,7 @@ pub(super) fn locate(headers: &mut HeaderMap, upstream: &Upstream, prefix: &str)
     };
     let elsewhere = uri
         .authority()
-        .is_some_and(|to| upstream.authority != to.as_str());
+        .is_some_and(|to| upstream.address.host != to.as_str());
     let Some(path) = uri.path_and_query().map(PathAndQuery::as_str) else {
         return;
     };
@@ -246,7 +219,6 @@ pub(super) struct Told {
 pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: &Upstream) -> Told {
     let mut told = Told::default();
     let mut encoded = false;
-    let credential = upstream.template.credential.as_ref();
     let named = named_by_connection(&backend);
     let mut last = None;
     for (name, value) in backend {
@@ -269,7 +241,7 @@ pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: 
             // A backend that is itself an Olla must not speak for us.
             || text.starts_with("x-olla-")
             || matches!(text, "x-request-id" | "x-served-by")
-            || credential == Some(&name)
+            || upstream.address.is_credential(&name)
             || named.contains(&name);
         if !dropped {
             headers.append(name, value);
@@ -350,8 +322,11 @@ mod tests {
             uri: &Uri::default(),
             version: Version::HTTP_11,
         };
-        let template = Template::new(HeaderValue::from_static("backend"), None);
-        for_backend(&template, &client, &here, &HeaderValue::from_static("id"))
+        let address = Address {
+            host: HeaderValue::from_static("backend"),
+            credential: None,
+        };
+        for_backend(&address, &client, &here, &HeaderValue::from_static("id"))
     }
 
     #[test]

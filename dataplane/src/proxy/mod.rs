@@ -26,13 +26,13 @@ mod surface;
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response, request};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     body::{OutBody, Outgoing},
-    headers::Template,
+    headers::Address,
     respond::Stamps,
     surface::{Surface, of as surface_of, refuse_ambiguous},
 };
@@ -49,22 +49,27 @@ pub(crate) fn handle(
     req: Request<Incoming>,
 ) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
+    let (method, uri, version) = (head.method, head.uri, head.version);
+    let mut headers = head.headers;
     async move {
-        let path = head.uri.path();
-        let surface = surface::of(&head.method, path, &head.headers);
+        let path = uri.path();
+        let surface = surface::of(&method, path, &headers);
         if let Surface::Admin(path) = surface {
-            let query = head.uri.query().unwrap_or_default();
-            return admin::answer(&from.shared, &head.method, path, query);
+            let query = uri.query().unwrap_or_default();
+            return admin::answer(&from.shared, &method, path, query);
         }
-        let id = headers::request_id(&head.headers);
+        let id = headers::request_id(&headers);
         let client = surface.client(path);
         // Boxed: it goes from phase to phase.
-        let account = Box::new(Account::new(from.clone(), id, head.method.clone(), path));
-        match permitted(&head, surface) {
+        let account = Box::new(Account::new(from.clone(), id, method.clone(), path));
+        match permitted(&method, path, surface) {
             Ok(Surface::Forward(to)) => {
-                let call = Call {
+                let mut call = Call {
                     from: &from,
-                    head: &head,
+                    method: &method,
+                    uri: &uri,
+                    version,
+                    headers: &mut headers,
                     to,
                 };
                 call.forward(account, body).await
@@ -90,12 +95,16 @@ pub(crate) fn handle(
     }
 }
 
-fn permitted<'a>(head: &request::Parts, surface: Surface<'a>) -> Result<Surface<'a>, ProxyError> {
-    if let Some(error) = surface::refuse_ambiguous(head.uri.path()) {
+fn permitted<'a>(
+    method: &Method,
+    path: &str,
+    surface: Surface<'a>,
+) -> Result<Surface<'a>, ProxyError> {
+    if let Some(error) = surface::refuse_ambiguous(path) {
         return Err(error);
     }
-    if head.method == Method::TRACE || head.method == Method::CONNECT {
-        let method = head.method.clone();
+    if *method == Method::TRACE || *method == Method::CONNECT {
+        let method = method.clone();
         return Err(ProxyError::MethodNotAllowed { method });
     }
     Ok(surface)

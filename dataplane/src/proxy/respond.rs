@@ -83,13 +83,10 @@ fn model_value(model: &str) -> Option<HeaderValue> {
 
 const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 
-/// Headers of ours on the answers of one instance, by what they depend on. A copy of a map costs
-/// a fraction of making one, which looks up each name.
+/// Headers of ours on the answers of one instance that are the same for many of them, by what
+/// they depend on.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps(Vec<Stamp>);
-
-/// Those with another value on each answer; they come first, where they are found soonest.
-const EACH_ITS_OWN: [HeaderName; 3] = [OLLA_REQUEST_ID, headers::REQUEST_ID, RESPONSE_TIME];
 
 /// Of these there are few: an instance serves a few models, mostly in one tier.
 const MAX_STAMPS: usize = 32;
@@ -100,82 +97,78 @@ struct Stamp {
     decision: &'static str,
     attempts: u32,
     model: Option<String>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Stamps {
-    /// With nothing in it where each request has its own value.
-    fn copy(
+    fn get(
         &mut self,
         account: &Account,
         upstream: &Upstream,
         tier: u32,
         decision: &'static str,
-    ) -> HeaderMap {
+    ) -> &[(HeaderName, HeaderValue)] {
         let attempts = account.attempts;
-        let known = self.0.iter().find(|stamp| {
+        let known = self.0.iter().position(|stamp| {
             (stamp.tier, stamp.attempts) == (tier, attempts)
                 && stamp.decision == decision
                 && stamp.model == account.model
         });
-        if let Some(stamp) = known {
-            return stamp.headers.clone();
-        }
-        // Room for a backend's own headers: a copy keeps the size of the index.
-        let mut headers = HeaderMap::with_capacity(24);
-        for name in EACH_ITS_OWN {
-            headers.insert(name, HeaderValue::from_static(""));
-        }
-        headers.insert(SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE));
-        headers.insert(STRATEGY, HeaderValue::from_static("strict"));
-        headers.insert(ATTEMPTS, HeaderValue::from(attempts));
-        headers.insert(ENDPOINT, upstream.endpoint.clone());
-        headers.insert(BACKEND_TYPE, upstream.backend_type.clone());
-        headers.insert(TIER, HeaderValue::from(tier));
-        headers.insert(DECISION, HeaderValue::from_static("routed"));
-        headers.insert(REASON, HeaderValue::from_static(decision));
-        if let Some(model) = account.model.as_deref().and_then(model_value) {
-            headers.insert(MODEL, model);
-        }
-        if self.0.len() == MAX_STAMPS {
-            self.0.clear();
-        }
-        self.0.push(Stamp {
-            tier,
-            decision,
-            attempts,
-            model: account.model.clone(),
-            headers: headers.clone(),
+        let place = known.unwrap_or_else(|| {
+            if self.0.len() == MAX_STAMPS {
+                self.0.clear();
+            }
+            self.0.push(Stamp {
+                tier,
+                decision,
+                attempts,
+                model: account.model.clone(),
+                headers: stamp_headers(account, upstream, tier, decision),
+            });
+            self.0.len() - 1
         });
-        headers
+        self.0.get(place).map_or(&[], |stamp| &stamp.headers)
     }
 }
 
-/// Our headers on an answer that `upstream` gave at `now`.
-pub(super) fn ours(
+fn stamp_headers(
+    account: &Account,
+    upstream: &Upstream,
+    tier: u32,
+    decision: &'static str,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut headers = vec![
+        (SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE)),
+        (STRATEGY, HeaderValue::from_static("strict")),
+        (ATTEMPTS, HeaderValue::from(account.attempts)),
+        (ENDPOINT, upstream.endpoint.clone()),
+        (BACKEND_TYPE, upstream.backend_type.clone()),
+        (TIER, HeaderValue::from(tier)),
+        (DECISION, HeaderValue::from_static("routed")),
+        (REASON, HeaderValue::from_static(decision)),
+    ];
+    let model = account.model.as_deref().and_then(model_value);
+    headers.extend(model.map(|model| (MODEL, model)));
+    headers
+}
+
+/// Adds our headers on an answer that `upstream` gave at `now`.
+pub(super) fn add_ours(
+    headers: &mut HeaderMap,
     account: &Account,
     upstream: &Upstream,
     tier: u32,
     decision: &'static str,
     now: Instant,
-) -> HeaderMap {
-    let stamps = &mut *upstream.stamps.borrow_mut();
-    let mut headers = stamps.copy(account, upstream, tier, decision);
-    let mut missing = EACH_ITS_OWN.len();
-    for (name, value) in &mut headers {
-        if *name == OLLA_REQUEST_ID || *name == headers::REQUEST_ID {
-            *value = account.id.clone();
-        } else if *name == RESPONSE_TIME {
-            *value = milliseconds(now.saturating_duration_since(account.started));
-        } else {
-            continue;
-        }
-        missing -= 1;
-        if missing == 0 {
-            break;
-        }
+) {
+    let mut stamps = upstream.stamps.borrow_mut();
+    for (name, value) in stamps.get(account, upstream, tier, decision) {
+        headers.append(name, value.clone());
     }
-    headers
+    let took = now.saturating_duration_since(account.started);
+    headers.append(RESPONSE_TIME, milliseconds(took));
+    headers.append(OLLA_REQUEST_ID, account.id.clone());
+    headers.append(headers::REQUEST_ID, account.id.clone());
 }
 
 /// As Olla writes it: `12ms`.
