@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use http::HeaderValue;
 use hyper::{
     server::conn::{http1, http2},
@@ -195,9 +196,9 @@ async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
     };
     let Ok(Ok(h2)) = looking else { return };
     let service = service_fn(|req| {
-        let from = from.clone();
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
-        async { Ok::<_, Infallible>(Box::pin(proxy::handle(from, req)).await) }
+        let answering = Box::pin(proxy::handle(from.clone(), req));
+        answering.map(Ok::<_, Infallible>)
     });
     let io = TokioIo::new(stream);
     let ended = if h2 {

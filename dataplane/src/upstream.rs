@@ -39,9 +39,9 @@ use crate::{
     state::Shared,
 };
 
-/// Read buffer of a connection to a backend, bytes: an answer of 2 KB with its head fits, and
-/// 1,000 open streams take 4 MB.
-const READ_BUFFER: usize = 4096;
+/// Read buffer of a connection to a backend, and so the longest head of an answer, bytes. What is
+/// not used of it is never touched: an open stream takes the first 4 KiB.
+const READ_BUFFER: usize = 16 * 1024;
 
 /// Idle connections kept per instance and worker.
 const MAX_IDLE: usize = 512;

@@ -237,6 +237,8 @@ impl Call<'_> {
         if told.framing != Framing::Opaque {
             // If it breaks, its last event is ours: the length would no longer be true.
             headers.remove(CONTENT_LENGTH);
+            // A copy has no spare room, and hyper keeps the map for as long as the answer streams.
+            headers = headers.clone();
         }
         if head.status.is_redirection() || head.status == StatusCode::CREATED {
             let prefix = self.uri.path().strip_suffix(self.to.path);
