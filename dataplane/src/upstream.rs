@@ -133,10 +133,10 @@ impl Upstream {
             endpoint: info.endpoint.id.to_string(),
         };
         Self {
-            address: Address {
-                host: value(&connect::authority(&info.instance)),
-                credential: connect::credential(&info.endpoint.credential),
-            },
+            address: Address::new(
+                value(&connect::authority(&info.instance)),
+                connect::credential(&info.endpoint.credential),
+            ),
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
             cut: shared.cut_signal(info.key),

@@ -10,8 +10,7 @@ use std::{
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::CONTENT_LENGTH, uri::PathAndQuery,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
@@ -23,7 +22,7 @@ use super::{
     attempt::{self, Answer, Failed},
     body::{BODY_IDLE, Outgoing, Progress, Upload},
     flight::Flight,
-    headers,
+    headers::{self, Backend},
     intake::{self, Intake},
     relay::{self, Terms},
     respond,
@@ -38,12 +37,12 @@ pub(super) struct Call<'a> {
     pub uri: &'a Uri,
     pub version: Version,
     /// As the client sent them: routes match on these.
-    pub headers: &'a mut HeaderMap,
+    pub headers: &'a HeaderMap,
     pub to: Forward<'a>,
 }
 
 impl Call<'_> {
-    pub(super) async fn forward(&mut self, mut account: Box<Account>, body: Incoming) -> Answered {
+    pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
         let mut intake = match intake::read(self.from, body).await {
             Ok(intake) => intake,
@@ -212,12 +211,7 @@ impl Call<'_> {
     }
 
     /// The first byte is here: from now on nothing can be tried elsewhere.
-    fn relay(
-        &mut self,
-        mut account: Box<Account>,
-        answer: Box<Answer>,
-        picked: Picked,
-    ) -> Answered {
+    fn relay(&self, mut account: Box<Account>, answer: Box<Answer>, picked: Picked) -> Answered {
         let Answer {
             head,
             first,
@@ -228,18 +222,10 @@ impl Call<'_> {
         account.first_byte = Some(now);
         account.status = head.status.as_u16();
         let upstream = &picked.upstream;
-        // The client's own have served: their map makes that of the answer.
-        let mut headers = std::mem::take(self.headers);
-        headers.clear();
+        let backend = Backend::from(head.headers);
+        let told = backend.told;
         let (tier, decision) = (picked.tier, picked.decision);
-        respond::add_ours(&mut headers, &account, upstream, tier, decision, now);
-        let told = headers::for_client(&mut headers, head.headers, upstream);
-        if told.framing != Framing::Opaque {
-            // If it breaks, its last event is ours: the length would no longer be true.
-            headers.remove(CONTENT_LENGTH);
-            // A copy has no spare room, and hyper keeps the map for as long as the answer streams.
-            headers = headers.clone();
-        }
+        let mut headers = respond::routed(backend, &account, upstream, tier, decision, now);
         if head.status.is_redirection() || head.status == StatusCode::CREATED {
             let prefix = self.uri.path().strip_suffix(self.to.path);
             headers::locate(&mut headers, upstream, prefix.unwrap_or_default());

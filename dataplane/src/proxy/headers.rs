@@ -3,8 +3,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{
-        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST, LOCATION,
-        TRANSFER_ENCODING, VIA,
+        ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST,
+        LOCATION, TRANSFER_ENCODING, USER_AGENT, VIA,
     },
     uri::PathAndQuery,
 };
@@ -71,22 +71,81 @@ fn is_credential(name: &str) -> bool {
 const VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 const VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
 const PROTO: HeaderValue = HeaderValue::from_static("http");
+const NOTHING: HeaderValue = HeaderValue::from_static("");
+
+/// Headers that are made once, with blanks. Filling in a copy costs a third of making them anew,
+/// because no name is looked up.
+#[derive(Debug)]
+pub(crate) struct Form<const BLANKS: usize>(HeaderMap);
+
+impl<const BLANKS: usize> Form<BLANKS> {
+    pub(super) fn new(
+        blanks: [HeaderName; BLANKS],
+        fixed: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+    ) -> Self {
+        let blanks = blanks.map(|name| (name, NOTHING));
+        Self(blanks.into_iter().chain(fixed).collect())
+    }
+
+    /// In the order of the blanks; those without a value are left out.
+    pub(super) fn filled(&self, values: [Option<HeaderValue>; BLANKS]) -> HeaderMap {
+        let mut headers = self.0.clone();
+        let mut without = Vec::new();
+        // In the order in which they were put in: the test below would tell.
+        for ((name, blank), value) in headers.iter_mut().zip(values) {
+            match value {
+                Some(value) => *blank = value,
+                None => without.push(name.clone()),
+            }
+        }
+        for name in without {
+            headers.remove(name);
+        }
+        headers
+    }
+}
 
 /// What requests to one instance carry of ours. The length of the body is not among it: hyper's
 /// client writes that from the body itself.
 #[derive(Debug)]
 pub(crate) struct Address {
     pub host: HeaderValue,
-    pub credential: Option<(HeaderName, HeaderValue)>,
+    credential: Option<(HeaderName, HeaderValue)>,
+    form: Form<6>,
 }
 
 impl Address {
+    pub(crate) fn new(host: HeaderValue, credential: Option<(HeaderName, HeaderValue)>) -> Self {
+        let [content_type, accept, user_agent] = USUAL.clone();
+        let blanks = [
+            REQUEST_ID,
+            FORWARDED_FOR,
+            FORWARDED_HOST,
+            content_type,
+            accept,
+            user_agent,
+        ];
+        let fixed = [
+            (HOST, host.clone()),
+            (VIA, VIA_HTTP_1),
+            (FORWARDED_PROTO, PROTO),
+        ];
+        Self {
+            form: Form::new(blanks, fixed),
+            host,
+            credential,
+        }
+    }
+
     fn is_credential(&self, name: &HeaderName) -> bool {
         self.credential
             .as_ref()
             .is_some_and(|(ours, _)| ours == name)
     }
 }
+
+/// What nearly all clients send, beside what does not pass.
+static USUAL: [HeaderName; 3] = [CONTENT_TYPE, ACCEPT, USER_AGENT];
 
 /// How a request came here.
 #[derive(Clone, Copy, Debug)]
@@ -104,19 +163,48 @@ pub(super) fn for_backend(
     here: &PathHere<'_>,
     request_id: &HeaderValue,
 ) -> HeaderMap {
-    // Room for those of ours.
-    let mut headers = HeaderMap::with_capacity(client.len() + 6);
+    let mut usual: [Option<&HeaderValue>; 3] = [None; 3];
     let mut host = None;
     let mut connection = false;
+    for (name, value) in client {
+        if let Some((_, first)) = USUAL
+            .iter()
+            .zip(&mut usual)
+            .find(|(usual, _)| *usual == name)
+        {
+            first.get_or_insert(value);
+        } else if *name == HOST {
+            host = Some(value);
+        } else if *name == CONNECTION {
+            connection = true;
+        }
+    }
+    // HTTP/2 has it in the URI.
+    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
+    let [content_type, accept, user_agent] = usual.map(Option::<&HeaderValue>::cloned);
+    let mut headers = address.form.filled([
+        Some(request_id.clone()),
+        Some(here.peer.clone()),
+        host.cloned().or_else(authority),
+        content_type,
+        accept,
+        user_agent,
+    ]);
+    if here.version == Version::HTTP_2 {
+        headers.insert(VIA, VIA_HTTP_2);
+    }
     let mut earlier_hops = false;
     for (name, value) in client {
         match way(name.as_str()) {
-            Way::Pass if !address.is_credential(name) => {
+            Way::Pass
+                if !usual
+                    .iter()
+                    .flatten()
+                    .any(|first| std::ptr::eq(*first, value)) =>
+            {
                 headers.append(name, value.clone());
             }
             Way::Path => earlier_hops = true,
-            Way::Drop if *name == HOST => host = Some(value),
-            Way::Drop if *name == CONNECTION => connection = true,
             Way::Pass | Way::Drop => {}
         }
     }
@@ -126,18 +214,9 @@ pub(super) fn for_backend(
         Vec::new()
     };
     for name in &named {
-        headers.remove(name);
-    }
-    headers.append(HOST, address.host.clone());
-    headers.append(REQUEST_ID, request_id.clone());
-    headers.append(FORWARDED_FOR, here.peer.clone());
-    let http_2 = here.version == Version::HTTP_2;
-    headers.append(VIA, if http_2 { VIA_HTTP_2 } else { VIA_HTTP_1 });
-    headers.append(FORWARDED_PROTO, PROTO);
-    // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
-    if let Some(host) = host.cloned().or_else(authority) {
-        headers.append(FORWARDED_HOST, host);
+        if way(name.as_str()) == Way::Pass {
+            headers.remove(name);
+        }
     }
     if earlier_hops {
         add_earlier_hops(&mut headers, client, &named, here);
@@ -215,10 +294,50 @@ pub(super) struct Told {
     pub bounded: bool,
 }
 
-/// Adds to `headers` what of a backend's headers may reach a client.
-pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: &Upstream) -> Told {
-    let mut told = Told::default();
-    let mut encoded = false;
+/// A backend's headers, looked through once.
+#[derive(Debug)]
+pub(super) struct Backend {
+    pub told: Told,
+    pub content_type: Option<HeaderValue>,
+    pub content_length: Option<HeaderValue>,
+    /// With these two still in it, but nothing in them.
+    pub headers: HeaderMap,
+}
+
+impl From<HeaderMap> for Backend {
+    fn from(mut headers: HeaderMap) -> Self {
+        let mut told = Told::default();
+        let mut encoded = false;
+        let (mut content_type, mut content_length) = (None, None);
+        let take = |value: &mut HeaderValue| std::mem::replace(value, NOTHING);
+        for (name, value) in &mut headers {
+            if *name == CONTENT_TYPE {
+                content_type = Some(take(value));
+            } else if *name == CONTENT_LENGTH {
+                content_length = Some(take(value));
+            } else if *name == TRANSFER_ENCODING {
+                told.bounded = true;
+            } else if *name == CONTENT_ENCODING {
+                encoded = true;
+            }
+        }
+        told.bounded |= content_length.is_some();
+        if let Some(Ok(kind)) = content_type.as_ref().map(HeaderValue::to_str)
+            && !encoded
+        {
+            told.framing = Framing::of(kind);
+        }
+        Self {
+            told,
+            content_type,
+            content_length,
+            headers,
+        }
+    }
+}
+
+/// Adds to `headers` what else of a backend's may reach a client.
+pub(super) fn add_others(headers: &mut HeaderMap, backend: HeaderMap, upstream: &Upstream) {
     let named = named_by_connection(&backend);
     let mut last = None;
     for (name, value) in backend {
@@ -227,15 +346,10 @@ pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: 
             continue;
         };
         last = Some(name.clone());
-        if name == CONTENT_TYPE {
-            told.framing = value.to_str().map(Framing::of).unwrap_or_default();
-        } else if name == CONTENT_ENCODING {
-            encoded = true;
-        } else if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
-            told.bounded = true;
-        }
         let text = name.as_str();
-        let dropped = is_hop_by_hop(text)
+        let dropped = name == CONTENT_TYPE
+            || name == CONTENT_LENGTH
+            || is_hop_by_hop(text)
             || is_credential(text)
             || text == "set-cookie"
             // A backend that is itself an Olla must not speak for us.
@@ -247,10 +361,6 @@ pub(super) fn for_client(headers: &mut HeaderMap, backend: HeaderMap, upstream: 
             headers.append(name, value);
         }
     }
-    if encoded {
-        told.framing = Framing::Opaque;
-    }
-    told
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -316,17 +426,18 @@ mod tests {
                 )
             })
             .collect();
+        sent(&client)
+    }
+
+    fn sent(client: &HeaderMap) -> HeaderMap {
         let peer = HeaderValue::from_static("10.0.0.9");
         let here = PathHere {
             peer: &peer,
             uri: &Uri::default(),
             version: Version::HTTP_11,
         };
-        let address = Address {
-            host: HeaderValue::from_static("backend"),
-            credential: None,
-        };
-        for_backend(&address, &client, &here, &HeaderValue::from_static("id"))
+        let address = Address::new(HeaderValue::from_static("backend"), None);
+        for_backend(&address, client, &here, &HeaderValue::from_static("id"))
     }
 
     #[test]
@@ -342,6 +453,54 @@ mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert_eq!(headers["x-kept"], "1");
+    }
+
+    #[test]
+    fn a_form_is_filled_in_the_order_of_its_blanks() {
+        let value = HeaderValue::from_static;
+        let form = Form::new(
+            [VIA, FORWARDED_FOR, HOST, REQUEST_ID],
+            [(ACCEPT, value("a")), (FORWARDED_PROTO, value("p"))],
+        );
+        let filled = form.filled([Some(value("v")), None, Some(value("h")), Some(value("i"))]);
+        let expected = [
+            (VIA, "v"),
+            (HOST, "h"),
+            (REQUEST_ID, "i"),
+            (ACCEPT, "a"),
+            (FORWARDED_PROTO, "p"),
+        ];
+        let expected = expected.map(|(name, text)| (name, value(text)));
+        assert_eq!(filled, expected.into_iter().collect::<HeaderMap>());
+    }
+
+    #[test]
+    fn usual_headers_pass_with_all_their_lines() {
+        let client = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("a"))]);
+        let mut twice = client.clone();
+        twice.append(ACCEPT, HeaderValue::from_static("b"));
+        for client in [client, twice] {
+            let expected: Vec<_> = client.get_all(ACCEPT).iter().collect();
+            let got = sent(&client);
+            assert_eq!(got.get_all(ACCEPT).iter().collect::<Vec<_>>(), expected);
+            assert!(!got.contains_key(USER_AGENT));
+            assert!(!got.contains_key(CONTENT_TYPE));
+        }
+    }
+
+    #[test]
+    fn connection_cannot_name_what_is_ours() {
+        let headers = cleaned(&[
+            (
+                "connection",
+                "x-request-id, via, host, x-forwarded-for, accept",
+            ),
+            ("accept", "*/*"),
+        ]);
+        for name in ["x-request-id", "via", "host", "x-forwarded-for"] {
+            assert!(headers.contains_key(name), "{name}");
+        }
+        assert!(!headers.contains_key("accept"));
     }
 
     #[test]

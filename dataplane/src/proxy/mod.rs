@@ -50,7 +50,7 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
     let (method, uri, version) = (head.method, head.uri, head.version);
-    let mut headers = head.headers;
+    let headers = head.headers;
     async move {
         let path = uri.path();
         let surface = surface::of(&method, path, &headers);
@@ -64,12 +64,12 @@ pub(crate) fn handle(
         let account = Box::new(Account::new(from.clone(), id, method.clone(), path));
         match permitted(&method, path, surface) {
             Ok(Surface::Forward(to)) => {
-                let mut call = Call {
+                let call = Call {
                     from: &from,
                     method: &method,
                     uri: &uri,
                     version,
-                    headers: &mut headers,
+                    headers: &headers,
                     to,
                 };
                 call.forward(account, body).await

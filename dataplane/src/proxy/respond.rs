@@ -7,11 +7,18 @@ use bytes::Bytes;
 use dataplane_protocol::Dialect;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
-use translate::error::{ErrorBody, body};
+use translate::{
+    error::{ErrorBody, body},
+    stream::Framing,
+};
 
-use super::{Answered, OutBody, account::Account, headers};
+use super::{
+    Answered, OutBody,
+    account::Account,
+    headers::{self, Backend, Form},
+};
 use crate::{error::ProxyError, upstream::Upstream};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -83,8 +90,7 @@ fn model_value(model: &str) -> Option<HeaderValue> {
 
 const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 
-/// Headers of ours on the answers of one instance that are the same for many of them, by what
-/// they depend on.
+/// Forms for the heads of one instance's answers, by what their fixed part depends on.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps(Vec<Stamp>);
 
@@ -97,17 +103,17 @@ struct Stamp {
     decision: &'static str,
     attempts: u32,
     model: Option<String>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    form: Form<5>,
 }
 
 impl Stamps {
-    fn get(
+    fn form(
         &mut self,
         account: &Account,
         upstream: &Upstream,
         tier: u32,
         decision: &'static str,
-    ) -> &[(HeaderName, HeaderValue)] {
+    ) -> Option<&Form<5>> {
         let attempts = account.attempts;
         let known = self.0.iter().position(|stamp| {
             (stamp.tier, stamp.attempts) == (tier, attempts)
@@ -123,21 +129,16 @@ impl Stamps {
                 decision,
                 attempts,
                 model: account.model.clone(),
-                headers: stamp_headers(account, upstream, tier, decision),
+                form: form(account, upstream, tier, decision),
             });
             self.0.len() - 1
         });
-        self.0.get(place).map_or(&[], |stamp| &stamp.headers)
+        self.0.get(place).map(|stamp| &stamp.form)
     }
 }
 
-fn stamp_headers(
-    account: &Account,
-    upstream: &Upstream,
-    tier: u32,
-    decision: &'static str,
-) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = vec![
+fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static str) -> Form<5> {
+    let mut fixed = vec![
         (SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE)),
         (STRATEGY, HeaderValue::from_static("strict")),
         (ATTEMPTS, HeaderValue::from(account.attempts)),
@@ -148,27 +149,44 @@ fn stamp_headers(
         (REASON, HeaderValue::from_static(decision)),
     ];
     let model = account.model.as_deref().and_then(model_value);
-    headers.extend(model.map(|model| (MODEL, model)));
-    headers
+    fixed.extend(model.map(|model| (MODEL, model)));
+    let blanks = [
+        CONTENT_TYPE,
+        CONTENT_LENGTH,
+        RESPONSE_TIME,
+        OLLA_REQUEST_ID,
+        headers::REQUEST_ID,
+    ];
+    Form::new(blanks, fixed)
 }
 
-/// Adds our headers on an answer that `upstream` gave at `now`.
-pub(super) fn add_ours(
-    headers: &mut HeaderMap,
+/// The headers of an answer that `upstream` gave at `now`.
+pub(super) fn routed(
+    backend: Backend,
     account: &Account,
     upstream: &Upstream,
     tier: u32,
     decision: &'static str,
     now: Instant,
-) {
+) -> HeaderMap {
     let mut stamps = upstream.stamps.borrow_mut();
-    for (name, value) in stamps.get(account, upstream, tier, decision) {
-        headers.append(name, value.clone());
-    }
     let took = now.saturating_duration_since(account.started);
-    headers.append(RESPONSE_TIME, milliseconds(took));
-    headers.append(OLLA_REQUEST_ID, account.id.clone());
-    headers.append(headers::REQUEST_ID, account.id.clone());
+    let values = [
+        backend.content_type,
+        // If a stream breaks, its last event is ours: the length would no longer be true.
+        backend
+            .content_length
+            .filter(|_| backend.told.framing == Framing::Opaque),
+        Some(milliseconds(took)),
+        Some(account.id.clone()),
+        Some(account.id.clone()),
+    ];
+    let mut headers = stamps
+        .form(account, upstream, tier, decision)
+        .map(|form| form.filled(values))
+        .unwrap_or_default();
+    headers::add_others(&mut headers, backend.headers, upstream);
+    headers
 }
 
 /// As Olla writes it: `12ms`.

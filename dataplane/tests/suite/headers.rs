@@ -124,6 +124,21 @@ async fn headers_nobody_knows_pass_both_ways_with_all_their_values() {
 }
 
 #[tokio::test]
+async fn long_heads_of_backends_pass() {
+    let (a, plane) = one().await;
+    let long = "x".repeat(4000);
+    let headers = [
+        ("x-first", &*long),
+        ("x-second", &*long),
+        ("x-third", &*long),
+    ];
+    a.answer(Reply::whole(200, &headers, "ok"));
+    let answer = plane.chat("m").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("x-third"), Some(&*long));
+}
+
+#[tokio::test]
 async fn the_backend_learns_who_asked_and_which_way_it_came() {
     let (a, plane) = one().await;
     chat_with(&plane, &[]).await;
