@@ -6,7 +6,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
     future::Future,
     io,
@@ -52,7 +52,7 @@ const IDLE_FOR: Duration = Duration::from_secs(60);
 /// All instances one worker has talked to.
 pub(crate) struct Upstreams {
     shared: Arc<Shared>,
-    map: RefCell<HashMap<InstanceKey, Rc<Upstream>>>,
+    map: RefCell<BTreeMap<InstanceKey, Rc<Upstream>>>,
 }
 
 /// An instance as one worker sees it.

@@ -300,14 +300,16 @@ pub(super) struct Backend {
     pub told: Told,
     pub content_type: Option<HeaderValue>,
     pub content_length: Option<HeaderValue>,
-    /// With these two still in it, but nothing in them.
-    pub headers: HeaderMap,
+    /// Those that `Connection` names.
+    named: Vec<HeaderName>,
+    /// All, but nothing in the first two.
+    headers: HeaderMap,
 }
 
 impl From<HeaderMap> for Backend {
     fn from(mut headers: HeaderMap) -> Self {
         let mut told = Told::default();
-        let mut encoded = false;
+        let (mut connection, mut encoded) = (false, false);
         let (mut content_type, mut content_length) = (None, None);
         let take = |value: &mut HeaderValue| std::mem::replace(value, NOTHING);
         for (name, value) in &mut headers {
@@ -319,6 +321,8 @@ impl From<HeaderMap> for Backend {
                 told.bounded = true;
             } else if *name == CONTENT_ENCODING {
                 encoded = true;
+            } else if *name == CONNECTION {
+                connection = true;
             }
         }
         told.bounded |= content_length.is_some();
@@ -331,16 +335,20 @@ impl From<HeaderMap> for Backend {
             told,
             content_type,
             content_length,
+            named: if connection {
+                named_by_connection(&headers)
+            } else {
+                Vec::new()
+            },
             headers,
         }
     }
 }
 
 /// Adds to `headers` what else of a backend's may reach a client.
-pub(super) fn add_others(headers: &mut HeaderMap, backend: HeaderMap, upstream: &Upstream) {
-    let named = named_by_connection(&backend);
+pub(super) fn add_others(headers: &mut HeaderMap, backend: Backend, upstream: &Upstream) {
     let mut last = None;
-    for (name, value) in backend {
+    for (name, value) in backend.headers {
         // Further lines of the same name come without it.
         let Some(name) = name.or(last.take()) else {
             continue;
@@ -356,7 +364,7 @@ pub(super) fn add_others(headers: &mut HeaderMap, backend: HeaderMap, upstream: 
             || text.starts_with("x-olla-")
             || matches!(text, "x-request-id" | "x-served-by")
             || upstream.address.is_credential(&name)
-            || named.contains(&name);
+            || backend.named.contains(&name);
         if !dropped {
             headers.append(name, value);
         }

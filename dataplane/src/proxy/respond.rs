@@ -162,7 +162,7 @@ fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static st
 
 /// The headers of an answer that `upstream` gave at `now`.
 pub(super) fn routed(
-    backend: Backend,
+    mut backend: Backend,
     account: &Account,
     upstream: &Upstream,
     tier: u32,
@@ -172,10 +172,11 @@ pub(super) fn routed(
     let mut stamps = upstream.stamps.borrow_mut();
     let took = now.saturating_duration_since(account.started);
     let values = [
-        backend.content_type,
+        backend.content_type.take(),
         // If a stream breaks, its last event is ours: the length would no longer be true.
         backend
             .content_length
+            .take()
             .filter(|_| backend.told.framing == Framing::Opaque),
         Some(milliseconds(took)),
         Some(account.id.clone()),
@@ -185,7 +186,7 @@ pub(super) fn routed(
         .form(account, upstream, tier, decision)
         .map(|form| form.filled(values))
         .unwrap_or_default();
-    headers::add_others(&mut headers, backend.headers, upstream);
+    headers::add_others(&mut headers, backend, upstream);
     headers
 }
 

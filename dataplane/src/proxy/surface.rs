@@ -150,10 +150,8 @@ fn inside<'a>(
             };
         }
     }
-    if OLLAMA_STORE
-        .iter()
-        .any(|store| under(rest, store).is_some())
-    {
+    let store = |store: &&str| under(rest, store).is_some();
+    if client == Dialect::Ollama && OLLAMA_STORE.iter().any(store) {
         return Surface::OneBackendOnly {
             path: rest,
             client: Dialect::Ollama,
