@@ -12,6 +12,7 @@ use dataplane_protocol::{Dialect, table::Route};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, uri::PathAndQuery,
 };
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
 use translate::stream::Framing;
@@ -181,11 +182,17 @@ impl Call<'_> {
 
     /// The request as this backend gets it.
     fn request(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Request<Outgoing> {
+        let length = body.size_hint().exact().filter(|length| *length > 0);
         let mut req = Request::new(body);
         *req.method_mut() = self.method.clone();
         *req.uri_mut() = self.target(&upstream.info.endpoint.base_path);
-        *req.headers_mut() =
-            headers::for_backend(&upstream.address, self.headers, &self.path_here(), id);
+        *req.headers_mut() = headers::for_backend(
+            &upstream.address,
+            self.headers,
+            &self.path_here(),
+            id,
+            length,
+        );
         req
     }
 

@@ -3,7 +3,7 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{
-        ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, HOST,
+        ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, FORWARDED, HOST,
         LOCATION, TRANSFER_ENCODING, USER_AGENT, VIA,
     },
     uri::PathAndQuery,
@@ -105,13 +105,12 @@ impl<const BLANKS: usize> Form<BLANKS> {
     }
 }
 
-/// What requests to one instance carry of ours. The length of the body is not among it: hyper's
-/// client writes that from the body itself.
+/// What requests to one instance carry of ours.
 #[derive(Debug)]
 pub(crate) struct Address {
     pub host: HeaderValue,
     credential: Option<(HeaderName, HeaderValue)>,
-    form: Form<6>,
+    form: Form<7>,
 }
 
 impl Address {
@@ -121,6 +120,7 @@ impl Address {
             REQUEST_ID,
             FORWARDED_FOR,
             FORWARDED_HOST,
+            CONTENT_LENGTH,
             content_type,
             accept,
             user_agent,
@@ -156,12 +156,14 @@ pub(super) struct PathHere<'a> {
     pub version: Version,
 }
 
-/// A client's headers as the backend at `address` gets them.
+/// A client's headers as the backend at `address` gets them. `length` of the body, where it is
+/// known and there is one; else hyper's client says how the body ends.
 pub(super) fn for_backend(
     address: &Address,
     client: &HeaderMap,
     here: &PathHere<'_>,
     request_id: &HeaderValue,
+    length: Option<u64>,
 ) -> HeaderMap {
     let mut usual: [Option<&HeaderValue>; 3] = [None; 3];
     let mut host = None;
@@ -186,6 +188,7 @@ pub(super) fn for_backend(
         Some(request_id.clone()),
         Some(here.peer.clone()),
         host.cloned().or_else(authority),
+        length.map(HeaderValue::from),
         content_type,
         accept,
         user_agent,
@@ -300,9 +303,10 @@ pub(super) struct Backend {
     pub told: Told,
     pub content_type: Option<HeaderValue>,
     pub content_length: Option<HeaderValue>,
+    pub date: Option<HeaderValue>,
     /// Those that `Connection` names.
     named: Vec<HeaderName>,
-    /// All, but nothing in the first two.
+    /// All, but nothing in these three.
     headers: HeaderMap,
 }
 
@@ -310,13 +314,15 @@ impl From<HeaderMap> for Backend {
     fn from(mut headers: HeaderMap) -> Self {
         let mut told = Told::default();
         let (mut connection, mut encoded) = (false, false);
-        let (mut content_type, mut content_length) = (None, None);
+        let (mut content_type, mut content_length, mut date) = (None, None, None);
         let take = |value: &mut HeaderValue| std::mem::replace(value, NOTHING);
         for (name, value) in &mut headers {
             if *name == CONTENT_TYPE {
                 content_type = Some(take(value));
             } else if *name == CONTENT_LENGTH {
                 content_length = Some(take(value));
+            } else if *name == DATE {
+                date = Some(take(value));
             } else if *name == TRANSFER_ENCODING {
                 told.bounded = true;
             } else if *name == CONTENT_ENCODING {
@@ -335,6 +341,7 @@ impl From<HeaderMap> for Backend {
             told,
             content_type,
             content_length,
+            date,
             named: if connection {
                 named_by_connection(&headers)
             } else {
@@ -357,6 +364,7 @@ pub(super) fn add_others(headers: &mut HeaderMap, backend: Backend, upstream: &U
         let text = name.as_str();
         let dropped = name == CONTENT_TYPE
             || name == CONTENT_LENGTH
+            || name == DATE
             || is_hop_by_hop(text)
             || is_credential(text)
             || text == "set-cookie"
@@ -445,7 +453,8 @@ mod tests {
             version: Version::HTTP_11,
         };
         let address = Address::new(HeaderValue::from_static("backend"), None);
-        for_backend(&address, client, &here, &HeaderValue::from_static("id"))
+        let id = HeaderValue::from_static("id");
+        for_backend(&address, client, &here, &id, None)
     }
 
     #[test]

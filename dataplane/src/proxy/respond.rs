@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dataplane_protocol::Dialect;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER},
 };
 use translate::{
     error::{ErrorBody, body},
@@ -103,7 +103,7 @@ struct Stamp {
     decision: &'static str,
     attempts: u32,
     model: Option<String>,
-    form: Form<5>,
+    form: Form<6>,
 }
 
 impl Stamps {
@@ -113,7 +113,7 @@ impl Stamps {
         upstream: &Upstream,
         tier: u32,
         decision: &'static str,
-    ) -> Option<&Form<5>> {
+    ) -> Option<&Form<6>> {
         let attempts = account.attempts;
         let known = self.0.iter().position(|stamp| {
             (stamp.tier, stamp.attempts) == (tier, attempts)
@@ -137,7 +137,7 @@ impl Stamps {
     }
 }
 
-fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static str) -> Form<5> {
+fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static str) -> Form<6> {
     let mut fixed = vec![
         (SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE)),
         (STRATEGY, HeaderValue::from_static("strict")),
@@ -153,6 +153,7 @@ fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static st
     let blanks = [
         CONTENT_TYPE,
         CONTENT_LENGTH,
+        DATE,
         RESPONSE_TIME,
         OLLA_REQUEST_ID,
         headers::REQUEST_ID,
@@ -178,6 +179,7 @@ pub(super) fn routed(
             .content_length
             .take()
             .filter(|_| backend.told.framing == Framing::Opaque),
+        backend.date.take(),
         Some(milliseconds(took)),
         Some(account.id.clone()),
         Some(account.id.clone()),
