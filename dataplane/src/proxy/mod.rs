@@ -55,8 +55,12 @@ pub(crate) fn handle(
         let path = uri.path();
         let surface = surface::of(&method, path, &headers);
         if let Surface::Admin(path) = surface {
+            // No account counts it, but the connection is not idle.
+            from.request_begins();
             let query = uri.query().unwrap_or_default();
-            return admin::answer(&from.shared, &method, path, query);
+            let answer = admin::answer(&from.shared, &method, path, query);
+            from.request_ended();
+            return answer;
         }
         let id = headers::request_id(&headers);
         let client = surface.client(path);
