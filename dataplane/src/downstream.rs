@@ -7,12 +7,18 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    fmt,
+    fmt, io,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use http::HeaderValue;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use crate::{bell::Bell, state::Shared, upstream::Upstreams};
 
@@ -30,6 +36,10 @@ pub(crate) struct Downstream {
     wanted: Cell<Wanted>,
     /// What its task is woken by.
     pub bell: Bell,
+    /// How often all that was to be written was.
+    flushes: Cell<u64>,
+    /// Who waits for the next time.
+    flush_waiter: RefCell<Option<Waker>>,
 }
 
 /// What the worker wants of a connection.
@@ -61,6 +71,8 @@ impl Downstream {
             last_look: Cell::default(),
             wanted: Cell::default(),
             bell: Bell::new(),
+            flushes: Cell::default(),
+            flush_waiter: RefCell::default(),
         }
     }
 
@@ -71,6 +83,26 @@ impl Downstream {
 
     pub(crate) fn request_ended(&self) {
         self.running.set(self.running.get().saturating_sub(1));
+    }
+
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// True once all that was to be written after `flushes` were counted is written.
+    pub(crate) fn is_flushed_since(&self, flushes: u64, cx: &Context<'_>) -> bool {
+        if self.flushes.get() > flushes {
+            return true;
+        }
+        *self.flush_waiter.borrow_mut() = Some(cx.waker().clone());
+        false
+    }
+
+    fn flushed(&self) {
+        self.flushes.set(self.flushes.get() + 1);
+        if let Some(waiter) = self.flush_waiter.take() {
+            waiter.wake();
+        }
     }
 
     /// What is wanted now; the bell rings when that changes.
@@ -107,6 +139,64 @@ impl fmt::Debug for Downstream {
             .field("running", &self.running)
             .field("wanted", &self.wanted)
             .finish_non_exhaustive()
+    }
+}
+
+/// The socket of an HTTP/1 connection. hyper flushes it only when nothing is left to be written,
+/// which is the one way to learn that.
+#[derive(Debug)]
+pub(crate) struct ClientIo {
+    stream: TcpStream,
+    from: Rc<Downstream>,
+}
+
+impl ClientIo {
+    pub(crate) fn new(stream: TcpStream, from: Rc<Downstream>) -> Self {
+        Self { stream, from }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.from.flushed();
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

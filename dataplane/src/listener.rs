@@ -37,7 +37,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    downstream::{Downstream, Downstreams, Wanted},
+    downstream::{ClientIo, Downstream, Downstreams, Wanted},
     proxy,
     state::Shared,
     upstream::Upstreams,
@@ -200,8 +200,8 @@ async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
         let answering = Box::pin(proxy::handle(from.clone(), req));
         answering.map(Ok::<_, Infallible>)
     });
-    let io = TokioIo::new(stream);
     let ended = if h2 {
+        let io = TokioIo::new(stream);
         let serving = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_H2_STREAMS)
@@ -215,6 +215,7 @@ async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
         })
         .await
     } else {
+        let io = TokioIo::new(ClientIo::new(stream, from.clone()));
         let serving = http1::Builder::new().serve_connection(io, service);
         let serving = std::pin::pin!(serving);
         until_ended(&from, serving, |serving, wanted| {

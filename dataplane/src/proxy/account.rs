@@ -19,7 +19,7 @@ const CLIENT_LEFT: u16 = 499;
 
 #[derive(Debug)]
 pub(super) struct Account {
-    from: Rc<Downstream>,
+    pub from: Rc<Downstream>,
     pub id: HeaderValue,
     pub method: Method,
     /// For the log. A copy: a part of the request's head would keep all of its buffer for as

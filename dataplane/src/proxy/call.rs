@@ -240,6 +240,7 @@ impl Call<'_> {
         let terms = Terms {
             outcome: picked.outcome,
             client: self.to.client,
+            http_2: self.version == Version::HTTP_2,
             framing: told.framing,
             until_close: !told.bounded && told.framing != Framing::Opaque,
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),

@@ -52,6 +52,7 @@ pub(crate) struct Relay {
     /// What the answer counts as if it ends whole.
     outcome: Outcome,
     client: Dialect,
+    http_2: bool,
     framer: Framer,
     /// End of a body whose end HTTP does not mark; absent where it does.
     tail: Option<BytesMut>,
@@ -67,8 +68,10 @@ pub(crate) struct Relay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// All that the client is to have is out; the next poll lets it be written.
-    Flushing(&'static str),
+    /// All that the client is to have is out, and has to be written before the failure shows.
+    Ending(&'static str),
+    /// Since so many flushes of its connection.
+    Flushing(&'static str, u64),
     Failing(&'static str),
     Ended,
 }
@@ -78,6 +81,8 @@ enum State {
 pub(super) struct Terms {
     pub outcome: Outcome,
     pub client: Dialect,
+    /// The client's connection is HTTP/2.
+    pub http_2: bool,
     pub framing: Framing,
     /// The backend marks the end by closing only.
     pub until_close: bool,
@@ -130,6 +135,7 @@ impl Relay {
             account,
             outcome: terms.outcome,
             client: terms.client,
+            http_2: terms.http_2,
             framer: Framer::new(terms.framing),
             tail: terms.until_close.then(BytesMut::new),
             next: None,
@@ -224,7 +230,7 @@ impl Relay {
         };
         let event = stream::broken(self.client, self.framer.framing(), &error);
         self.next = (!event.is_empty()).then(|| Frame::data(event));
-        self.state = State::Flushing(reason);
+        self.state = State::Ending(reason);
     }
 
     /// All that is ready now, or the end, or nothing yet.
@@ -327,13 +333,22 @@ impl Body for Relay {
             }
             match self.state {
                 State::Ended => return Poll::Ready(None),
-                State::Flushing(reason) => {
-                    // hyper writes only when a body has nothing more to give: without this
-                    // pause what came last would be dropped together with the connection, the
-                    // head included where it is still waiting.
+                State::Ending(reason) if self.http_2 => {
+                    // Its frames go out by themselves; one pause lets them.
                     self.state = State::Failing(reason);
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
+                }
+                // hyper writes only when a body has nothing more to give, and with the failure
+                // drops what a slow client has not taken yet.
+                State::Ending(reason) => {
+                    self.state = State::Flushing(reason, self.account.from.flushes());
+                }
+                State::Flushing(reason, since) => {
+                    if !self.account.from.is_flushed_since(since, cx) {
+                        return Poll::Pending;
+                    }
+                    self.state = State::Failing(reason);
                 }
                 State::Failing(reason) => {
                     self.state = State::Ended;
