@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
+use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
@@ -128,7 +129,11 @@ impl Drop for Kept {
 }
 
 /// Reads the body, whole where the bounds allow.
-pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<Intake, ProxyError> {
+pub(super) async fn read(
+    from: &Rc<Downstream>,
+    version: Version,
+    mut body: Incoming,
+) -> Result<Intake, ProxyError> {
     let mut kept = Kept::new(from.clone());
     if body.is_end_stream() {
         return Ok(Intake::new(Facts::default(), kept, None));
@@ -137,7 +142,8 @@ pub(super) async fn read(from: &Rc<Downstream>, mut body: Incoming) -> Result<In
     loop {
         // Mostly it is here: then no clock is needed, and taking the last of it asks for no more.
         let (ready, rang) = bell::hushed(|| body.frame().now_or_never());
-        if rang && !body.is_end_stream() {
+        // On HTTP/2 it gives room to other streams.
+        if rang && (version == Version::HTTP_2 || !body.is_end_stream()) {
             from.bell.ring();
         }
         let frame = match ready {
