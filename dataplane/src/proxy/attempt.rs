@@ -119,11 +119,11 @@ async fn first_byte(
     };
     let limit = Duration::from_millis(limit_ms);
     loop {
-        let mut reached = Some(Box::pin(sleep(limit)));
         tokio::select! {
             biased;
             answer = answer.as_mut() => return answer,
-            () = self::reached(&mut reached) => {}
+            // Boxed: most requests have no such limit, and it is large.
+            () = Box::pin(sleep(limit)) => {}
         }
         // Where the client is slow, not the backend, the clock runs from the end of its body.
         if upload.progress() != Progress::Coming {

@@ -170,16 +170,15 @@ impl Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        while self.left > 0 {
-            let next = self.next;
-            self.next += 1;
-            let chunk = self.chunks.take(next).unwrap_or_default();
-            self.left = self.left.saturating_sub(chunk.len() as u64);
+        let this = &mut *self;
+        while let Some(chunk) = this.chunks.take(this.next) {
+            this.next += 1;
+            this.left = this.left.saturating_sub(chunk.len() as u64);
             if !chunk.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }
         }
-        match &mut self.rest {
+        match &mut this.rest {
             Some(rest) => rest.poll_frame(cx),
             None => Poll::Ready(None),
         }

@@ -10,6 +10,7 @@ use http::{
 };
 use translate::stream::Framing;
 
+use super::form::Form;
 use crate::upstream::Upstream;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -72,38 +73,6 @@ const VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 const VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
 const PROTO: HeaderValue = HeaderValue::from_static("http");
 const NOTHING: HeaderValue = HeaderValue::from_static("");
-
-/// Headers that are made once, with blanks. Filling in a copy costs a third of making them anew,
-/// because no name is looked up.
-#[derive(Debug)]
-pub(crate) struct Form<const BLANKS: usize>(HeaderMap);
-
-impl<const BLANKS: usize> Form<BLANKS> {
-    pub(super) fn new(
-        blanks: [HeaderName; BLANKS],
-        fixed: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
-    ) -> Self {
-        let blanks = blanks.map(|name| (name, NOTHING));
-        Self(blanks.into_iter().chain(fixed).collect())
-    }
-
-    /// In the order of the blanks; those without a value are left out.
-    pub(super) fn filled(&self, values: [Option<HeaderValue>; BLANKS]) -> HeaderMap {
-        let mut headers = self.0.clone();
-        let mut without = Vec::new();
-        // In the order in which they were put in: the test below would tell.
-        for ((name, blank), value) in headers.iter_mut().zip(values) {
-            match value {
-                Some(value) => *blank = value,
-                None => without.push(name.clone()),
-            }
-        }
-        for name in without {
-            headers.remove(name);
-        }
-        headers
-    }
-}
 
 /// What requests to one instance carry of ours.
 #[derive(Debug)]
@@ -470,25 +439,6 @@ mod tests {
             assert!(!headers.contains_key(name), "{name}");
         }
         assert_eq!(headers["x-kept"], "1");
-    }
-
-    #[test]
-    fn a_form_is_filled_in_the_order_of_its_blanks() {
-        let value = HeaderValue::from_static;
-        let form = Form::new(
-            [VIA, FORWARDED_FOR, HOST, REQUEST_ID],
-            [(ACCEPT, value("a")), (FORWARDED_PROTO, value("p"))],
-        );
-        let filled = form.filled([Some(value("v")), None, Some(value("h")), Some(value("i"))]);
-        let expected = [
-            (VIA, "v"),
-            (HOST, "h"),
-            (REQUEST_ID, "i"),
-            (ACCEPT, "a"),
-            (FORWARDED_PROTO, "p"),
-        ];
-        let expected = expected.map(|(name, text)| (name, value(text)));
-        assert_eq!(filled, expected.into_iter().collect::<HeaderMap>());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod attempt;
 mod body;
 mod call;
 mod flight;
+mod form;
 mod headers;
 mod intake;
 mod models;

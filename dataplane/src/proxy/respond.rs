@@ -17,7 +17,8 @@ use translate::{
 use super::{
     Answered, OutBody,
     account::Account,
-    headers::{self, Backend, Form},
+    form::Form,
+    headers::{self, Backend},
 };
 use crate::{error::ProxyError, upstream::Upstream};
 
