@@ -40,28 +40,8 @@ impl Bell {
         }
     }
 
-    /// Nobody is woken until the next [`Self::poll`].
-    pub(crate) fn mute(&self) {
-        self.shared.muted.store(true, Ordering::Relaxed);
-    }
-
-    /// The task that waited does no longer.
-    pub(crate) fn leave(&self) {
-        self.shared.task.take();
-    }
-
-    /// Since the last [`Self::poll`] began.
-    pub(crate) fn has_rung(&self) -> bool {
-        self.shared.rung.load(Ordering::SeqCst)
-    }
-
     pub(crate) fn ring(&self) {
         self.waker.wake_by_ref();
-    }
-
-    /// For a poll whose task waits for nothing of it.
-    pub(crate) fn context(&self) -> Context<'_> {
-        Context::from_waker(&self.waker)
     }
 
     /// From now on the task of `cx` is woken.
@@ -72,12 +52,12 @@ impl Bell {
     /// Polls with this bell's waker. The task is woken for what rings afterwards; and for what
     /// rang meanwhile if the result is still to come.
     pub(crate) fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        self.mute();
+        self.shared.muted.store(true, Ordering::Relaxed);
         self.shared.rung.store(false, Ordering::Relaxed);
-        let result = poll(&mut self.context());
+        let result = poll(&mut Context::from_waker(&self.waker));
         // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
         self.shared.muted.store(false, Ordering::SeqCst);
-        if result.is_pending() && self.has_rung() {
+        if result.is_pending() && self.shared.rung.load(Ordering::SeqCst) {
             self.shared.task.wake();
         }
         result
@@ -180,13 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_afterwards_wakes_the_task_until_it_leaves() {
+    fn a_ring_afterwards_wakes_the_task() {
         let scene = Scene::new();
         assert_eq!(scene.bell.poll(|_| Poll::<()>::Pending), Poll::Pending);
-        scene.bell.ring();
-        assert_eq!(scene.woken(), 1);
-        assert!(scene.bell.has_rung());
-        scene.bell.leave();
         scene.bell.ring();
         assert_eq!(scene.woken(), 1);
     }

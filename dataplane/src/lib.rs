@@ -19,6 +19,7 @@ mod demo;
 mod downstream;
 mod error;
 mod explain;
+mod http1;
 mod listener;
 mod logging;
 mod metrics;

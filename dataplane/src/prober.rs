@@ -1,24 +1,30 @@
 //! Carries out the fleet's orders: health probes and model listings. One task gives them out,
 //! each runs in its own with a limit on its time.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{InstanceInfo, Listed, Order, Probed};
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Method, StatusCode, header};
+use http_body_util::Empty;
 use tokio::{task::JoinSet, time::timeout};
 use translate::listing;
 
-use crate::{connect, state::Shared};
+use crate::{
+    connect,
+    http1::{self, Connection, Lines},
+    state::Shared,
+};
 
 /// A listing may be slow to make (GPUStack asks its workers), but must not hang.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Body of a probe's answer that is looked at, bytes.
 const PROBE_BODY: usize = 64 * 1024;
+
+static USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")));
+static ACCEPT: HeaderValue = HeaderValue::from_static("application/json, */*");
 
 /// Runs until the process drains.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -141,37 +147,36 @@ async fn get(
     info: &InstanceInfo,
     path: &str,
     limit_bytes: usize,
-) -> Result<(StatusCode, Bytes), String> {
+) -> Result<(StatusCode, Vec<u8>), String> {
     let io = connect::open(&info.instance)
         .await
         .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io))
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut req = Request::get(format!("{}{path}", info.endpoint.base_path))
-        .header(header::HOST, connect::authority(&info.instance))
-        .header(
-            header::USER_AGENT,
-            concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")),
-        )
-        .header(header::ACCEPT, "application/json, */*")
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
+    let mut head = Lines::new(&Method::GET, &[&info.endpoint.base_path, path]);
+    let host = HeaderValue::try_from(connect::authority(&info.instance));
+    head.add(&header::HOST, &host.map_err(|error| error.to_string())?);
+    head.add(&header::USER_AGENT, &USER_AGENT);
+    head.add(&header::ACCEPT, &ACCEPT);
+    head.add(&header::CONNECTION, &HeaderValue::from_static("close"));
     if let Some((name, value)) = connect::credential(&info.endpoint.credential) {
-        req.headers_mut().insert(name, value);
+        head.add(&name, &value);
     }
-    let exchange = async {
-        let rsp = sender
-            .send_request(req)
-            .await
-            .map_err(|error| error.to_string())?;
-        let status = rsp.status();
-        let body = Limited::new(rsp.into_body(), limit_bytes).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        Ok((status, body))
-    };
-    // The connection ends by itself once the answer is read.
-    let (result, _) = futures::join!(exchange, connection);
-    result
+    let mut connection = Connection::new(io);
+    connection.send(Method::GET, head, Empty::<Bytes>::new());
+    let answer = whole(&mut connection, limit_bytes).await;
+    answer.map_err(|error| error.to_string())
+}
+
+async fn whole(
+    connection: &mut Connection<connect::Io, Empty<Bytes>>,
+    limit_bytes: usize,
+) -> Result<(StatusCode, Vec<u8>), http1::Error> {
+    let (head, first) = poll_fn(|cx| connection.poll_head(cx)).await?;
+    let mut body = first.to_vec();
+    while let Some(data) = poll_fn(|cx| connection.poll_data(cx)).await? {
+        body.extend_from_slice(&data);
+        if body.len() > limit_bytes {
+            return Err(http1::Error::TooLong { limit_bytes });
+        }
+    }
+    Ok((head.status, body))
 }

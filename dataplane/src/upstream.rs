@@ -1,47 +1,29 @@
 //! One worker's connections to the instances, and what is made ready once per instance.
 //!
 //! A connection is not driven by a task of its own: whoever waits for its answer polls it. That
-//! saves a wake-up between two tasks for each token of a stream. Its parts wake each other while
-//! they are polled; a [`Bell`] keeps that from reaching the task, which would poll all again.
+//! saves a wake-up between two tasks for each token of a stream.
 
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    fmt,
-    future::Future,
-    io,
-    pin::Pin,
+    fmt, io,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
-use http::{HeaderValue, Request, Response};
-use http_body::{Body as _, Frame};
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
-use pin_project_lite::pin_project;
+use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use tokio::sync::Notify;
 
 use crate::{
-    bell::Bell,
-    connect,
+    connect, http1,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::{Address, Outgoing, Stamps},
     state::Shared,
 };
-
-/// Read buffer of a connection to a backend, and so the longest head of an answer, bytes. What is
-/// not used of it is never touched: an open stream takes the first 4 KiB.
-const READ_BUFFER: usize = 16 * 1024;
 
 /// Idle connections kept per instance and worker.
 const MAX_IDLE: usize = 512;
@@ -69,22 +51,16 @@ pub(crate) struct Upstream {
     pub stamps: RefCell<Stamps>,
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
     attempts: RefCell<Vec<(&'static str, Counter)>>,
-    idle: RefCell<Vec<Connection>>,
+    idle: RefCell<Vec<Idle>>,
 }
 
-/// A connection and what moves it.
-pub(crate) struct Connection {
-    sender: SendRequest<Outgoing>,
-    drive: Drive,
-    idle_since: Instant,
-}
+/// A connection to an instance.
+pub(crate) type Connection = http1::Connection<connect::Io, Outgoing>;
 
-struct Drive {
-    io: Pin<Box<http1::Connection<TokioIo<connect::Io>, Outgoing>>>,
-    bell: Bell,
-    ended: bool,
-    /// All was polled until nothing moved.
-    settled: bool,
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
 }
 
 impl Upstreams {
@@ -115,8 +91,8 @@ impl Upstreams {
     pub(crate) fn tidy(&self) {
         let now = Instant::now();
         self.map.borrow_mut().retain(|key, upstream| {
-            upstream.idle.borrow_mut().retain_mut(|connection| {
-                now.duration_since(connection.idle_since) < IDLE_FOR && connection.is_usable()
+            upstream.idle.borrow_mut().retain_mut(|idle| {
+                now.duration_since(idle.since) < IDLE_FOR && idle.connection.is_quiet()
             });
             self.shared.is_live(*key)
         });
@@ -124,7 +100,7 @@ impl Upstreams {
 }
 
 impl Upstream {
-    fn new(shared: &Arc<Shared>, info: Arc<InstanceInfo>, idle: Vec<Connection>) -> Self {
+    fn new(shared: &Arc<Shared>, info: Arc<InstanceInfo>, idle: Vec<Idle>) -> Self {
         // Values come from the table, where `compile` has checked them.
         let value = |text: &str| {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -185,8 +161,8 @@ impl Upstream {
     /// An idle connection that still lives.
     pub(crate) fn checkout(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut connection) = idle.pop() {
-            if connection.is_usable() {
+        while let Some(Idle { mut connection, .. }) = idle.pop() {
+            if connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -195,110 +171,16 @@ impl Upstream {
 
     pub(crate) async fn connect(&self) -> io::Result<Connection> {
         let io = connect::open(&self.info.instance).await?;
-        let (sender, io) = http1::Builder::new()
-            .read_buf_exact_size(Some(READ_BUFFER))
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(io::Error::other)?;
-        Ok(Connection {
-            sender,
-            drive: Drive {
-                io: Box::pin(io),
-                bell: Bell::new(),
-                ended: false,
-                settled: false,
-            },
-            idle_since: Instant::now(),
-        })
+        Ok(Connection::new(io))
     }
 
     /// Takes a connection back whose answer has ended.
-    pub(crate) fn put_back(&self, mut connection: Connection, now: Instant) {
+    pub(crate) fn put_back(&self, mut connection: Connection, since: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if !connection.drive.ended && idle.len() < MAX_IDLE {
-            connection.idle_since = now;
-            // What becomes of it now is nothing to the task that used it.
-            connection.drive.bell.leave();
-            idle.push(connection);
+        // Looked at once more: then the task that used it is not woken for what becomes of it.
+        if connection.is_reusable() && idle.len() < MAX_IDLE && connection.is_quiet() {
+            idle.push(Idle { connection, since });
         }
-    }
-}
-
-impl Connection {
-    /// Sends; the future polls the connection until the head of the answer is there.
-    pub(crate) fn send(
-        &mut self,
-        request: Request<Outgoing>,
-    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> {
-        let drive = &mut self.drive;
-        drive.bell.mute();
-        drive.settled = false;
-        Sending {
-            drive,
-            answer: self.sender.send_request(request),
-        }
-    }
-
-    /// A piece of `body`, which is that of this connection's answer; reads on where none waits.
-    pub(crate) fn poll_frame(
-        &mut self,
-        body: &mut Incoming,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let mut body = Pin::new(body);
-        self.drive.poll_for(cx, |cx| body.as_mut().poll_frame(cx))
-    }
-
-    /// Sees a close that came while nobody looked.
-    fn is_usable(&mut self) -> bool {
-        let drive = &mut self.drive;
-        if !drive.ended {
-            drive.ended = drive.io.as_mut().poll(&mut drive.bell.context()).is_ready();
-        }
-        !drive.ended && self.sender.is_ready()
-    }
-}
-
-pin_project! {
-    /// A request on its way. No `async` block, which would keep hyper's future twice.
-    struct Sending<'a, F> {
-        drive: &'a mut Drive,
-        #[pin]
-        answer: F,
-    }
-}
-
-impl<F: Future> Future for Sending<'_, F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let mut this = self.project();
-        this.drive.poll_for(cx, |cx| this.answer.as_mut().poll(cx))
-    }
-}
-
-impl Drive {
-    /// Polls `part`, which this connection moves, and the connection, until the part has a
-    /// result or nothing moves any more.
-    fn poll_for<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut part: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.bell.listen(cx);
-        if self.settled && !self.bell.has_rung() {
-            return Poll::Pending;
-        }
-        let result = self.bell.poll(|cx| {
-            let result = part(cx);
-            if result.is_ready() || self.ended {
-                return result;
-            }
-            self.ended = self.io.as_mut().poll(cx).is_ready();
-            part(cx)
-        });
-        self.settled = result.is_pending();
-        result
     }
 }
 
@@ -306,14 +188,6 @@ impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream")
             .field("instance", &self.info.instance.id)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("ended", &self.drive.ended)
             .finish_non_exhaustive()
     }
 }

@@ -6,21 +6,28 @@ use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, Outcome};
 use dataplane_protocol::table::Timeouts;
-use http::{HeaderValue, Request, header::RETRY_AFTER, response};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
+use http::{HeaderValue, Method, header::RETRY_AFTER};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::body::{Outgoing, Progress, Upload};
-use crate::upstream::{Connection, Upstream};
+use crate::{
+    http1::{Head, Lines},
+    upstream::{Connection, Upstream},
+};
 
 /// An answer whose first byte is here (or that has none).
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub head: response::Parts,
-    pub first: Option<Frame<Bytes>>,
-    pub body: Incoming,
+    pub head: Head,
+    pub first: Option<Bytes>,
     pub connection: Connection,
+}
+
+/// A request as it goes to a backend.
+pub(super) struct Message {
+    pub method: Method,
+    pub head: Lines,
+    pub body: Outgoing,
 }
 
 /// Why there is none.
@@ -62,7 +69,7 @@ pub(super) async fn run(
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
-    make: impl Fn() -> Request<Outgoing>,
+    make: impl Fn() -> Message,
 ) -> Result<Box<Answer>, Failed> {
     // Made before anything is sent, so that no signal is missed.
     let cut = upstream.cut.notified();
@@ -73,13 +80,13 @@ pub(super) async fn run(
             match first_byte(&mut connection, &make, timeouts, stream, upload).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
-                Err(failed) if failed == Failed::RESET => {}
-                result => return result.map(|head| head.with(connection)),
+                Err(failed) if failed == Failed::RESET && !connection.has_answered() => {}
+                result => return result.map(|begun| begun.with(connection)),
             }
         }
         let mut connection = connect(upstream, timeouts).await?;
-        let head = first_byte(&mut connection, &make, timeouts, stream, upload).await?;
-        Ok(head.with(connection))
+        let begun = first_byte(&mut connection, &make, timeouts, stream, upload).await?;
+        Ok(begun.with(connection))
     };
     tokio::select! {
         biased;
@@ -103,7 +110,7 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
 
 async fn first_byte(
     connection: &mut Connection,
-    make: &impl Fn() -> Request<Outgoing>,
+    make: &impl Fn() -> Message,
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
@@ -134,18 +141,16 @@ async fn first_byte(
 
 /// An answer that has begun.
 struct Begun {
-    head: response::Parts,
-    first: Option<Frame<Bytes>>,
-    body: Incoming,
+    head: Head,
+    first: Option<Bytes>,
 }
 
 impl Begun {
     fn with(self, connection: Connection) -> Box<Answer> {
-        let Self { head, first, body } = self;
+        let Self { head, first } = self;
         Box::new(Answer {
             head,
             first,
-            body,
             connection,
         })
     }
@@ -153,23 +158,28 @@ impl Begun {
 
 async fn exchange(
     connection: &mut Connection,
-    make: &impl Fn() -> Request<Outgoing>,
+    make: &impl Fn() -> Message,
 ) -> Result<Begun, Failed> {
-    let rsp = connection.send(make()).await.map_err(|error| {
-        tracing::debug!(%error, "no answer");
-        Failed::RESET
-    })?;
-    let (head, mut body) = rsp.into_parts();
-    let first = if body.is_end_stream() {
+    let Message { method, head, body } = make();
+    connection.send(method, head, body);
+    let (head, first) = poll_fn(|cx| connection.poll_head(cx))
+        .await
+        .map_err(|error| {
+            tracing::debug!(%error, "no answer");
+            Failed::RESET
+        })?;
+    let first = if !first.is_empty() {
+        Some(first)
+    } else if connection.is_done() {
         None
     } else {
-        poll_fn(|cx| connection.poll_frame(&mut body, cx)).await
+        let first = poll_fn(|cx| connection.poll_data(cx)).await;
+        first.map_err(|error| {
+            tracing::debug!(%error, "closed before the first byte");
+            Failed::RESET
+        })?
     };
-    let first = first.transpose().map_err(|error| {
-        tracing::debug!(%error, "closed before the first byte");
-        Failed::RESET
-    })?;
-    Ok(Begun { head, first, body })
+    Ok(Begun { head, first })
 }
 
 /// Resolves when the time has come, or never.
@@ -183,7 +193,9 @@ pub(super) async fn reached(timer: &mut Option<Pin<Box<Sleep>>>) {
 /// What an answer's status says, where it says something other than success.
 pub(super) fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
     let status = answer.head.status.as_u16();
-    let after = answer.head.headers.get(RETRY_AFTER);
+    let mut headers = answer.head.headers.iter();
+    let after = headers.find(|(name, _)| *name == RETRY_AFTER);
+    let after = after.map(|(_, value)| value);
     let outcome = match status {
         429 => Outcome::Saturated {
             retry_after: after.and_then(seconds),

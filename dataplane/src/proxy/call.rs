@@ -9,10 +9,7 @@ use std::{
 
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, uri::PathAndQuery,
-};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
 use translate::stream::Framing;
@@ -20,7 +17,7 @@ use translate::stream::Framing;
 use super::{
     Answered,
     account::Account,
-    attempt::{self, Answer, Failed},
+    attempt::{self, Answer, Failed, Message},
     body::{BODY_IDLE, Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
@@ -29,7 +26,10 @@ use super::{
     respond,
     surface::Forward,
 };
-use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
+use crate::{
+    downstream::Downstream, error::ProxyError, http1::Lines, metrics::ReasonLabels,
+    upstream::Upstream,
+};
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
@@ -101,7 +101,7 @@ impl Call<'_> {
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            let make = || self.request(&picked.upstream, &id, intake.outgoing(&upload));
+            let make = || self.message(&picked.upstream, &id, intake.outgoing(&upload));
             let timeouts = &picked.route.timeouts;
             let attempt = attempt::run(&picked.upstream, timeouts, account.stream, &upload, make);
             let result = tokio::select! {
@@ -172,49 +172,24 @@ impl Call<'_> {
         }
     }
 
-    fn path_here(&self) -> headers::PathHere<'_> {
-        headers::PathHere {
+    /// The request as this backend gets it.
+    fn message(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Message {
+        let base = upstream.info.endpoint.base_path.as_str();
+        let mut head = match self.uri.query() {
+            Some(query) => Lines::new(self.method, &[base, self.to.path, "?", query]),
+            None => Lines::new(self.method, &[base, self.to.path]),
+        };
+        let here = headers::PathHere {
             peer: &self.from.address,
             uri: self.uri,
             version: self.version,
+        };
+        headers::for_backend(&mut head, &upstream.address, self.headers, &here, id);
+        Message {
+            method: self.method.clone(),
+            head,
+            body,
         }
-    }
-
-    /// The request as this backend gets it.
-    fn request(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Request<Outgoing> {
-        let length = body.size_hint().exact().filter(|length| *length > 0);
-        let mut req = Request::new(body);
-        *req.method_mut() = self.method.clone();
-        *req.uri_mut() = self.target(&upstream.info.endpoint.base_path);
-        *req.headers_mut() = headers::for_backend(
-            &upstream.address,
-            self.headers,
-            &self.path_here(),
-            id,
-            length,
-        );
-        req
-    }
-
-    /// The path and query that a backend with this base path is asked for.
-    fn target(&self, base_path: &str) -> Uri {
-        if base_path.is_empty()
-            && self.to.path == self.uri.path()
-            && let Some(same) = self.uri.path_and_query()
-        {
-            return Uri::from(same.clone());
-        }
-        let mut path = String::with_capacity(base_path.len() + self.uri.path().len() + 32);
-        path.push_str(base_path);
-        path.push_str(self.to.path);
-        if let Some(query) = self.uri.query() {
-            path.push('?');
-            path.push_str(query);
-        }
-        // The client's own path was a valid one, and so is the table's base path.
-        PathAndQuery::try_from(path)
-            .map(Uri::from)
-            .unwrap_or_default()
     }
 
     /// The first byte is here: from now on nothing can be tried elsewhere.
@@ -222,18 +197,18 @@ impl Call<'_> {
         let Answer {
             head,
             first,
-            body,
             connection,
         } = *answer;
         let now = Instant::now();
         account.first_byte = Some(now);
         account.status = head.status.as_u16();
         let upstream = &picked.upstream;
-        let backend = Backend::from(head.headers);
+        let status = head.status;
+        let backend = Backend::new(head, upstream);
         let told = backend.told;
         let (tier, decision) = (picked.tier, picked.decision);
         let mut headers = respond::routed(backend, &account, upstream, tier, decision, now);
-        if head.status.is_redirection() || head.status == StatusCode::CREATED {
+        if status.is_redirection() || status == StatusCode::CREATED {
             let prefix = self.uri.path().strip_suffix(self.to.path);
             headers::locate(&mut headers, upstream, prefix.unwrap_or_default());
         }
@@ -248,9 +223,9 @@ impl Call<'_> {
             now,
         };
         let (upstream, flight) = (picked.upstream, picked.flight);
-        let body = relay::body(first, body, connection, upstream, flight, account, terms);
+        let body = relay::body(first, connection, upstream, flight, account, terms);
         let mut rsp = Response::new(body);
-        *rsp.status_mut() = head.status;
+        *rsp.status_mut() = status;
         *rsp.headers_mut() = headers;
         rsp
     }

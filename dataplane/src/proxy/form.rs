@@ -5,19 +5,24 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Headers that are made once, with blanks. Filling in a copy costs a third of making them anew,
 /// because no name is looked up.
 #[derive(Debug)]
-pub(crate) struct Form<const BLANKS: usize>(HeaderMap);
+pub(super) struct Form(HeaderMap);
 
-impl<const BLANKS: usize> Form<BLANKS> {
+impl Form {
+    /// No name may be there twice.
     pub(super) fn new(
-        blanks: [HeaderName; BLANKS],
+        blanks: impl IntoIterator<Item = HeaderName>,
         fixed: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
     ) -> Self {
+        let blanks = blanks.into_iter();
         let blanks = blanks.map(|name| (name, HeaderValue::from_static("")));
-        Self(blanks.into_iter().chain(fixed).collect())
+        Self(blanks.chain(fixed).collect())
     }
 
     /// In the order of the blanks; those without a value are left out.
-    pub(super) fn filled(&self, values: [Option<HeaderValue>; BLANKS]) -> HeaderMap {
+    pub(super) fn filled(
+        &self,
+        values: impl IntoIterator<Item = Option<HeaderValue>>,
+    ) -> HeaderMap {
         let mut headers = self.0.clone();
         let mut without = Vec::new();
         // In the order in which they were put in: the test below would tell.

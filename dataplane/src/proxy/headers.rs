@@ -3,15 +3,17 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{
-        ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, FORWARDED, HOST,
-        LOCATION, TRANSFER_ENCODING, USER_AGENT, VIA,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, FORWARDED, HOST,
+        LOCATION, VIA,
     },
     uri::PathAndQuery,
 };
 use translate::stream::Framing;
 
-use super::form::Form;
-use crate::upstream::Upstream;
+use crate::{
+    http1::{Head, Length, Lines},
+    upstream::Upstream,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -69,41 +71,20 @@ fn is_credential(name: &str) -> bool {
     )
 }
 
-const VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
-const VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
-const PROTO: HeaderValue = HeaderValue::from_static("http");
-const NOTHING: HeaderValue = HeaderValue::from_static("");
+static VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
+static VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
+static PROTO: HeaderValue = HeaderValue::from_static("http");
 
 /// What requests to one instance carry of ours.
 #[derive(Debug)]
 pub(crate) struct Address {
     pub host: HeaderValue,
     credential: Option<(HeaderName, HeaderValue)>,
-    form: Form<7>,
 }
 
 impl Address {
     pub(crate) fn new(host: HeaderValue, credential: Option<(HeaderName, HeaderValue)>) -> Self {
-        let [content_type, accept, user_agent] = USUAL.clone();
-        let blanks = [
-            REQUEST_ID,
-            FORWARDED_FOR,
-            FORWARDED_HOST,
-            CONTENT_LENGTH,
-            content_type,
-            accept,
-            user_agent,
-        ];
-        let fixed = [
-            (HOST, host.clone()),
-            (VIA, VIA_HTTP_1),
-            (FORWARDED_PROTO, PROTO),
-        ];
-        Self {
-            form: Form::new(blanks, fixed),
-            host,
-            credential,
-        }
+        Self { host, credential }
     }
 
     fn is_credential(&self, name: &HeaderName) -> bool {
@@ -112,9 +93,6 @@ impl Address {
             .is_some_and(|(ours, _)| ours == name)
     }
 }
-
-/// What nearly all clients send, beside what does not pass.
-static USUAL: [HeaderName; 3] = [CONTENT_TYPE, ACCEPT, USER_AGENT];
 
 /// How a request came here.
 #[derive(Clone, Copy, Debug)]
@@ -125,93 +103,69 @@ pub(super) struct PathHere<'a> {
     pub version: Version,
 }
 
-/// A client's headers as the backend at `address` gets them. `length` of the body, where it is
-/// known and there is one; else hyper's client says how the body ends.
+/// Adds a client's headers as the backend at `address` gets them, but for the body's length.
 pub(super) fn for_backend(
+    lines: &mut Lines,
     address: &Address,
     client: &HeaderMap,
     here: &PathHere<'_>,
     request_id: &HeaderValue,
-    length: Option<u64>,
-) -> HeaderMap {
-    let mut usual: [Option<&HeaderValue>; 3] = [None; 3];
-    let mut host = None;
-    let mut connection = false;
-    for (name, value) in client {
-        if let Some((_, first)) = USUAL
-            .iter()
-            .zip(&mut usual)
-            .find(|(usual, _)| *usual == name)
-        {
-            first.get_or_insert(value);
-        } else if *name == HOST {
-            host = Some(value);
-        } else if *name == CONNECTION {
-            connection = true;
-        }
+) {
+    lines.add(&HOST, &address.host);
+    lines.add(&REQUEST_ID, request_id);
+    if let Some((name, value)) = &address.credential {
+        lines.add(name, value);
     }
-    // HTTP/2 has it in the URI.
-    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
-    let [content_type, accept, user_agent] = usual.map(Option::<&HeaderValue>::cloned);
-    let mut headers = address.form.filled([
-        Some(request_id.clone()),
-        Some(here.peer.clone()),
-        host.cloned().or_else(authority),
-        length.map(HeaderValue::from),
-        content_type,
-        accept,
-        user_agent,
-    ]);
-    if here.version == Version::HTTP_2 {
-        headers.insert(VIA, VIA_HTTP_2);
-    }
+    // Mostly there is none: then nothing has to be looked up.
+    let named = if client.contains_key(CONNECTION) {
+        named_by_connection(client)
+    } else {
+        Vec::new()
+    };
     let mut earlier_hops = false;
     for (name, value) in client {
         match way(name.as_str()) {
-            Way::Pass
-                if !usual
-                    .iter()
-                    .flatten()
-                    .any(|first| std::ptr::eq(*first, value)) =>
-            {
-                headers.append(name, value.clone());
+            Way::Pass if !named.contains(name) && !address.is_credential(name) => {
+                lines.add(name, value);
             }
             Way::Path => earlier_hops = true,
             Way::Pass | Way::Drop => {}
         }
     }
-    let named = if connection {
-        named_by_connection(client)
+    let via = if here.version == Version::HTTP_2 {
+        &VIA_HTTP_2
     } else {
-        Vec::new()
+        &VIA_HTTP_1
     };
-    for name in &named {
-        if way(name.as_str()) == Way::Pass {
-            headers.remove(name);
-        }
-    }
     if earlier_hops {
-        add_earlier_hops(&mut headers, client, &named, here);
+        add_hops(lines, via, client, &named, here);
+        return;
     }
-    if let Some((name, value)) = &address.credential {
-        headers.insert(name, value.clone());
+    lines.add(&VIA, via);
+    lines.add(&FORWARDED_FOR, here.peer);
+    lines.add(&FORWARDED_PROTO, &PROTO);
+    if let Some(host) = host(client, here) {
+        lines.add(&FORWARDED_HOST, &host);
     }
-    headers
 }
 
-/// What a client says of the hops before it.
-fn add_earlier_hops(
-    headers: &mut HeaderMap,
+/// What the client called us; HTTP/2 has it in the URI.
+fn host(client: &HeaderMap, here: &PathHere<'_>) -> Option<HeaderValue> {
+    let authority = || HeaderValue::from_str(here.uri.authority()?.as_str()).ok();
+    client.get(HOST).cloned().or_else(authority)
+}
+
+/// This hop after those that the client tells of.
+fn add_hops(
+    lines: &mut Lines,
+    via: &HeaderValue,
     client: &HeaderMap,
     named: &[HeaderName],
     here: &PathHere<'_>,
 ) {
-    for name in [FORWARDED_FOR, VIA] {
-        if let Some(ours) = headers.get(&name) {
-            let value = joined(client, &name, ours);
-            headers.insert(name, value);
-        }
-    }
+    lines.add(&VIA, &joined(client, &VIA, via));
+    let hops = joined(client, &FORWARDED_FOR, here.peer);
+    lines.add(&FORWARDED_FOR, &hops);
     if client.contains_key(FORWARDED) {
         // Whoever reads it must not take an earlier hop for the last one (RFC 7239).
         let peer = here.peer.to_str().unwrap_or("unknown");
@@ -221,15 +175,15 @@ fn add_earlier_hops(
             peer.to_owned()
         };
         if let Ok(hop) = HeaderValue::try_from(format!("for={peer}")) {
-            headers.append(FORWARDED, joined(client, &FORWARDED, &hop));
+            lines.add(&FORWARDED, &joined(client, &FORWARDED, &hop));
         }
     }
-    for name in [FORWARDED_HOST, FORWARDED_PROTO] {
-        if let Some(first) = client.get(&name)
-            && !named.contains(&name)
-        {
-            headers.insert(name, first.clone());
-        }
+    let first = |name| client.get(&name).filter(|_| !named.contains(&name));
+    let proto = first(FORWARDED_PROTO).unwrap_or(&PROTO);
+    lines.add(&FORWARDED_PROTO, proto);
+    let told = first(FORWARDED_HOST).cloned();
+    if let Some(host) = told.or_else(|| host(client, here)) {
+        lines.add(&FORWARDED_HOST, &host);
     }
 }
 
@@ -267,94 +221,84 @@ pub(super) struct Told {
 }
 
 /// A backend's headers, looked through once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Backend {
     pub told: Told,
     pub content_type: Option<HeaderValue>,
     pub content_length: Option<HeaderValue>,
     pub date: Option<HeaderValue>,
-    /// Those that `Connection` names.
-    named: Vec<HeaderName>,
-    /// All, but nothing in these three.
-    headers: HeaderMap,
+    /// What else may reach a client.
+    pub others: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl From<HeaderMap> for Backend {
-    fn from(mut headers: HeaderMap) -> Self {
-        let mut told = Told::default();
-        let (mut connection, mut encoded) = (false, false);
-        let (mut content_type, mut content_length, mut date) = (None, None, None);
-        let take = |value: &mut HeaderValue| std::mem::replace(value, NOTHING);
-        for (name, value) in &mut headers {
-            if *name == CONTENT_TYPE {
-                content_type = Some(take(value));
+impl Backend {
+    pub(super) fn new(head: Head, upstream: &Upstream) -> Self {
+        let mut backend = Self {
+            told: Told {
+                bounded: head.length != Length::UntilClose,
+                framing: Framing::Opaque,
+            },
+            ..Self::default()
+        };
+        let mut others = head.headers;
+        let named = others
+            .iter()
+            .filter(|(name, _)| *name == CONNECTION)
+            .flat_map(|(_, line)| names(line))
+            .collect::<Vec<_>>();
+        let mut encoded = false;
+        others.retain_mut(|(name, value)| {
+            let place = if *name == CONTENT_TYPE {
+                &mut backend.content_type
             } else if *name == CONTENT_LENGTH {
-                content_length = Some(take(value));
+                &mut backend.content_length
             } else if *name == DATE {
-                date = Some(take(value));
-            } else if *name == TRANSFER_ENCODING {
-                told.bounded = true;
-            } else if *name == CONTENT_ENCODING {
-                encoded = true;
-            } else if *name == CONNECTION {
-                connection = true;
-            }
+                &mut backend.date
+            } else {
+                encoded |= *name == CONTENT_ENCODING;
+                return passes_back(name, upstream) && !named.contains(name);
+            };
+            *place = Some(std::mem::replace(value, NOTHING));
+            false
+        });
+        backend.others = others;
+        if head.length == Length::Chunked {
+            // Beside chunks it means nothing.
+            backend.content_length = None;
         }
-        told.bounded |= content_length.is_some();
-        if let Some(Ok(kind)) = content_type.as_ref().map(HeaderValue::to_str)
+        let kind = backend.content_type.as_ref().map(HeaderValue::to_str);
+        if let Some(Ok(kind)) = kind
             && !encoded
         {
-            told.framing = Framing::of(kind);
+            backend.told.framing = Framing::of(kind);
         }
-        Self {
-            told,
-            content_type,
-            content_length,
-            date,
-            named: if connection {
-                named_by_connection(&headers)
-            } else {
-                Vec::new()
-            },
-            headers,
-        }
+        backend
     }
 }
 
-/// Adds to `headers` what else of a backend's may reach a client.
-pub(super) fn add_others(headers: &mut HeaderMap, backend: Backend, upstream: &Upstream) {
-    let mut last = None;
-    for (name, value) in backend.headers {
-        // Further lines of the same name come without it.
-        let Some(name) = name.or(last.take()) else {
-            continue;
-        };
-        last = Some(name.clone());
-        let text = name.as_str();
-        let dropped = name == CONTENT_TYPE
-            || name == CONTENT_LENGTH
-            || name == DATE
-            || is_hop_by_hop(text)
-            || is_credential(text)
-            || text == "set-cookie"
-            // A backend that is itself an Olla must not speak for us.
-            || text.starts_with("x-olla-")
-            || matches!(text, "x-request-id" | "x-served-by")
-            || upstream.address.is_credential(&name)
-            || backend.named.contains(&name);
-        if !dropped {
-            headers.append(name, value);
-        }
-    }
+const NOTHING: HeaderValue = HeaderValue::from_static("");
+
+/// Whether a backend's header may reach a client.
+fn passes_back(name: &HeaderName, upstream: &Upstream) -> bool {
+    let text = name.as_str();
+    !(is_hop_by_hop(text)
+        || is_credential(text)
+        || text == "set-cookie"
+        // A backend that is itself an Olla must not speak for us.
+        || text.starts_with("x-olla-")
+        || matches!(text, "x-request-id" | "x-served-by")
+        || upstream.address.is_credential(name))
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();
-    lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
+    lines.flat_map(names).collect()
+}
+
+fn names(line: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    let line = line.to_str().unwrap_or_default();
+    line.split(',')
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        .collect()
 }
 
 /// All lines of `name` as one that ends with `value`.
@@ -399,6 +343,8 @@ fn fresh_id() -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use http::{Method, header::ACCEPT};
+
     use super::*;
 
     fn cleaned(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -423,7 +369,9 @@ mod tests {
         };
         let address = Address::new(HeaderValue::from_static("backend"), None);
         let id = HeaderValue::from_static("id");
-        for_backend(&address, client, &here, &id, None)
+        let mut lines = Lines::new(&Method::POST, &["/"]);
+        for_backend(&mut lines, &address, client, &here, &id);
+        lines.headers()
     }
 
     #[test]
@@ -442,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_headers_pass_with_all_their_lines() {
+    fn headers_pass_with_all_their_lines() {
         let client = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("a"))]);
         let mut twice = client.clone();
         twice.append(ACCEPT, HeaderValue::from_static("b"));
@@ -450,8 +398,6 @@ mod tests {
             let expected: Vec<_> = client.get_all(ACCEPT).iter().collect();
             let got = sent(&client);
             assert_eq!(got.get_all(ACCEPT).iter().collect::<Vec<_>>(), expected);
-            assert!(!got.contains_key(USER_AGENT));
-            assert!(!got.contains_key(CONTENT_TYPE));
         }
     }
 

@@ -17,7 +17,6 @@ use bytes::{Bytes, BytesMut};
 use dataplane_core::{Failure, Outcome};
 use dataplane_protocol::Dialect;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 use translate::{
     error::ErrorBody,
@@ -26,15 +25,10 @@ use translate::{
 
 use super::{OutBody, account::Account, flight::Flight};
 use crate::{
+    http1,
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
 };
-
-/// Joined chunks go out when they reach this many bytes.
-const JOIN_UP_TO: usize = 16 * 1024;
-
-/// A chunk of this size goes out by itself: copying it would cost more than a write.
-const LARGE: usize = 4 * 1024;
 
 /// The answer broke off: the connection to the client is closed without a proper end.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +37,6 @@ pub(crate) struct Broken(&'static str);
 
 #[derive(Debug)]
 pub(crate) struct Relay {
-    inner: Incoming,
     /// Given back when the answer ends whole.
     connection: Option<Connection>,
     upstream: Rc<Upstream>,
@@ -56,8 +49,8 @@ pub(crate) struct Relay {
     framer: Framer,
     /// End of a body whose end HTTP does not mark; absent where it does.
     tail: Option<BytesMut>,
-    /// Data or trailers to hand out before anything else.
-    next: Option<Frame<Bytes>>,
+    /// To hand out before anything else.
+    next: Option<Bytes>,
     idle: Duration,
     deadline: Option<Instant>,
     last_data: Instant,
@@ -94,8 +87,7 @@ pub(super) struct Terms {
 
 /// The body of an answer of which `first` is here.
 pub(super) fn body(
-    first: Option<Frame<Bytes>>,
-    inner: Incoming,
+    first: Option<Bytes>,
     connection: Connection,
     upstream: Rc<Upstream>,
     mut flight: Flight,
@@ -103,24 +95,20 @@ pub(super) fn body(
     terms: Terms,
 ) -> OutBody {
     // Most answers that are no streams are here by now: nothing is left to relay.
-    let whole = terms.framing == Framing::Opaque
-        && (first.is_none() || inner.is_end_stream())
-        && first.as_ref().is_none_or(Frame::is_data);
+    let whole = terms.framing == Framing::Opaque && (first.is_none() || connection.is_done());
     if !whole {
-        let relay = Relay::new(first, inner, connection, upstream, flight, account, terms);
+        let relay = Relay::new(first, connection, upstream, flight, account, terms);
         return OutBody::Relay(Box::new(relay));
     }
     flight.finish(terms.outcome, terms.now);
     account.answered(&upstream, &terms.outcome, terms.now);
     upstream.put_back(connection, terms.now);
-    let data = first.and_then(|frame| frame.into_data().ok());
-    OutBody::whole(data.unwrap_or_default())
+    OutBody::whole(first.unwrap_or_default())
 }
 
 impl Relay {
     fn new(
-        first: Option<Frame<Bytes>>,
-        inner: Incoming,
+        first: Option<Bytes>,
         connection: Connection,
         upstream: Rc<Upstream>,
         flight: Flight,
@@ -128,7 +116,6 @@ impl Relay {
         terms: Terms,
     ) -> Self {
         let mut relay = Self {
-            inner,
             connection: Some(connection),
             upstream,
             flight,
@@ -146,13 +133,8 @@ impl Relay {
             state: State::Open,
         };
         let empty = first.is_none();
-        relay.next = first.and_then(|frame| match frame.into_data() {
-            Ok(data) => Some(relay.framed(data))
-                .filter(|data| !data.is_empty())
-                .map(Frame::data),
-            Err(trailers) => Some(trailers),
-        });
-        if relay.inner.is_end_stream() || empty {
+        relay.next = first.and_then(|data| relay.framed(data));
+        if relay.is_done() || empty {
             relay.end_whole(terms.now);
         } else if relay.framer.framing() != Framing::Opaque && relay.outcome == Outcome::Success {
             relay.flight.first_byte(terms.now);
@@ -160,13 +142,14 @@ impl Relay {
         relay
     }
 
-    fn framed(&mut self, data: Bytes) -> Bytes {
+    /// What of this may go out now.
+    fn framed(&mut self, data: Bytes) -> Option<Bytes> {
         if let Some(tail) = &mut self.tail {
             tail.extend_from_slice(&data);
             let surplus = tail.len().saturating_sub(stream::TAIL);
             let _ = tail.split_to(surplus);
         }
-        self.framer.push(data)
+        Some(self.framer.push(data)).filter(|data| !data.is_empty())
     }
 
     /// The body ended as HTTP says it should.
@@ -181,7 +164,7 @@ impl Relay {
             return;
         }
         if !rest.is_empty() {
-            let before = self.next.replace(Frame::data(rest));
+            let before = self.next.replace(rest);
             self.prepend(before);
         }
         self.flight.finish(self.outcome, now);
@@ -193,16 +176,12 @@ impl Relay {
     }
 
     /// Puts data in front of what is handed out next.
-    fn prepend(&mut self, before: Option<Frame<Bytes>>) {
-        let Some(Ok(before)) = before.map(Frame::into_data) else {
+    fn prepend(&mut self, before: Option<Bytes>) {
+        let Some(before) = before else {
             return;
         };
-        let after = self
-            .next
-            .take()
-            .and_then(|frame| frame.into_data().ok())
-            .unwrap_or_default();
-        self.next = Some(Frame::data([before, after].concat().into()));
+        let after = self.next.take().unwrap_or_default();
+        self.next = Some([before, after].concat().into());
     }
 
     /// The answer cannot be finished. Nothing of it can be taken back, so the client is told.
@@ -229,62 +208,46 @@ impl Relay {
             request_id: self.account.request_id(),
         };
         let event = stream::broken(self.client, self.framer.framing(), &error);
-        self.next = (!event.is_empty()).then(|| Frame::data(event));
+        self.next = Some(event).filter(|event| !event.is_empty());
         self.state = State::Ending(reason);
     }
 
     /// All that is ready now, or the end, or nothing yet.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut joined = Joined::default();
-        loop {
-            match self.poll_inner(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    match frame.into_data() {
-                        Ok(data) => joined.push(self.framed(data)),
-                        // Trailers: after them nothing comes but the end.
-                        Err(trailers) if joined.is_empty() => {
-                            self.next = Some(trailers);
-                            return Poll::Ready(());
-                        }
-                        Err(_) => {}
-                    }
-                    if self.inner.is_end_stream() {
-                        self.next = joined.take();
-                        self.end_whole(Instant::now());
-                        return Poll::Ready(());
-                    }
-                    if joined.is_full() {
-                        break;
+        while let Poll::Ready(data) = self.poll_connection(cx) {
+            let now = Instant::now();
+            self.last_data = now;
+            match data {
+                Ok(Some(data)) => {
+                    self.next = self.framed(data);
+                    if self.is_done() {
+                        self.end_whole(now);
                     }
                 }
-                Poll::Ready(None) => {
-                    self.next = joined.take();
-                    self.end_whole(Instant::now());
-                    return Poll::Ready(());
+                Ok(None) => self.end_whole(now),
+                Err(error) => {
+                    tracing::debug!(%error, "the answer broke off");
+                    self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
                 }
-                Poll::Ready(Some(Err(_))) => {
-                    // What came before goes out in front of the last event.
-                    let before = joined.take();
-                    let outcome = Outcome::Failure(Failure::Truncated);
-                    self.break_off("truncated", outcome, Instant::now());
-                    self.prepend(before);
-                    return Poll::Ready(());
-                }
-                Poll::Pending => break,
             }
-        }
-        self.next = joined.take();
-        if self.next.is_some() {
-            self.last_data = Instant::now();
-            return Poll::Ready(());
+            if self.next.is_some() || self.state != State::Open {
+                return Poll::Ready(());
+            }
         }
         self.silence(cx)
     }
 
-    fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn is_done(&self) -> bool {
+        self.connection.as_ref().is_none_or(Connection::is_done)
+    }
+
+    fn poll_connection(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, http1::Error>> {
         match &mut self.connection {
-            Some(connection) => connection.poll_frame(&mut self.inner, cx),
-            None => Pin::new(&mut self.inner).poll_frame(cx),
+            Some(connection) => connection.poll_data(cx),
+            None => Poll::Ready(Ok(None)),
         }
     }
 
@@ -328,8 +291,8 @@ impl Body for Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         loop {
-            if let Some(frame) = self.next.take() {
-                return Poll::Ready(Some(Ok(frame)));
+            if let Some(data) = self.next.take() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             match self.state {
                 State::Ended => return Poll::Ready(None),
@@ -370,47 +333,5 @@ impl Body for Relay {
     fn size_hint(&self) -> SizeHint {
         // The head says it, where the backend did: `Content-Length` passes untouched.
         SizeHint::default()
-    }
-}
-
-/// Chunks that were ready together.
-#[derive(Default)]
-struct Joined {
-    first: Option<Bytes>,
-    more: BytesMut,
-}
-
-impl Joined {
-    fn push(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        match self.first.take() {
-            None if self.more.is_empty() => self.first = Some(data),
-            first => {
-                if let Some(first) = first {
-                    self.more.reserve(first.len() + data.len());
-                    self.more.extend_from_slice(&first);
-                }
-                self.more.extend_from_slice(&data);
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.first.is_none() && self.more.is_empty()
-    }
-
-    fn is_full(&self) -> bool {
-        self.more.len() >= JOIN_UP_TO || self.first.as_ref().is_some_and(|data| data.len() >= LARGE)
-    }
-
-    fn take(&mut self) -> Option<Frame<Bytes>> {
-        let data = match self.first.take() {
-            Some(first) => first,
-            None if self.more.is_empty() => return None,
-            None => self.more.split().freeze(),
-        };
-        Some(Frame::data(data))
     }
 }

@@ -91,11 +91,12 @@ fn model_value(model: &str) -> Option<HeaderValue> {
 
 const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 
-/// Forms for the heads of one instance's answers, by what their fixed part depends on.
+/// Forms for the heads of one instance's answers, by what they depend on.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps(Vec<Stamp>);
 
-/// Of these there are few: an instance serves a few models, mostly in one tier.
+/// Of these there are few: an instance serves a few models, mostly in one tier, and sends the
+/// same headers with all answers.
 const MAX_STAMPS: usize = 32;
 
 #[derive(Debug)]
@@ -104,33 +105,50 @@ struct Stamp {
     decision: &'static str,
     attempts: u32,
     model: Option<String>,
-    form: Form<6>,
+    /// Names that the backend sends beside the usual ones.
+    others: Vec<HeaderName>,
+    form: Form,
 }
 
+/// What every answer has a value of its own for; the backend's others come after them.
+const BLANKS: [HeaderName; 6] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    DATE,
+    RESPONSE_TIME,
+    OLLA_REQUEST_ID,
+    headers::REQUEST_ID,
+];
+
 impl Stamps {
+    /// `others` has no name twice.
     fn form(
         &mut self,
         account: &Account,
         upstream: &Upstream,
         tier: u32,
         decision: &'static str,
-    ) -> Option<&Form<6>> {
+        others: &[(HeaderName, HeaderValue)],
+    ) -> Option<&Form> {
         let attempts = account.attempts;
         let known = self.0.iter().position(|stamp| {
             (stamp.tier, stamp.attempts) == (tier, attempts)
                 && stamp.decision == decision
                 && stamp.model == account.model
+                && stamp.others.iter().eq(others.iter().map(|(name, _)| name))
         });
         let place = known.unwrap_or_else(|| {
             if self.0.len() == MAX_STAMPS {
                 self.0.clear();
             }
+            let others: Vec<_> = others.iter().map(|(name, _)| name.clone()).collect();
             self.0.push(Stamp {
                 tier,
                 decision,
                 attempts,
                 model: account.model.clone(),
-                form: form(account, upstream, tier, decision),
+                form: form(account, upstream, tier, decision, &others),
+                others,
             });
             self.0.len() - 1
         });
@@ -138,7 +156,13 @@ impl Stamps {
     }
 }
 
-fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static str) -> Form<6> {
+fn form(
+    account: &Account,
+    upstream: &Upstream,
+    tier: u32,
+    decision: &'static str,
+    others: &[HeaderName],
+) -> Form {
     let mut fixed = vec![
         (SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE)),
         (STRATEGY, HeaderValue::from_static("strict")),
@@ -151,15 +175,7 @@ fn form(account: &Account, upstream: &Upstream, tier: u32, decision: &'static st
     ];
     let model = account.model.as_deref().and_then(model_value);
     fixed.extend(model.map(|model| (MODEL, model)));
-    let blanks = [
-        CONTENT_TYPE,
-        CONTENT_LENGTH,
-        DATE,
-        RESPONSE_TIME,
-        OLLA_REQUEST_ID,
-        headers::REQUEST_ID,
-    ];
-    Form::new(blanks, fixed)
+    Form::new(BLANKS.into_iter().chain(others.iter().cloned()), fixed)
 }
 
 /// The headers of an answer that `upstream` gave at `now`.
@@ -173,6 +189,8 @@ pub(super) fn routed(
 ) -> HeaderMap {
     let mut stamps = upstream.stamps.borrow_mut();
     let took = now.saturating_duration_since(account.started);
+    let mut others = std::mem::take(&mut backend.others);
+    let further = without_blank(&mut others);
     let values = [
         backend.content_type.take(),
         // If a stream breaks, its last event is ours: the length would no longer be true.
@@ -185,12 +203,33 @@ pub(super) fn routed(
         Some(account.id.clone()),
         Some(account.id.clone()),
     ];
-    let mut headers = stamps
-        .form(account, upstream, tier, decision)
-        .map(|form| form.filled(values))
-        .unwrap_or_default();
-    headers::add_others(&mut headers, backend, upstream);
+    let form = stamps.form(account, upstream, tier, decision, &others);
+    let values = values
+        .into_iter()
+        .chain(others.into_iter().map(|(_, value)| Some(value)));
+    let mut headers = form.map(|form| form.filled(values)).unwrap_or_default();
+    for (name, value) in further {
+        headers.append(name, value);
+    }
     headers
+}
+
+/// Names of a backend's that a form has blanks for; sixteen are more than any sends.
+const MAX_LEARNT: usize = 16;
+
+/// Takes out what a form can have no blank for: lines whose name another has before them, and
+/// those that are too many.
+fn without_blank(others: &mut Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)> {
+    let mut known: Vec<HeaderName> = Vec::new();
+    others
+        .extract_if(.., |(name, _)| {
+            let again = known.len() == MAX_LEARNT || known.contains(name);
+            if !again {
+                known.push(name.clone());
+            }
+            again
+        })
+        .collect()
 }
 
 /// As Olla writes it: `12ms`.
