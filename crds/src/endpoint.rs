@@ -135,14 +135,14 @@ impl PodSelectorTarget {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.interval) > duration('0s')")
-    .message("health.interval: must be longer than 0s"))]
+#[x_kube(validation = Rule::new("duration(self.interval) >= duration('100ms')")
+    .message("health.interval: must be at least 100ms"))]
 #[x_kube(validation = Rule::new("duration(self.timeout) > duration('0s')")
     .message("health.timeout: must be longer than 0s"))]
 pub struct HealthSpec {
-    /// `Active` (default) probes at `interval`. `Passive` probes only after live traffic failed
-    /// to connect, until it works again: for endpoints that bill or limit requests. `Disabled` never
-    /// probes; the circuit breaker alone judges.
+    /// `Active` (default) probes at `interval`. `Passive` probes only after a request failed to
+    /// connect or was reset before its answer, until a probe is good: for endpoints that bill or
+    /// limit requests. `Disabled` never probes; the circuit breaker alone judges.
     #[serde(default)]
     pub mode: HealthMode,
     /// Path of the probe, a GET that costs no tokens; any 2xx is good. Default: the one of
@@ -150,8 +150,9 @@ pub struct HealthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: Option<String>,
-    /// Time between probes, kept to within ±5 % of jitter. Default 10s. After a failed probe
-    /// the next comes after at most 1s, so that a verdict does not wait for `interval`.
+    /// Time between probes, at least 100ms, kept to within ±5 % of jitter. Default 10s. Where it
+    /// is longer, the next probe after a failed one comes after 1s, and while the instance is out
+    /// of use one comes every 10s, so that neither verdict waits for `interval`.
     #[serde(default = "default_health_interval")]
     pub interval: Duration,
     /// A probe that takes longer has failed. Default 5s: Ollama is slow to answer while it
@@ -199,8 +200,8 @@ pub struct ModelsSpec {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.interval) > duration('0s')")
-    .message("models.discovery.interval: must be longer than 0s"))]
+#[x_kube(validation = Rule::new("duration(self.interval) >= duration('1s')")
+    .message("models.discovery.interval: must be at least 1s"))]
 pub struct DiscoverySpec {
     /// Whether the backend is asked for its models. Default true.
     #[serde(default = "default_true")]
@@ -209,7 +210,8 @@ pub struct DiscoverySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: Option<String>,
-    /// Time between listings. Default 30s; a backend that comes back is asked at once.
+    /// Time between listings, at least 1s. Default 30s. A backend that comes back is asked at
+    /// once; one that failed to list is asked again after 2s, 4s and so on up to `interval`.
     #[serde(default = "default_discovery_interval")]
     pub interval: Duration,
 }
@@ -373,7 +375,7 @@ mod tests {
             "url: http://a:8000",
             "service: {name: a, port: 80}",
             "podSelector: {matchLabels: {app: a}, port: 8000}",
-            "{url: http://a, health: {interval: 1ms, timeout: 1h}}",
+            "{url: http://a, health: {interval: 100ms, timeout: 1h}}",
             "{url: http://a, models: {discovery: {interval: 1s}}}",
             "{url: http://a, auth: {bearer: {name: s, key: k}}}",
             "{url: http://a, auth: {header: {name: X-A, valueFrom: {name: s, key: k}}}}",
@@ -409,16 +411,16 @@ mod tests {
     fn durations_of_nothing_are_refused() {
         for (spec, message) in [
             (
-                "health: {interval: 0s}",
-                "health.interval: must be longer than 0s",
+                "health: {interval: 99ms}",
+                "health.interval: must be at least 100ms",
             ),
             (
                 "health: {timeout: 0m0s}",
                 "health.timeout: must be longer than 0s",
             ),
             (
-                "models: {discovery: {interval: 0s}}",
-                "models.discovery.interval: must be longer than 0s",
+                "models: {discovery: {interval: 999ms}}",
+                "models.discovery.interval: must be at least 1s",
             ),
         ] {
             assert_eq!(refusals(&format!("url: http://a\n{spec}")), [message]);

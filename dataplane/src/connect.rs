@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Plain or TLS, for hyper one type.
+/// Plain or TLS.
 #[derive(Debug)]
 pub(crate) enum Io {
     Plain(TcpStream),

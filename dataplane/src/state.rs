@@ -35,6 +35,8 @@ pub struct Shared {
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
+    /// Somebody asks for a look at the files now.
+    pub look_at_files: Notify,
     /// Cancelled once, before `drain`: not ready any more, but still serving.
     pub leaving: CancellationToken,
     /// Cancelled once: no new connections, streams may end.
@@ -65,6 +67,7 @@ impl Shared {
             live: ArcSwap::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
+            look_at_files: Notify::new(),
             leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             kept_bytes: AtomicUsize::new(0),

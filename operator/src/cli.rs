@@ -111,6 +111,8 @@ impl Run {
 async fn serve(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // Nothing is read at the start only, so there is nothing to read anew; it must not end it.
+    let _hang_up = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let client = App::connect().await?;
     let mut running = tokio::select! {
         started = App::start(config, client) => started?,

@@ -233,8 +233,6 @@ async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
                 instance: "e/pod-1".into(),
                 health: Health::Healthy,
                 breaker,
-                in_flight: 0,
-                models: None,
                 reason: String::new(),
             }],
         };

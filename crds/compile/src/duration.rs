@@ -19,6 +19,16 @@ pub(crate) fn millis(field: &str, text: &Duration) -> Result<u64, Problem> {
     }
 }
 
+/// The same, with a lower bound.
+pub(crate) fn millis_from(field: &str, text: &Duration, least: &str) -> Result<u64, Problem> {
+    let bound = Duration::new(least).parse().unwrap_or_default();
+    let ms = millis(field, text)?;
+    if u128::from(ms) < bound.as_millis() {
+        return Err(Problem::invalid(field, format!("must be at least {least}")));
+    }
+    Ok(ms)
+}
+
 /// The same for an optional field.
 pub(crate) fn optional_millis(
     field: &str,

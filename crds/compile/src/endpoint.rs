@@ -16,8 +16,12 @@ use dataplane_protocol::{
 };
 
 use crate::{
-    Facts, Kind, Problem, Verdict, credential, duration::millis, instances, labels::LabelIndex,
-    nearest::nearest, profile, url,
+    Facts, Kind, Problem, Verdict, credential,
+    duration::{millis, millis_from},
+    instances,
+    labels::LabelIndex,
+    nearest::nearest,
+    profile, url,
 };
 
 /// What an accepted endpoint adds to the table.
@@ -176,7 +180,7 @@ fn health(spec: &HealthSpec, profile: &Profile) -> Result<HealthPolicy, Problem>
             HealthModeSpec::Disabled => HealthMode::Disabled,
         },
         paths,
-        interval_ms: millis("spec.health.interval", &spec.interval)?,
+        interval_ms: millis_from("spec.health.interval", &spec.interval, "100ms")?,
         timeout_ms: millis("spec.health.timeout", &spec.timeout)?,
         unhealthy_threshold: spec.unhealthy_threshold,
         healthy_threshold: spec.healthy_threshold,
@@ -184,7 +188,8 @@ fn health(spec: &HealthSpec, profile: &Profile) -> Result<HealthPolicy, Problem>
 }
 
 fn models(spec: &ModelsSpec, profile: &Profile) -> Result<ModelPolicy, Problem> {
-    let interval_ms = millis("spec.models.discovery.interval", &spec.discovery.interval)?;
+    let interval = &spec.discovery.interval;
+    let interval_ms = millis_from("spec.models.discovery.interval", interval, "1s")?;
     let listings = match &spec.discovery.path {
         Some(path) => listings_at(&absolute("spec.models.discovery.path", path)?, profile),
         None => profile.listings.clone(),

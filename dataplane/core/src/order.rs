@@ -76,6 +76,6 @@ pub enum Event {
     },
     /// It went unhealthy: cut its attempts that have no first byte yet; they may be retried.
     CutUnanswered { key: InstanceKey },
-    /// It left the table: drop its idle connections. Running requests finish.
+    /// It left the table. Its running requests finish; idle connections to it are closed.
     Gone { key: InstanceKey },
 }

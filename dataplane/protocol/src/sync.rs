@@ -91,10 +91,6 @@ pub struct InstanceReport {
     pub instance: InstanceId,
     pub health: Health,
     pub breaker: Breaker,
-    pub in_flight: u32,
-    /// Number of models it lists; absent while not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub models: Option<u32>,
     /// Why it is not usable, for people; empty when it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -61,16 +61,16 @@ pub(crate) struct RunArgs {
     #[arg(long, conflicts_with = "operator")]
     namespace: Option<String>,
     /// Take tables from this operator: https://host:port.
+    #[arg(long, value_name = "URL", env = "OLLA_OPERATOR_URL")]
+    operator: Option<Uri>,
+    /// CA of the operator's certificate, PEM: ConfigMap olla-operator-ca has it.
     #[arg(
         long,
-        value_name = "URL",
-        env = "OLLA_OPERATOR_URL",
-        requires = "operator_ca"
+        value_name = "FILE",
+        env = "OLLA_OPERATOR_CA",
+        default_value = "/var/run/secrets/olla.dev/ca.crt"
     )]
-    operator: Option<Uri>,
-    /// CA of the operator's certificate, PEM.
-    #[arg(long, value_name = "FILE", env = "OLLA_OPERATOR_CA")]
-    operator_ca: Option<PathBuf>,
+    operator_ca: PathBuf,
     /// ServiceAccount token for audience olla-operator.
     #[arg(
         long,
@@ -79,16 +79,17 @@ pub(crate) struct RunArgs {
         default_value = "/var/run/secrets/olla.dev/token"
     )]
     token_file: PathBuf,
-    /// Folder for the last good table, so that a restart can serve without the operator.
+    /// Folder for the last good table, so that a restart can serve without the operator; made
+    /// where it is missing.
     #[arg(
         long,
         value_name = "DIR",
         env = "OLLA_STATE_DIR",
-        requires = "operator"
+        default_value = "/var/lib/olla"
     )]
-    state_dir: Option<PathBuf>,
+    state_dir: PathBuf,
     /// Name under which the operator knows this data plane; default: the host's name.
-    #[arg(long, env = "POD_NAME", requires = "operator")]
+    #[arg(long, env = "POD_NAME")]
     name: Option<String>,
     /// Address to serve on; default 127.0.0.1:40114, or what an Olla config.yaml says.
     #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
@@ -174,4 +175,47 @@ pub(crate) fn say(text: &str) {
 #[expect(clippy::print_stderr, reason = "the command line speaks to its user")]
 pub(crate) fn complain(text: &str) {
     eprintln!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn the_manifest_of_a_data_plane_starts_one_with_its_defaults() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../deploy/data-plane/data-plane.yaml"
+        );
+        let manifest = std::fs::read_to_string(path).unwrap();
+        let args = manifest.lines().map(str::trim);
+        let args = args.filter_map(|line| line.strip_prefix("- "));
+        let args = args.filter(|arg| *arg == "run" || arg.starts_with("--"));
+        let cli = Cli::try_parse_from(std::iter::once("olla-dataplane").chain(args)).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("it does not run");
+        };
+        assert_eq!(run.listen, Some(SocketAddr::from(([0, 0, 0, 0], 40114))));
+        assert!(run.operator.is_some());
+        let mounted = |path: &Path| {
+            let folder = path.display().to_string();
+            manifest.contains(&format!("mountPath: {folder}"))
+        };
+        for file in [&run.operator_ca, &run.token_file] {
+            assert!(mounted(file.parent().unwrap()), "{}", file.display());
+            let name = file.file_name().unwrap().to_str().unwrap();
+            assert!(["token", "ca.crt"].contains(&name), "{name}");
+        }
+        assert!(mounted(&run.state_dir));
+        let grace = 3 + run.drain_seconds;
+        assert!(manifest.contains(&format!("(3) and --drain-seconds ({})", run.drain_seconds)));
+        assert!(manifest.contains(&format!("terminationGracePeriodSeconds: {}", grace + 2)));
+    }
 }

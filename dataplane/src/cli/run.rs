@@ -47,26 +47,31 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     if let Some(listen) = of_files {
         settings.listen = listen;
     }
-    let from = match (args.operator, args.operator_ca) {
-        (Some(url), Some(ca_file)) => From::Operator(operator::Config {
+    let from = match args.operator {
+        Some(url) => From::Operator(operator::Config {
             url,
-            ca_file,
+            ca_file: args.operator_ca,
             token_file: args.token_file,
-            state_dir: args.state_dir,
+            state_dir: Some(args.state_dir),
             name: args.name.unwrap_or_else(host_name),
         }),
-        _ => From::Files {
+        None => From::Files {
             paths: args.files,
             namespace: args.namespace,
         },
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // The custom of daemons: read the files anew. With an operator there is nothing to read.
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut running = App::start(settings, from).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = running.failed() => return Ok(ExitCode::FAILURE),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => running.shared.look_at_files.notify_one(),
+            () = running.failed() => return Ok(ExitCode::FAILURE),
+        }
     }
     running.drain().await;
     Ok(ExitCode::SUCCESS)

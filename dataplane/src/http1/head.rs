@@ -118,9 +118,10 @@ pub(super) fn parse(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed>
     loop {
         let rest = bytes.slice(start..);
         match parse_one(&rest, method)? {
-            None if rest.len() >= MAX_HEAD => return Err(Malformed::TooLong),
+            // Interim answers count: they must not come for ever.
+            None if bytes.len() >= MAX_HEAD => return Err(Malformed::TooLong),
             None => return Ok(Parsed::Partial),
-            Some((_, len)) if len > MAX_HEAD => return Err(Malformed::TooLong),
+            Some((_, len)) if start + len > MAX_HEAD => return Err(Malformed::TooLong),
             // Upgrade is never asked for: the header is hop-by-hop.
             Some((head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Malformed::Switch);
@@ -384,6 +385,7 @@ mod tests {
         assert!(read(&format!("{}\r\n", long(MAX_HEAD))).is_err());
         // It need not be whole for that.
         assert!(read(&long(MAX_HEAD)).is_err());
+        assert!(read(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000)).is_err());
         let many = "x: a\r\n".repeat(MAX_LINES + 1);
         assert!(read(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
     }

@@ -212,6 +212,7 @@ pub async fn follow(
         tokio::select! {
             () = shared.drain.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = shared.look_at_files.notified() => {}
         }
         let sources = match read(&paths) {
             Ok(sources) => sources,

@@ -156,7 +156,7 @@ async fn models_of_an_endpoint_that_is_down_are_not_listed() {
 #[tokio::test]
 async fn a_model_that_appears_in_the_listing_is_routed_soon_after() {
     let a = Backend::start("a", &["m"]).await;
-    let often = "models: { discovery: { interval: 100ms } }";
+    let often = "models: { discovery: { interval: 1s } }";
     let plane = Yaml::default()
         .endpoint("a", &a.url(), &[often])
         .start()

@@ -75,8 +75,8 @@ fn the_api_server_refuses_nonsense_with_words_that_help() -> Result<()> {
             "set exactly one of url, service, podSelector",
         ),
         (
-            endpoint("a", url, "  health: {interval: 0s}\n"),
-            "health.interval: must be longer than 0s",
+            endpoint("a", url, "  health: {interval: 99ms}\n"),
+            "health.interval: must be at least 100ms",
         ),
         (endpoint("a", url, "  priority: -1\n"), "spec.priority"),
         (

@@ -67,8 +67,6 @@ pub(crate) fn instance_report(
         instance: instance.into(),
         health,
         breaker,
-        in_flight: 0,
-        models: None,
         reason: String::new(),
     }
 }

@@ -27,6 +27,18 @@ struct OnDisk {
 }
 
 impl Client {
+    /// Makes the state folder. Without one the data plane serves all the same, but a restart
+    /// depends on the operator.
+    pub(super) fn make_state_dir(&mut self) {
+        if let Some(dir) = &self.config.state_dir
+            && let Err(error) = fs::create_dir_all(dir)
+        {
+            let dir = dir.display();
+            tracing::warn!(%dir, %error, "no last good table is kept: set --state-dir to a folder that can be written");
+            self.config.state_dir = None;
+        }
+    }
+
     /// Serves from disk until the operator speaks.
     pub fn load_last_good(&self, shared: &Shared) {
         let Some(path) = self.table_path() else {

@@ -99,13 +99,15 @@ impl Client {
         };
         let host = host.trim_matches(['[', ']']).to_owned();
         let port = config.url.port_u16().unwrap_or(443);
-        Ok(Self {
+        let mut client = Self {
             config,
             host,
             port,
             held: ResourceSet::default(),
             heard: false,
-        })
+        };
+        client.make_state_dir();
+        Ok(client)
     }
 
     /// Until the process drains.
@@ -290,8 +292,6 @@ fn report(shared: &Shared) -> Report {
             instance: instance.instance,
             health: instance.health,
             breaker: instance.breaker,
-            in_flight: instance.in_flight,
-            models: instance.models.map(|models| models.len() as u32),
             reason: instance.why_not,
         })
         .collect();
