@@ -80,6 +80,22 @@ impl JsonSchema for Duration {
     }
 }
 
+/// Name of an object as DNS subdomains are written (RFC 1123), which Secrets' names are.
+pub const SUBDOMAIN_PATTERN: &str =
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// Whether it is a name as [`SUBDOMAIN_PATTERN`] has it, of at most 253 bytes.
+pub fn is_subdomain(name: &str) -> bool {
+    let good = |part: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty()
+            && part.bytes().all(inner)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(good)
+}
+
 /// Labels that must all be there with these values. Empty selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -165,6 +181,19 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_that_the_api_server_takes_for_a_secret() {
+        for good in ["a", "cloud-key", "a.b-c.1", &"x".repeat(253)] {
+            assert!(is_subdomain(good), "{good}");
+        }
+        let long = "x".repeat(254);
+        for bad in [
+            "", "cloud,", "a=b", "A", "-a", "a-", "a..b", ".a", "a_b", "a b", &long,
+        ] {
+            assert!(!is_subdomain(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_read_as_gateway_api_writes_them() {

@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, LabelSelector};
+use crate::{Duration, LabelSelector, common::SUBDOMAIN_PATTERN};
 
 /// A place that can answer LLM requests: one URL, a Service, or the pods a selector finds.
 /// Routes choose between the endpoints of their namespace.
@@ -238,12 +238,30 @@ pub struct AuthSpec {
     pub header: Option<HeaderAuth>,
 }
 
+impl AuthSpec {
+    /// The Secrets that are named, each with the field that does.
+    pub fn secrets(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let bearer = self.bearer.as_ref().map(|key| key.name.as_str());
+        let basic = self.basic.as_ref().map(|secret| secret.name.as_str());
+        let api_key = self.api_key.as_ref().map(|key| key.name.as_str());
+        let header = self.header.as_ref().map(|it| it.value_from.name.as_str());
+        [
+            ("spec.auth.bearer.name", bearer),
+            ("spec.auth.basic.name", basic),
+            ("spec.auth.apiKey.name", api_key),
+            ("spec.auth.header.valueFrom.name", header),
+        ]
+        .into_iter()
+        .filter_map(|(field, name)| Some((field, name?)))
+    }
+}
+
 /// A Secret of the same namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
     pub name: String,
 }
 
@@ -252,7 +270,7 @@ pub struct SecretRef {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
     /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
     pub name: String,
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]

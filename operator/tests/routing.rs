@@ -230,23 +230,89 @@ async fn pods_are_watched_only_while_an_endpoint_selects_some() {
     assert_eq!(instances(&world.table("a").unwrap()), 0);
 }
 
+fn secret(namespace: &str, name: &str) -> Source {
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    Source::Secret { namespace, name }
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_we_may_not_read_does_not_hold_up_its_namespace_for_good() {
-    let secret = Source::Secret {
-        namespace: "a".into(),
-        name: "key".into(),
-    };
+async fn a_list_that_the_api_server_refuses_does_not_hold_up_its_namespace_for_good() {
     let list = vec![
         endpoint("a", "keyed", keyed("key")),
         endpoint("a", "url", url()),
     ];
     let world = listed(list).await;
     assert!(world.table("a").is_none());
-    for _ in 0..4 {
-        world.says(&secret, What::Denied).await;
-    }
-    world.settle().await;
+    let refused = What::Failed { refused: true };
+    world.says(&secret("a", "key"), refused).await;
+    sleep(Duration::from_secs(6)).await;
     assert!(world.table("a").is_some());
+    assert!(world.ready.load(Ordering::Acquire));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_whose_lists_do_not_come_keeps_nobody_else_waiting() {
+    let world = listed(vec![endpoint("a", "e", selector())]).await;
+    assert!(!world.ready.load(Ordering::Acquire));
+    let away = What::Failed { refused: false };
+    world.says(&Source::Pods("a".into()), away).await;
+    sleep(Duration::from_secs(6)).await;
+    assert!(world.ready.load(Ordering::Acquire));
+    assert!(
+        world.table("a").is_none(),
+        "data planes keep what they have"
+    );
+    sleep(Duration::from_mins(1)).await;
+    assert!(world.table("a").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_does_not_come_delays_its_namespace_once() {
+    let world = listed(vec![endpoint("a", "old", url())]).await;
+    let applied = What::Apply(endpoint("a", "new", keyed("key")));
+    world.says(&Source::Endpoints, applied).await;
+    sleep(Duration::from_secs(6)).await;
+    let refused = What::Failed { refused: true };
+    world.says(&secret("a", "key"), refused).await;
+    let applied = What::Apply(endpoint("a", "newest", url()));
+    world.says(&Source::Endpoints, applied).await;
+    world.settle().await;
+    assert_eq!(world.table("a").unwrap().verdicts.len(), 3);
+    // And it is taken up when it comes.
+    let found = decode::secret(
+        serde_json::from_value(json!({
+            "metadata": { "namespace": "a", "name": "key" }, "data": { "token": "eA==" },
+        }))
+        .unwrap(),
+    );
+    let found = Found {
+        item: found,
+        entry: None,
+    };
+    world
+        .says(&secret("a", "key"), What::Reset(vec![found]))
+        .await;
+    world.settle().await;
+    assert_eq!(instances(&world.table("a").unwrap()), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_list_in_one_namespace_does_not_hold_up_a_busy_one() {
+    let list = vec![endpoint("a", "old", url()), endpoint("b", "e", selector())];
+    let world = listed(list).await;
+    let pods = Source::Pods("b".into());
+    world.says(&pods, What::Reset(vec![])).await;
+    let applied = What::Apply(endpoint("a", "new", keyed("key")));
+    world.says(&Source::Endpoints, applied).await;
+    world.settle().await;
+    let before = world.table("b").unwrap().revision;
+    for turn in 0..60 {
+        let change = pod("b", &format!("p{turn}"), "True");
+        world.says(&pods, What::Apply(change)).await;
+        sleep(Duration::from_millis(5)).await;
+    }
+    let published = world.table("b").unwrap().revision.0 - before.0;
+    assert!(published >= 4, "{published} tables in 300ms");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crds::{
     Reason,
+    common::is_subdomain,
     endpoint::{AuthSpec, SecretKeyRef},
 };
 use dataplane_protocol::{Secret, table::Credential};
@@ -41,6 +42,11 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
             "set exactly one of bearer, basic, apiKey, header",
         ));
     }
+    for (field, name) in auth.secrets() {
+        if let Some(message) = not_a_secret_s(name) {
+            return Err(Problem::invalid(field, message));
+        }
+    }
     let Some(header) = &auth.header else {
         return Ok(());
     };
@@ -54,6 +60,17 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
         return Err(Problem::invalid(field, message));
     }
     Ok(())
+}
+
+/// What is wrong with the name of a Secret, if something is: it goes into a field selector, where
+/// any other text would ask for something else.
+pub(crate) fn not_a_secret_s(name: &str) -> Option<String> {
+    (!is_subdomain(name)).then(|| {
+        format!(
+            "`{name}` is not a name that a Secret can have; write it like cloud-key: lowercase \
+             letters, digits, `-` and `.`"
+        )
+    })
 }
 
 /// The header that `auth`, which passed [`check`], asks for.

@@ -83,6 +83,10 @@ fn the_api_server_refuses_nonsense_with_words_that_help() -> Result<()> {
             endpoint("a", url, "  auth: {}\n"),
             "auth: set exactly one of",
         ),
+        (
+            endpoint("a", url, "  auth: {basic: {name: \"cloud,\"}}\n"),
+            "spec.auth.basic.name",
+        ),
         (endpoint("a", "http://user:pass@host", ""), "spec.url"),
         (
             route("a", "{engine: sherpa, circuitBreaker: {}}"),

@@ -14,7 +14,7 @@ use compile::{
     Facts, Kind, Objects, Problem, Verdict,
     facts::{PodFact, ServiceFact},
 };
-use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, Reason};
+use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, Reason, common::is_subdomain};
 use dataplane_protocol::Secret;
 
 pub use super::item::{Decoded, Fact, Item, ServiceEntry, SliceEntry, Source};
@@ -348,16 +348,12 @@ fn add_needs(spec: &LlmEndpointSpec, namespace: &str, needs: &mut BTreeSet<Sourc
         needs.insert(Source::Pods(namespace.to_owned()));
     }
     let Some(auth) = &spec.auth else { return };
-    let names = [
-        auth.bearer.as_ref().map(|key| &key.name),
-        auth.basic.as_ref().map(|secret| &secret.name),
-        auth.api_key.as_ref().map(|key| &key.name),
-        auth.header.as_ref().map(|header| &header.value_from.name),
-    ];
-    for name in names.into_iter().flatten() {
+    // The name goes into a field selector. What no Secret can be named is refused by compile, and
+    // asking the API server for it would fail for ever.
+    for (_, name) in auth.secrets().filter(|(_, name)| is_subdomain(name)) {
         needs.insert(Source::Secret {
             namespace: namespace.to_owned(),
-            name: name.clone(),
+            name: name.to_owned(),
         });
     }
 }

@@ -18,11 +18,12 @@ pub mod sessions;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod waits;
 pub mod watch;
 pub mod writer;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +42,7 @@ use self::{
     index::{Index, Source},
     ledger::Ledger,
     publish::{Hub, Snapshot},
+    waits::Waits,
     watch::{Change, Found, Starter, Watches, What},
 };
 use crate::metrics::Metrics;
@@ -49,12 +51,6 @@ use crate::metrics::Metrics;
 const QUIET: Duration = Duration::from_millis(10);
 /// And at most this long, however busy the namespace is.
 const MAX_WAIT: Duration = Duration::from_millis(50);
-/// A namespace that data planes already use goes on without a list that does not come, or a
-/// missing permission for one Secret would hold up all of its changes.
-const LATE: Duration = Duration::from_secs(5);
-/// Refusals in a row before a source counts as empty. With the watch's backoff about 6 s: an API
-/// server that is just starting may refuse for a moment.
-const DENIALS: u32 = 4;
 
 /// Owner of index and watches.
 #[derive(Debug)]
@@ -64,10 +60,8 @@ pub struct Routing {
     changes: mpsc::Receiver<Change>,
     /// Objects of ours came, went or changed since the last publication.
     objects_changed: bool,
-    /// Refusals in a row.
-    denials: HashMap<Source, u32>,
-    /// Since when a published namespace waits for a list.
-    late: HashMap<String, Instant>,
+    /// First lists that namespaces wait for.
+    waits: Waits,
     hub: Arc<Hub>,
     ledger: Arc<Ledger>,
     occupied: signal::Sender<BTreeSet<String>>,
@@ -92,8 +86,7 @@ impl Routing {
             watches,
             changes,
             objects_changed: false,
-            denials: HashMap::new(),
-            late: HashMap::new(),
+            waits: Waits::default(),
             hub,
             ledger,
             occupied,
@@ -108,6 +101,8 @@ impl Routing {
         self.watches.start(&Source::Routes);
         let mut first_change: Option<Instant> = None;
         let mut due = Instant::now();
+        // Its own timer: a list that is late in one namespace slows down no other.
+        let mut late: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -119,12 +114,10 @@ impl Routing {
                 }
                 () = sleep_until(due), if first_change.is_some() => {
                     first_change = None;
-                    self.publish();
-                    if let Some(late) = self.late.values().min() {
-                        // Looked at again when the longest waiting one has waited enough.
-                        due = *late + LATE;
-                        first_change = Some(due);
-                    }
+                    late = self.publish();
+                }
+                () = sleep_until(late.unwrap_or(due)), if late.is_some() => {
+                    late = self.publish();
                 }
             }
         }
@@ -135,16 +128,11 @@ impl Routing {
             return;
         }
         let Change { source, what, .. } = change;
-        if matches!(what, What::Denied) {
-            let denials = self.denials.entry(source.clone()).or_default();
-            *denials += 1;
-            if *denials == DENIALS && !matches!(source, Source::Endpoints | Source::Routes) {
-                tracing::warn!(?source, "not permitted to list it: taken as empty");
-                self.index.give_up(&source);
-            }
-            return;
+        match what {
+            What::Failed { refused } => self.waits.failed(&source, refused),
+            What::Reset(_) => self.waits.end(&source),
+            What::Apply(_) | What::Delete { .. } => {}
         }
-        self.denials.remove(&source);
         self.note_statuses(&source, &what);
         self.objects_changed |= source.namespace().is_none();
         let touched = match what {
@@ -162,7 +150,7 @@ impl Routing {
                 self.index.reset(&source, items);
                 self.index.dirty().iter().cloned().collect()
             }
-            What::Denied => Vec::new(),
+            What::Failed { .. } => Vec::new(),
         };
         if source == Source::Endpoints {
             self.follow_needs(touched);
@@ -175,10 +163,11 @@ impl Routing {
             let (needs, running) = (self.index.needs(&namespace), self.watches.of(&namespace));
             for source in needs.difference(&running) {
                 self.watches.start(source);
+                self.waits.begin(source.clone(), Instant::now());
             }
             for source in running.difference(&needs) {
                 self.watches.stop(source);
-                self.denials.remove(source);
+                self.waits.end(source);
                 self.index.forget(source);
             }
         }
@@ -208,38 +197,35 @@ impl Routing {
                 self.ledger.keep(kind, &present);
                 list.iter().for_each(saw);
             }
-            What::Denied => {}
+            What::Failed { .. } => {}
         }
     }
 
-    fn publish(&mut self) {
+    /// Says when it should be called again, were there no further change.
+    fn publish(&mut self) -> Option<Instant> {
         if !self.index.kinds_listed() {
-            return;
+            return None;
         }
         if std::mem::take(&mut self.objects_changed) {
             self.tell_occupied();
         }
         let now = Instant::now();
-        let (hub, late) = (self.hub.clone(), &mut self.late);
-        for namespace in self.index.dirty() {
-            if !self.index.ready(namespace) && hub.current(namespace).is_some() {
-                late.entry(namespace.clone()).or_insert(now);
-            }
+        let hub = &self.hub;
+        let in_use = |namespace: &str| hub.current(namespace).is_some();
+        for source in self.waits.take_late(now, in_use) {
+            tracing::warn!(
+                ?source,
+                "not listed in time (may we? see above): taken as empty"
+            );
+            self.index.give_up(&source);
         }
-        let due = |index: &Index, namespace: &str| {
-            index.ready(namespace)
-                || late
-                    .get(namespace)
-                    .is_some_and(|since| now >= *since + LATE)
-        };
-        let taken = self.index.take_dirty(due);
-        for namespace in taken {
-            self.late.remove(&namespace);
+        for namespace in self.index.take_dirty(Index::ready) {
             self.publish_one(&namespace);
         }
-        if self.index.dirty().is_empty() {
+        if self.index.dirty().is_empty() || self.waits.all_late(now) {
             self.ready.store(true, Ordering::Release);
         }
+        self.waits.next(now)
     }
 
     fn tell_occupied(&self) {

@@ -52,8 +52,11 @@ pub enum What {
     },
     /// All there is.
     Reset(Vec<Found>),
-    /// The API server does not let us list it (RBAC).
-    Denied,
+    /// It could not be listed and will be tried again. `refused`: the API server said no (RBAC, a
+    /// bad request), so the same again gets the same answer until somebody changes something.
+    Failed {
+        refused: bool,
+    },
 }
 
 /// An item and, for our own kinds, what its status says.
@@ -241,10 +244,10 @@ where
             },
             Err(error) => {
                 to.count(&error);
-                if !denied(&error) {
+                let Some(refused) = list_refused(&error) else {
                     continue;
-                }
-                What::Denied
+                };
+                What::Failed { refused }
             }
         };
         let change = Change {
@@ -269,13 +272,18 @@ impl To {
     }
 }
 
-fn denied(error: &watcher::Error) -> bool {
+/// Nothing when the error says nothing of a list.
+fn list_refused(error: &watcher::Error) -> Option<bool> {
     let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) =
         error
     else {
-        return false;
+        return None;
     };
-    matches!(cause, kube::Error::Api(status) if status.code == 403)
+    // 408 and 429 are about the moment, not about what was asked.
+    let kube::Error::Api(status) = cause else {
+        return Some(false);
+    };
+    Some(matches!(status.code, 400..=407 | 409..=428 | 430..=499))
 }
 
 fn ours((item, entry): (Item, Entry)) -> Found {

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
-use crds::common::DURATION_PATTERN;
+use crds::common::{DURATION_PATTERN, SUBDOMAIN_PATTERN};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
@@ -171,6 +171,7 @@ fn shape(pattern: &str) -> Option<Refusal> {
             let fits = crds::Duration::new(text).parse().is_some();
             (!fits).then(|| format!("`{text}` is not a duration; write it like 500ms, 10s, 1m30s"))
         },
+        SUBDOMAIN_PATTERN => crate::credential::not_a_secret_s,
         "^/" => |text| (!text.starts_with('/')).then(|| format!("`{text}` must start with /")),
         r"^https?://[^@\s]+$" => |text| Url::parse(text).err().map(|error| error.to_string()),
         "^[A-Za-z0-9-]+$" => |text| {

@@ -101,6 +101,17 @@ fn nothing_is_ready_before_both_kinds_and_all_it_needs_are_listed() {
 }
 
 #[test]
+fn a_name_that_no_secret_can_have_is_not_asked_for() {
+    let mut index = Index::default();
+    let auth = json!({ "basic": { "name": "cloud," } });
+    let spec = json!({ "url": "http://x", "auth": auth });
+    index.reset(&Source::Endpoints, vec![endpoint("a", "e", spec)]);
+    index.reset(&Source::Routes, vec![]);
+    assert!(index.needs("a").is_empty());
+    assert!(index.ready("a"));
+}
+
+#[test]
 fn an_unready_namespace_stays_dirty_until_it_is_ready() {
     let mut index = Index::default();
     index.apply(url("a", "e"));
