@@ -116,6 +116,7 @@ impl World {
                 accepted: Ok(()),
                 resolved_refs: Ok(()),
                 instances: 0,
+                in_use: None,
             }],
         };
         let before = self.hub.current("a");

@@ -48,6 +48,7 @@ pub(crate) fn compile(
         accepted: Ok(()),
         resolved_refs: Ok(()),
         instances: 0,
+        in_use: None,
     };
     let checked = match check(&object.spec) {
         Ok(checked) => checked,

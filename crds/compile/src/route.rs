@@ -42,6 +42,7 @@ pub(crate) fn compile(
             accepted: Ok(()),
             resolved_refs: Ok(()),
             instances: 0,
+            in_use: None,
         };
         let made = make(object, accepted, &index).and_then(|(route, resolved)| {
             let key = Match::of(&route.matches);

@@ -38,6 +38,9 @@ pub struct Verdict {
     pub resolved_refs: Result<(), Problem>,
     /// Ready addresses found for an LlmEndpoint; 0 for a route.
     pub instances: u32,
+    /// Generation of an older form that is in the table instead of one that was not accepted.
+    /// `compile` knows of none; who remembers one says so.
+    pub in_use: Option<i64>,
 }
 
 /// Why not, for programs and for people.

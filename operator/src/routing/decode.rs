@@ -147,7 +147,6 @@ fn own<S: DeserializeOwned>(
     make: impl Fn(ObjectMeta, S) -> Fact,
 ) -> (Item, Entry) {
     let (namespace, name) = names(&object.metadata);
-    let generation = object.metadata.generation.unwrap_or_default();
     let uid = object.uid().unwrap_or_default();
     let mut data = object.data;
     let status = data.get_mut("status").map(serde_json::Value::take);
@@ -158,7 +157,7 @@ fn own<S: DeserializeOwned>(
     let metadata = trimmed(object.metadata);
     let fact = match serde_json::from_value(spec) {
         Ok(spec) => make(metadata, spec),
-        Err(error) => undecodable(kind, generation, &error),
+        Err(error) => undecodable(kind, &metadata, &error),
     };
     let entry = Entry {
         uid,
@@ -175,14 +174,18 @@ fn own<S: DeserializeOwned>(
     (item, entry)
 }
 
-fn undecodable(kind: Kind, generation: i64, error: &serde_json::Error) -> Fact {
+fn undecodable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> Fact {
+    let uid = metadata.uid.clone();
+    let generation = metadata.generation.unwrap_or_default();
     let message = format!("spec: {error} (was it written for another release's {kind} CRD?)");
     match kind {
         Kind::LlmEndpoint => Fact::Endpoint(Decoded::Undecodable {
+            uid,
             generation,
             message,
         }),
         Kind::OllaRoute => Fact::Route(Decoded::Undecodable {
+            uid,
             generation,
             message,
         }),
@@ -243,6 +246,7 @@ mod tests {
         let Fact::Route(Decoded::Undecodable {
             generation,
             message,
+            ..
         }) = item.fact
         else {
             panic!("decoded")

@@ -5,19 +5,17 @@
 //! namespace; one that changes nothing that a table is made of (our own status writes, a pod's
 //! annotations) marks none.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use compile::{
-    Facts, Kind, Objects, Problem, Verdict,
+    Compiled, Facts,
     facts::{PodFact, ServiceFact},
 };
-use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, Reason, common::is_subdomain};
+use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, common::is_subdomain};
 use dataplane_protocol::Secret;
 
 pub use super::item::{Decoded, Fact, Item, ServiceEntry, SliceEntry, Source};
+use super::judge::{Forms, judge};
 
 #[derive(Debug, Default)]
 pub struct Index {
@@ -29,8 +27,8 @@ pub struct Index {
 
 #[derive(Debug, Default)]
 struct Namespace {
-    endpoints: BTreeMap<String, Decoded<LlmEndpoint>>,
-    routes: BTreeMap<String, Decoded<OllaRoute>>,
+    endpoints: Forms<LlmEndpoint>,
+    routes: Forms<OllaRoute>,
     services: BTreeMap<String, ServiceEntry>,
     slices: BTreeMap<String, SliceEntry>,
     pods: BTreeMap<String, PodFact>,
@@ -90,16 +88,15 @@ impl Index {
         }
     }
 
-    /// Sources that this namespace's endpoints need beside our own kinds.
+    /// Sources that this namespace's endpoints need beside our own kinds: their newest forms, and
+    /// those that may be in use until these are accepted.
     pub fn needs(&self, namespace: &str) -> BTreeSet<Source> {
         let mut needs = BTreeSet::new();
         let Some(known) = self.namespaces.get(namespace) else {
             return needs;
         };
-        for endpoint in known.endpoints.values() {
-            if let Decoded::Object(endpoint) = endpoint {
-                add_needs(&endpoint.spec, namespace, &mut needs);
-            }
+        for endpoint in known.endpoints.each() {
+            add_needs(&endpoint.spec, namespace, &mut needs);
         }
         needs
     }
@@ -141,28 +138,13 @@ impl Index {
         taken
     }
 
-    /// What `compile` reads.
-    pub fn view(&self, namespace: &str) -> (Objects, Facts) {
-        match self.namespaces.get(namespace) {
-            Some(known) => known.view(),
-            None => Namespace::default().view(),
-        }
-    }
-
-    /// Verdicts of objects that `compile` never sees, because they are not of their kind's shape.
-    pub fn undecodable(&self, namespace: &str) -> Vec<Verdict> {
-        let Some(known) = self.namespaces.get(namespace) else {
-            return Vec::new();
-        };
-        let endpoints = known
-            .endpoints
-            .iter()
-            .filter_map(|(name, object)| verdict(Kind::LlmEndpoint, name, object));
-        let routes = known
-            .routes
-            .iter()
-            .filter_map(|(name, object)| verdict(Kind::OllaRoute, name, object));
-        endpoints.chain(routes).collect()
+    /// Its table and one verdict for each object. An object whose newest form is refused stays in
+    /// the table as it was last accepted.
+    pub fn judge(&mut self, namespace: &str) -> Compiled {
+        let mut none = Namespace::default();
+        let known = self.namespaces.get_mut(namespace).unwrap_or(&mut none);
+        let facts = known.facts();
+        judge(namespace, &mut known.endpoints, &mut known.routes, &facts)
     }
 
     fn mark_listed(&mut self, source: &Source) {
@@ -212,8 +194,16 @@ impl Namespace {
     /// Whether it changed what a table is made of.
     fn insert(&mut self, name: String, fact: Fact) -> bool {
         match fact {
-            Fact::Endpoint(object) => replace(&mut self.endpoints, name, object),
-            Fact::Route(object) => replace(&mut self.routes, name, object),
+            Fact::Endpoint(object) => {
+                let changed = replace(&mut self.endpoints.newest, name.clone(), object);
+                self.endpoints.forget_if_replaced(&name);
+                changed
+            }
+            Fact::Route(object) => {
+                let changed = replace(&mut self.routes.newest, name.clone(), object);
+                self.routes.forget_if_replaced(&name);
+                changed
+            }
             Fact::Service(service) => replace(&mut self.services, name, service),
             Fact::Slice(slice) => replace(&mut self.slices, name, slice),
             Fact::Pod(pod) => replace(&mut self.pods, name, pod),
@@ -223,8 +213,8 @@ impl Namespace {
 
     fn remove(&mut self, source: &Source, name: &str) -> bool {
         match source {
-            Source::Endpoints => self.endpoints.remove(name).is_some(),
-            Source::Routes => self.routes.remove(name).is_some(),
+            Source::Endpoints => self.endpoints.remove(name),
+            Source::Routes => self.routes.remove(name),
             Source::Services(_) => self.services.remove(name).is_some(),
             Source::Slices(_) => self.slices.remove(name).is_some(),
             Source::Pods(_) => self.pods.remove(name).is_some(),
@@ -234,8 +224,8 @@ impl Namespace {
 
     fn names(&self, source: &Source) -> Vec<String> {
         match source {
-            Source::Endpoints => self.endpoints.keys().cloned().collect(),
-            Source::Routes => self.routes.keys().cloned().collect(),
+            Source::Endpoints => self.endpoints.newest.keys().cloned().collect(),
+            Source::Routes => self.routes.newest.keys().cloned().collect(),
             Source::Services(_) => self.services.keys().cloned().collect(),
             Source::Slices(_) => self.slices.keys().cloned().collect(),
             Source::Pods(_) => self.pods.keys().cloned().collect(),
@@ -244,7 +234,7 @@ impl Namespace {
     }
 
     fn occupied(&self) -> bool {
-        !self.endpoints.is_empty() || !self.routes.is_empty()
+        !self.endpoints.newest.is_empty() || !self.routes.newest.is_empty()
     }
 
     fn is_empty(&self) -> bool {
@@ -255,26 +245,20 @@ impl Namespace {
             && self.secrets.is_empty()
     }
 
-    fn view(&self) -> (Objects, Facts) {
-        let objects = Objects {
-            endpoints: objects(&self.endpoints),
-            routes: objects(&self.routes),
-        };
-        let services = self.services(&objects);
-        let facts = Facts {
+    fn facts(&self) -> Facts {
+        Facts {
             in_cluster: true,
-            services,
+            services: self.services(),
             pods: self.pods.clone(),
             secrets: self.secrets.clone(),
-        };
-        (objects, facts)
+        }
     }
 
     /// The Services that endpoints name, with their slices.
-    fn services(&self, objects: &Objects) -> BTreeMap<String, ServiceFact> {
-        let mut services: BTreeMap<String, ServiceFact> = objects
+    fn services(&self) -> BTreeMap<String, ServiceFact> {
+        let mut services: BTreeMap<String, ServiceFact> = self
             .endpoints
-            .iter()
+            .each()
             .filter_map(|endpoint| endpoint.spec.service.as_ref())
             .filter_map(|target| self.services.get_key_value(&target.name))
             .map(|(name, entry)| {
@@ -304,39 +288,6 @@ fn replace<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) 
     }
     map.insert(name, value);
     true
-}
-
-fn objects<K>(decoded: &BTreeMap<String, Decoded<K>>) -> Vec<Arc<K>> {
-    decoded
-        .values()
-        .filter_map(|object| match object {
-            Decoded::Object(object) => Some(object.clone()),
-            Decoded::Undecodable { .. } => None,
-        })
-        .collect()
-}
-
-fn verdict<K>(kind: Kind, name: &str, object: &Decoded<K>) -> Option<Verdict> {
-    let Decoded::Undecodable {
-        generation,
-        message,
-    } = object
-    else {
-        return None;
-    };
-    let problem = Problem {
-        reason: Reason::Undecodable,
-        field: String::new(),
-        message: message.clone(),
-    };
-    Some(Verdict {
-        kind,
-        name: name.to_owned(),
-        generation: *generation,
-        accepted: Err(problem.clone()),
-        resolved_refs: Err(problem),
-        instances: 0,
-    })
 }
 
 fn add_needs(spec: &LlmEndpointSpec, namespace: &str, needs: &mut BTreeSet<Source>) {

@@ -73,9 +73,19 @@ pub enum Decoded<K> {
     /// Metadata trimmed to what compile reads; no status.
     Object(Arc<K>),
     Undecodable {
+        uid: Option<String>,
         generation: i64,
         message: String,
     },
+}
+
+impl<K: Resource> Decoded<K> {
+    pub fn generation(&self) -> i64 {
+        match self {
+            Self::Object(object) => object.meta().generation.unwrap_or_default(),
+            Self::Undecodable { generation, .. } => *generation,
+        }
+    }
 }
 
 /// Metadata and spec: the status is no part of it.
@@ -87,14 +97,16 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> PartialEq for Decoded<K> {
             }
             (
                 Self::Undecodable {
+                    uid,
                     generation,
                     message,
                 },
                 Self::Undecodable {
+                    uid: other_uid,
                     generation: other_generation,
                     message: other_message,
                 },
-            ) => generation == other_generation && message == other_message,
+            ) => (uid, generation, message) == (other_uid, other_generation, other_message),
             _ => false,
         }
     }

@@ -11,6 +11,7 @@ pub mod conversation;
 pub mod decode;
 pub mod index;
 pub mod item;
+mod judge;
 pub mod ledger;
 pub mod publish;
 pub mod serve;
@@ -31,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use compile::{Kind, compile};
+use compile::Kind;
 use tokio::{
     sync::{mpsc, watch as signal},
     time::{Instant, sleep_until},
@@ -221,6 +222,8 @@ impl Routing {
         }
         for namespace in self.index.take_dirty(Index::ready) {
             self.publish_one(&namespace);
+            // A form that was accepted takes the place of one whose sources are needed no more.
+            self.follow_needs(vec![namespace]);
         }
         if self.index.dirty().is_empty() || self.waits.all_late(now) {
             self.ready.store(true, Ordering::Release);
@@ -240,11 +243,9 @@ impl Routing {
         });
     }
 
-    fn publish_one(&self, namespace: &str) {
+    fn publish_one(&mut self, namespace: &str) {
         let started = Instant::now();
-        let (objects, facts) = self.index.view(namespace);
-        let mut compiled = compile(namespace, &objects, &facts);
-        compiled.verdicts.extend(self.index.undecodable(namespace));
+        let compiled = self.index.judge(namespace);
         let previous = self.hub.current(namespace);
         let next = Snapshot::next(previous.as_deref(), namespace, compiled);
         self.metrics

@@ -166,7 +166,11 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
         message,
     };
     if let Err(problem) = &verdict.accepted {
-        return state("False", problem.reason, "not in the routing table".into());
+        let message = match verdict.in_use {
+            Some(older) => format!("generation {older} is used instead"),
+            None => "not in the routing table".into(),
+        };
+        return state("False", problem.reason, message);
     }
     let View {
         connected,
@@ -226,7 +230,10 @@ fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
         reason,
         message,
     };
-    let state = if let Err(problem) = &verdict.accepted {
+    // Of an older form that is in use, data planes say as much.
+    let state = if let Err(problem) = &verdict.accepted
+        && verdict.in_use.is_none()
+    {
         state("False", problem.reason, "not in the routing table".into())
     } else if total == 0 {
         let message = match &verdict.resolved_refs {

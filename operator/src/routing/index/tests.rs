@@ -1,5 +1,7 @@
 //! Objects are applied; what a user would notice is which namespaces are compiled, and with what.
 
+use std::sync::Arc;
+
 use compile::facts::SliceFact;
 use serde_json::json;
 
@@ -135,7 +137,7 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
     }
     index.apply(slice("s-4", "s", "IPv4"));
     index.apply(slice("s-6", "s", "IPv6"));
-    let (_, facts) = index.view("a");
+    let facts = index.namespaces["a"].facts();
     assert_eq!(facts.services.keys().collect::<Vec<_>>(), ["s"]);
     assert_eq!(facts.services["s"].slices.len(), 1);
     assert!(facts.in_cluster);
@@ -149,24 +151,146 @@ fn a_watch_that_stopped_leaves_nothing_behind() {
     take(&mut index);
     index.forget(&pods);
     assert_eq!(take(&mut index), ["a"]);
-    assert!(index.view("a").1.pods.is_empty());
     assert!(index.namespaces.is_empty());
 }
 
-#[test]
-fn an_undecodable_object_becomes_a_verdict_and_no_object() {
-    let mut index = Index::default();
-    let fact = Fact::Route(Decoded::Undecodable {
-        generation: 3,
+fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
+    let mut item = endpoint("a", "e", spec);
+    let Fact::Endpoint(Decoded::Object(object)) = &mut item.fact else {
+        panic!("no endpoint")
+    };
+    let object = Arc::make_mut(object);
+    object.metadata.generation = Some(generation);
+    object.metadata.uid = Some(uid.into());
+    item
+}
+
+fn good(generation: i64) -> Item {
+    at(generation, "u", json!({ "url": "http://good" }))
+}
+
+fn undecodable(generation: i64) -> Item {
+    let fact = Fact::Endpoint(Decoded::Undecodable {
+        uid: Some("u".into()),
+        generation,
         message: "spec: unknown variant".into(),
     });
-    index.apply(item("a", "r", fact));
-    assert!(index.view("a").0.routes.is_empty());
-    let verdicts = index.undecodable("a");
-    assert_eq!(verdicts.len(), 1);
-    let problem = verdicts[0].accepted.clone().unwrap_err();
-    assert_eq!(
-        (verdicts[0].generation, problem.reason),
-        (3, Reason::Undecodable)
+    item("a", "e", fact)
+}
+
+/// Host of `e` in the table, if it is there, and its verdict.
+fn judged(index: &mut Index) -> (Option<String>, compile::Verdict) {
+    let compiled = index.judge("a");
+    let host = compiled.table.instances.get("e");
+    let host = host.map(|list| list[0].host.clone());
+    (host, compiled.verdicts[0].clone())
+}
+
+fn problem(verdict: &compile::Verdict) -> String {
+    verdict.accepted.clone().unwrap_err().to_string()
+}
+
+#[test]
+fn an_invalid_edit_changes_nothing_but_its_own_status() {
+    let bad = at(8, "u", json!({ "type": "vlm", "url": "http://bad" }));
+    for (edit, why) in [
+        (bad, "spec.type: `vlm` is no known type"),
+        (undecodable(8), "spec: unknown variant"),
+    ] {
+        let mut index = Index::default();
+        index.apply(good(7));
+        judged(&mut index);
+        index.apply(edit);
+        let (host, verdict) = judged(&mut index);
+        assert_eq!(host.as_deref(), Some("good"));
+        assert_eq!((verdict.generation, verdict.instances), (8, 1));
+        assert_eq!(verdict.in_use, Some(7));
+        let text = problem(&verdict);
+        assert!(text.starts_with(why), "{text}");
+        assert!(text.ends_with("; generation 7 is still in use"), "{text}");
+        index.apply(at(9, "u", json!({ "url": "http://mended" })));
+        let (host, verdict) = judged(&mut index);
+        assert_eq!(host.as_deref(), Some("mended"));
+        assert_eq!((verdict.accepted, verdict.in_use), (Ok(()), None));
+    }
+}
+
+#[test]
+fn an_object_that_was_never_accepted_is_in_no_table() {
+    let mut index = Index::default();
+    index.apply(undecodable(3));
+    let (host, verdict) = judged(&mut index);
+    assert_eq!((host, verdict.generation), (None, 3));
+    assert_eq!(problem(&verdict), "spec: unknown variant");
+}
+
+#[test]
+fn an_object_that_was_deleted_or_replaced_is_not_served_on() {
+    let bad = |uid: &str| at(1, uid, json!({ "type": "vlm", "url": "http://bad" }));
+    let mut index = Index::default();
+    index.apply(good(1));
+    judged(&mut index);
+    index.apply(bad("another"));
+    assert_eq!(judged(&mut index).0, None, "replaced between two looks");
+    index.apply(good(2));
+    judged(&mut index);
+    index.delete(&Source::Endpoints, "a", "e");
+    assert!(index.judge("a").table.endpoints.is_empty());
+    index.apply(bad("u"));
+    assert_eq!(judged(&mut index).0, None);
+}
+
+#[test]
+fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
+    let pods = || json!({ "matchLabels": { "app": "x" }, "port": 80 });
+    let mut index = Index::default();
+    index.apply(at(1, "u", json!({ "podSelector": pods() })));
+    index.judge("a");
+    index.apply(at(2, "u", json!({ "type": "vlm", "url": "http://bad" })));
+    index.judge("a");
+    let needed: BTreeSet<_> = [Source::Pods("a".into())].into();
+    assert_eq!(index.needs("a"), needed);
+    index.apply(at(3, "u", json!({ "url": "http://good" })));
+    assert_eq!(index.needs("a"), needed, "until it is looked at");
+    index.judge("a");
+    assert!(index.needs("a").is_empty());
+}
+
+#[test]
+fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
+    let route = |name: &str, generation: i64, prefix: &str| {
+        let object = json!({
+            "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
+            "metadata": { "namespace": "a", "name": name, "generation": generation },
+            "spec": { "match": { "pathPrefix": prefix } },
+        });
+        let route = serde_json::from_value(object).unwrap();
+        item("a", name, Fact::Route(Decoded::Object(Arc::new(route))))
+    };
+    let mut index = Index::default();
+    index.apply(route("one", 1, "/one"));
+    index.apply(route("two", 1, "/two"));
+    index.judge("a");
+    index.apply(route("two", 2, "/one"));
+    let compiled = index.judge("a");
+    assert_eq!(compiled.table.routes.len(), 2);
+    let two = &compiled.verdicts[1];
+    assert_eq!((two.generation, two.in_use), (2, Some(1)));
+    // The one in use gives way as any other would.
+    index.apply(route("three", 1, "/two"));
+    index.apply(route("another", 1, "/two"));
+    let compiled = index.judge("a");
+    let used: Vec<_> = compiled
+        .table
+        .routes
+        .iter()
+        .map(|r| r.id.as_str())
+        .collect();
+    assert_eq!(used, ["another", "one"]);
+    assert!(
+        compiled
+            .verdicts
+            .iter()
+            .all(|verdict| verdict.in_use.is_none())
     );
 }

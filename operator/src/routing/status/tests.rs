@@ -122,6 +122,25 @@ fn a_refused_object_says_why_in_accepted_and_is_not_programmed() {
 }
 
 #[test]
+fn while_an_older_form_is_in_use_ready_speaks_of_it_and_programmed_of_the_newest() {
+    let mut endpoint = endpoint_verdict("e", 8, 1);
+    endpoint.accepted = Err(problem("spec.type", "unknown"));
+    endpoint.in_use = Some(7);
+    let view = seeing(1, &[("e/1", 1, "")]);
+    assert_eq!(
+        read(&status(&endpoint, &view, 1), "Ready"),
+        "True/Ready: 1 of 1 instances can be used"
+    );
+    let mut route = route_verdict("r", 8);
+    route.accepted = Err(problem("spec.match", "twice"));
+    route.in_use = Some(7);
+    assert_eq!(
+        read(&status(&route, &planes(&[9]), 1), "Programmed"),
+        "False/Invalid: generation 7 is used instead"
+    );
+}
+
+#[test]
 fn ready_is_what_data_planes_see() {
     for (total, view, ready, summary) in [
         (
