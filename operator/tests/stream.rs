@@ -50,6 +50,46 @@ async fn a_data_plane_that_holds_the_table_already_is_only_told_its_revision() {
 }
 
 #[tokio::test]
+async fn after_a_refusal_the_next_step_starts_from_what_the_data_plane_has() {
+    let served = serve().await;
+    let first = served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", None).await;
+    let revision = plane.transaction().await.revision;
+    plane.say(&ToOperator::Ack { revision }).await;
+    served.publish("a", &[instance("1", "10.0.0.2")]);
+    let revision = plane.transaction().await.revision;
+    let reason = "no memory".to_owned();
+    plane.say(&ToOperator::Nack { revision, reason }).await;
+    until("the Nack is in", || {
+        !served.sessions.view("a").refusals.is_empty()
+    })
+    .await;
+    // As it was at first: nothing is to be changed in what the data plane has.
+    let third = served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(third.hash, first.hash);
+    let step = plane.transaction().await;
+    assert_eq!((step.full, step.upserts, step.removes), (false, 0, 0));
+    assert_eq!(step.hash, first.hash);
+}
+
+#[tokio::test]
+async fn who_refuses_its_first_table_gets_the_next_one_whole() {
+    let served = serve().await;
+    let hash = served.publish("a", &[instance("1", "10.0.0.1")]).hash;
+    let mut plane = served.plane("a", Some(hash)).await;
+    let revision = plane.transaction().await.revision;
+    let reason = "no memory".to_owned();
+    plane.say(&ToOperator::Nack { revision, reason }).await;
+    until("the Nack is in", || {
+        !served.sessions.view("a").refusals.is_empty()
+    })
+    .await;
+    served.publish("a", &[instance("1", "10.0.0.2")]);
+    let next = plane.transaction().await;
+    assert_eq!((next.full, next.upserts), (true, 1));
+}
+
+#[tokio::test]
 async fn another_namespace_s_table_is_never_sent() {
     let served = serve().await;
     served.publish("a", &[]);

@@ -3,6 +3,8 @@
 //! In: its lines, and the namespace's snapshots. Out: transactions, newest only: what was
 //! published while it read slowly is one difference. Its Acks, Nacks and reports go to `sessions`.
 
+mod base;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -14,15 +16,14 @@ use dataplane_protocol::{
 };
 use http_body_util::{BodyExt as _, channel::Sender};
 use hyper::body::Incoming;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until, timeout},
-};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::base::Base;
 use super::{
     ledger::Ledger,
-    publish::{Held, Hub, Receiver, Snapshot},
+    publish::{Held, Hub, Receiver},
     sessions::{BreakerChange, Session, Sessions},
 };
 use crate::{
@@ -168,13 +169,13 @@ impl Stream<'_> {
         lines: &mut Lines,
         tx: &mut Sender<Bytes>,
     ) -> Result<Session, End> {
-        let (sent_tx, sent_rx) = watch::channel(None);
+        let base = Mutex::new(Base::default());
         self.context.ledger.mark(self.namespace);
         let tables = self.tables.clone();
         let expiry = Instant::now() + self.context.lifetime;
         let end = tokio::select! {
-            end = write(tables, hello.hash, tx, &sent_tx, expiry) => end,
-            end = self.read(lines, &sent_rx) => end,
+            end = write(tables, hello.hash, tx, &base, expiry) => end,
+            end = self.read(lines, &base) => end,
         };
         let Self {
             context,
@@ -194,7 +195,7 @@ impl Stream<'_> {
         Err(end)
     }
 
-    async fn read(&mut self, lines: &mut Lines, sent: &watch::Receiver<Option<Sent>>) -> End {
+    async fn read(&mut self, lines: &mut Lines, base: &Mutex<Base>) -> End {
         loop {
             let line = match lines.next().await {
                 Ok(line) => line,
@@ -202,9 +203,13 @@ impl Stream<'_> {
             };
             match line {
                 ToOperator::Hello(_) => return End::Refused("a second hello".into()),
-                ToOperator::Ack { revision } => self.acked(revision, *sent.borrow()),
+                ToOperator::Ack { revision } => {
+                    let sent = base.lock().acked(revision);
+                    self.acked(revision, sent);
+                }
                 ToOperator::Nack { revision, reason } => {
                     tracing::warn!(namespace = self.namespace, %revision, reason, "table refused");
+                    base.lock().nacked();
                     self.count("nack");
                     self.session.nack(revision, &reason);
                     self.context.ledger.mark(self.namespace);
@@ -214,10 +219,10 @@ impl Stream<'_> {
         }
     }
 
-    fn acked(&self, revision: Revision, sent: Option<Sent>) {
+    fn acked(&self, revision: Revision, sent: Option<Instant>) {
         self.count("ack");
-        if let Some(sent) = sent.filter(|sent| sent.revision == revision) {
-            let waited = sent.at.elapsed().as_secs_f64();
+        if let Some(sent) = sent {
+            let waited = sent.elapsed().as_secs_f64();
             self.context.metrics.push_to_ack.observe(waited);
         }
         if self.session.ack(revision) {
@@ -277,28 +282,20 @@ impl Stream<'_> {
     }
 }
 
-/// The newest transaction that went out.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    revision: Revision,
-    at: Instant,
-}
-
 /// Sends the newest table, again and again; the expiry comes between two of them.
 async fn write(
     mut tables: Receiver,
     resumed: Option<TableHash>,
     tx: &mut Sender<Bytes>,
-    sent: &watch::Sender<Option<Sent>>,
+    base: &Mutex<Base>,
     expiry: Instant,
 ) -> End {
-    let mut held: Option<Arc<Snapshot>> = None;
+    let mut written: Option<Revision> = None;
     loop {
-        let revision = held.as_ref().map(|held| held.revision);
         let newer = tables.wait_for(|newest| {
             newest
                 .as_ref()
-                .is_some_and(|newest| Some(newest.revision) != revision)
+                .is_some_and(|newest| Some(newest.revision) != written)
         });
         let newer = tokio::select! {
             biased;
@@ -308,9 +305,10 @@ async fn write(
         let Ok(Some(snapshot)) = newer else {
             return End::Stopped;
         };
+        let held = base.lock().newest();
         let from = match held {
             Some(older) => Held::Snapshot(older),
-            None if resumed == Some(snapshot.hash) => Held::Same,
+            None if written.is_none() && resumed == Some(snapshot.hash) => Held::Same,
             None => Held::Nothing,
         };
         let lines = match snapshot.lines_for(&from) {
@@ -320,15 +318,11 @@ async fn write(
                 return End::Refused(format!("the table cannot be sent: {error}"));
             }
         };
-        let at = Instant::now();
-        sent.send_replace(Some(Sent {
-            revision: snapshot.revision,
-            at,
-        }));
+        written = Some(snapshot.revision);
+        base.lock().sent(snapshot, Instant::now());
         if let Err(end) = send(tx, lines).await {
             return end;
         }
-        held = Some(snapshot);
     }
 }
 
