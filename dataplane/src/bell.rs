@@ -53,7 +53,8 @@ impl Bell {
     /// rang meanwhile if the result is still to come.
     pub(crate) fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
         self.shared.muted.store(true, Ordering::Relaxed);
-        self.shared.rung.store(false, Ordering::Relaxed);
+        // A swap, so that what was done before a ring that this takes back is seen by the poll.
+        self.shared.rung.swap(false, Ordering::SeqCst);
         let result = poll(&mut Context::from_waker(&self.waker));
         // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
         self.shared.muted.store(false, Ordering::SeqCst);

@@ -21,6 +21,15 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// One log line a request.
     pub access_log: bool,
+    /// A client's connection that asks for nothing for so long, or does not end a head that it
+    /// began, is closed.
+    pub client_idle: Duration,
+    /// Longest time that a client may leave unread what was written to it.
+    pub client_stall: Duration,
+    /// Longest silence of a client inside its body.
+    pub body_idle: Duration,
+    /// Between two looks at all connections, to both sides.
+    pub look_every: Duration,
 }
 
 impl Default for Settings {
@@ -33,6 +42,10 @@ impl Default for Settings {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,
+            client_idle: Duration::from_secs(75),
+            client_stall: Duration::from_secs(120),
+            body_idle: Duration::from_secs(60),
+            look_every: Duration::from_secs(5),
         }
     }
 }

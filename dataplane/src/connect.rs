@@ -7,12 +7,14 @@ use std::{
     pin::Pin,
     sync::{Arc, OnceLock},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use dataplane_protocol::table::{Credential, Instance, Scheme};
 use http::{HeaderName, HeaderValue};
 use rustls::{ClientConfig, ConfigBuilder, pki_types::ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -26,6 +28,11 @@ pub(crate) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
+
 /// Connects to the first address of the instance's host that answers. The caller limits the time.
 pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
     let stream = match instance.host.parse::<IpAddr>() {
@@ -33,6 +40,8 @@ pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
         Err(_) => TcpStream::connect((instance.host.as_str(), instance.port)).await?,
     };
     stream.set_nodelay(true)?;
+    // A host that is gone without a word is noticed within a minute, whoever waits for it.
+    SockRef::from(&stream).set_tcp_keepalive(&KEEP_ALIVE)?;
     match instance.scheme {
         Scheme::Http => Ok(Io::Plain(stream)),
         Scheme::Https => {

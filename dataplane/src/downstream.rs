@@ -9,9 +9,10 @@ use std::{
     collections::HashMap,
     fmt, io,
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use http::HeaderValue;
@@ -36,10 +37,19 @@ pub(crate) struct Downstream {
     wanted: Cell<Wanted>,
     /// What its task is woken by.
     pub bell: Bell,
+    /// Something written waits in hyper or in the kernel's way.
+    unwritten: Cell<bool>,
     /// How often all that was to be written was.
     flushes: Cell<u64>,
     /// Who waits for the next time.
     flush_waiter: RefCell<Option<Waker>>,
+    watched: RefCell<Vec<Weak<dyn Watched>>>,
+}
+
+/// An answer that the regular look at its connection looks at too.
+pub(crate) trait Watched: fmt::Debug {
+    /// `limit`: how long a client may take nothing.
+    fn look(&self, now: Instant, limit: Duration);
 }
 
 /// What the worker wants of a connection.
@@ -71,8 +81,10 @@ impl Downstream {
             last_look: Cell::default(),
             wanted: Cell::default(),
             bell: Bell::new(),
+            unwritten: Cell::default(),
             flushes: Cell::default(),
             flush_waiter: RefCell::default(),
+            watched: RefCell::default(),
         }
     }
 
@@ -83,6 +95,12 @@ impl Downstream {
 
     pub(crate) fn request_ended(&self) {
         self.running.set(self.running.get().saturating_sub(1));
+    }
+
+    /// Watches `answer` for as long as it lives.
+    pub(crate) fn watch<W: Watched + 'static>(&self, answer: &Rc<W>) {
+        let answer: Weak<W> = Rc::downgrade(answer);
+        self.watched.borrow_mut().push(answer);
     }
 
     pub(crate) fn flushes(&self) -> u64 {
@@ -99,6 +117,7 @@ impl Downstream {
     }
 
     fn flushed(&self) {
+        self.unwritten.set(false);
         self.flushes.set(self.flushes.get() + 1);
         if let Some(waiter) = self.flush_waiter.take() {
             waiter.wake();
@@ -115,18 +134,34 @@ impl Downstream {
         self.bell.ring();
     }
 
+    /// What is wanted came too late: a request has begun.
+    pub(crate) fn serve_on(&self, known: Wanted) {
+        self.wanted.set(known);
+    }
+
+    /// Nobody waits for anything of it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.get() == 0 && !self.unwritten.get()
+    }
+
     /// One of the regular looks; after `limit` of them in a row that saw nothing happen, the
     /// connection is to close.
     fn look(&self, limit: u32) {
+        let stall = self.shared.settings.client_stall;
+        let now = Instant::now();
+        self.watched.borrow_mut().retain(|answer| {
+            let answer = answer.upgrade();
+            answer.inspect(|answer| answer.look(now, stall)).is_some()
+        });
         let last = self.last_look.get();
-        let idle = if self.running.get() == 0 && self.begun.get() == last.begun {
+        let idle = if self.is_idle() && self.begun.get() == last.begun {
             last.idle + 1
         } else {
             0
         };
         let begun = self.begun.get();
         self.last_look.set(Look { begun, idle });
-        if idle >= limit && self.wanted.get() == Wanted::Serve {
+        if idle >= limit && self.wanted.get() != Wanted::Close {
             self.want(Wanted::Close);
         }
     }
@@ -172,6 +207,7 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.from.unwritten.set(true);
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -180,6 +216,7 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.from.unwritten.set(true);
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

@@ -7,13 +7,14 @@ use http::{HeaderMap, Method};
 use crate::{
     admin::bare_query,
     error::ProxyError,
-    proxy::{Surface, refuse_ambiguous, surface_of},
+    proxy::{Surface, normalised, refuse_ambiguous, surface_of},
     state::Shared,
 };
 
 /// For a POST of `model` to `path`, as a client would send it. Where a GET of `path` is answered
 /// without a backend, that is said instead: nobody posts there.
 pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanation {
+    let path = &*normalised(path);
     if let Some(error) = refuse_ambiguous(path) {
         return refused(&error);
     }

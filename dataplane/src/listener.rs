@@ -43,23 +43,11 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// A connection that sends no complete head for so long is closed; idle ones too.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-
-/// The same in looks at the connections.
-const IDLE_LOOKS: u32 = (HEADER_TIMEOUT.as_secs() / TIDY_EVERY.as_secs()) as u32;
-
-/// Longest time that a client may leave unread what was written to it.
-const CLIENT_STALL: Duration = Duration::from_secs(120);
-
 /// Streams on one HTTP/2 connection.
 const MAX_H2_STREAMS: u32 = 1024;
 
 /// A peer that answers no ping is gone.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// Between two looks at a worker's connections, to both sides.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// Accepted connections that may wait for a worker; the kernel's backlog holds the rest.
 const HAND_OVER: usize = 256;
@@ -107,6 +95,7 @@ pub(crate) fn start_workers(
 
 /// Accepts until the drain begins, then lets go of the workers.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
+    let stall = shared.settings.client_stall;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -124,7 +113,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
         };
         let _ = stream.set_nodelay(true);
         // A client that takes nothing for so long, or is gone without a word, is cut.
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(CLIENT_STALL));
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(stall));
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
             continue;
@@ -153,11 +142,14 @@ async fn serve(
     let tracker = TaskTracker::new();
     let tidy = tokio::task::spawn_local({
         let (upstreams, downstreams) = (upstreams.clone(), downstreams.clone());
+        let every = shared.settings.look_every;
+        // Looks in a row that see nothing happen.
+        let idle = shared.settings.client_idle.div_duration_f64(every).ceil() as u32;
         async move {
             loop {
-                tokio::time::sleep(TIDY_EVERY).await;
+                tokio::time::sleep(every).await;
                 upstreams.tidy();
-                downstreams.look(IDLE_LOOKS);
+                downstreams.look(idle);
             }
         }
     });
@@ -189,8 +181,9 @@ async fn serve(
 }
 
 async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
+    let limit = from.shared.settings.client_idle;
     let looking = tokio::select! {
-        looking = tokio::time::timeout(HEADER_TIMEOUT, speaks_h2(&stream)) => looking,
+        looking = tokio::time::timeout(limit, speaks_h2(&stream)) => looking,
         // Nothing was asked yet.
         () = from.shared.drain.cancelled() => return,
     };
@@ -249,6 +242,10 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
             if ended.is_ready() || wanted == known {
                 return ended;
             }
+            if wanted == Wanted::Close && !from.is_idle() {
+                from.serve_on(known);
+                return ended;
+            }
             known = wanted;
             if let Poll::Ready(ended) = end(serving.as_mut(), wanted) {
                 return Poll::Ready(ended);
@@ -261,8 +258,9 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
 /// Whether the client begins with HTTP/2's preface. Only looks: what it sent stays unread, so
 /// hyper's first buffer is filled by one read.
 async fn speaks_h2(stream: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8; 4] = b"PRI ";
+    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut start = [0; PREFACE.len()];
+    let mut pause = Duration::from_millis(2);
     loop {
         let seen = stream.peek(&mut start).await?;
         let seen = start.get(..seen).unwrap_or_default();
@@ -273,7 +271,8 @@ async fn speaks_h2(stream: &TcpStream) -> io::Result<bool> {
             return Ok(true);
         }
         // A few bytes of it: looking again gives the same at once.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(250));
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dataplane_core::{InstanceInfo, Listed, Order, Probed};
+use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, Listed, Order, Probed};
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Empty;
 use tokio::{task::JoinSet, time::timeout};
@@ -12,15 +12,9 @@ use translate::listing;
 
 use crate::{
     connect,
-    http1::{self, Connection, Lines},
+    http1::{Connection, Head, Lines},
     state::Shared,
 };
-
-/// A listing may be slow to make (GPUStack asks its workers), but must not hang.
-const LIST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Body of a probe's answer that is looked at, bytes.
-const PROBE_BODY: usize = 64 * 1024;
 
 static USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")));
@@ -83,9 +77,9 @@ async fn probe(instance: &Arc<InstanceInfo>, first: usize, limit: Duration) -> P
         let mut reason = "no health path".to_owned();
         for at in (0..paths.len()).map(|n| (first + n) % paths.len()) {
             let Some(path) = paths.get(at) else { continue };
-            match get(instance, path, PROBE_BODY).await {
-                Ok((status, _)) if status.is_success() => return Probed::Good { path: at },
-                Ok((status, _)) => reason = format!("GET {path} answered {}", status.as_u16()),
+            match ask(instance, path).await.map(|(head, ..)| head.status) {
+                Ok(status) if status.is_success() => return Probed::Good { path: at },
+                Ok(status) => reason = format!("GET {path} answered {}", status.as_u16()),
                 Err(error) => {
                     // Not even connected or answered: another path will not be either.
                     return Probed::Bad {
@@ -110,7 +104,7 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
         let mut reason = String::new();
         for listing in &discovery.listings {
             let path = &listing.path;
-            match get(instance, path, listing::MAX_BYTES).await {
+            match get(instance, path).await {
                 Ok((StatusCode::OK, body)) => match listing::parse(listing.format, &body) {
                     Ok(models) => {
                         return Listed::Models {
@@ -136,47 +130,48 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
             Listed::Failed { reason }
         }
     };
-    let result = timeout(LIST_TIMEOUT, all).await;
+    let result = timeout(LISTING_TIMEOUT, all).await;
     result.unwrap_or_else(|_| Listed::Failed {
-        reason: format!("no answer in {LIST_TIMEOUT:?}"),
+        reason: format!("no answer in {LISTING_TIMEOUT:?}"),
     })
 }
 
+type Probe = Connection<connect::Io, Empty<Bytes>>;
+
 /// One GET on a connection of its own: a kept-alive one could outlive the server it tells about.
-async fn get(
-    info: &InstanceInfo,
-    path: &str,
-    limit_bytes: usize,
-) -> Result<(StatusCode, Vec<u8>), String> {
+/// Gives the head, and what of the body came with it.
+async fn ask(info: &InstanceInfo, path: &str) -> Result<(Head, Bytes, Probe), String> {
     let io = connect::open(&info.instance)
         .await
         .map_err(|error| error.to_string())?;
-    let mut head = Lines::new(&Method::GET, &[&info.endpoint.base_path, path]);
+    let mut lines = Lines::new(&Method::GET, &[&info.endpoint.base_path, path]);
     let host = HeaderValue::try_from(connect::authority(&info.instance));
-    head.add(&header::HOST, &host.map_err(|error| error.to_string())?);
-    head.add(&header::USER_AGENT, &USER_AGENT);
-    head.add(&header::ACCEPT, &ACCEPT);
-    head.add(&header::CONNECTION, &HeaderValue::from_static("close"));
+    lines.add(&header::HOST, &host.map_err(|error| error.to_string())?);
+    lines.add(&header::USER_AGENT, &USER_AGENT);
+    lines.add(&header::ACCEPT, &ACCEPT);
+    lines.add(&header::CONNECTION, &HeaderValue::from_static("close"));
     if let Some((name, value)) = connect::credential(&info.endpoint.credential) {
-        head.add(&name, &value);
+        lines.add(&name, &value);
     }
     let mut connection = Connection::new(io);
-    connection.send(Method::GET, head, Empty::<Bytes>::new());
-    let answer = whole(&mut connection, limit_bytes).await;
-    answer.map_err(|error| error.to_string())
+    connection.send(Method::GET, lines, Empty::new());
+    let answer = poll_fn(|cx| connection.poll_head(cx)).await;
+    let (head, first) = answer.map_err(|error| error.to_string())?;
+    Ok((head, first, connection))
 }
 
-async fn whole(
-    connection: &mut Connection<connect::Io, Empty<Bytes>>,
-    limit_bytes: usize,
-) -> Result<(StatusCode, Vec<u8>), http1::Error> {
-    let (head, first) = poll_fn(|cx| connection.poll_head(cx)).await?;
+/// The answer's whole body too, up to what a listing may have.
+async fn get(info: &InstanceInfo, path: &str) -> Result<(StatusCode, Vec<u8>), String> {
+    let (head, first, mut connection) = ask(info, path).await?;
     let mut body = first.to_vec();
-    while let Some(data) = poll_fn(|cx| connection.poll_data(cx)).await? {
+    loop {
+        let data = poll_fn(|cx| connection.poll_data(cx)).await;
+        let Some(data) = data.map_err(|error| error.to_string())? else {
+            return Ok((head.status, body));
+        };
         body.extend_from_slice(&data);
-        if body.len() > limit_bytes {
-            return Err(http1::Error::TooLong { limit_bytes });
+        if body.len() > listing::MAX_BYTES {
+            return Err(format!("over {} bytes long", listing::MAX_BYTES));
         }
     }
-    Ok((head.status, body))
 }

@@ -69,7 +69,8 @@ pub(crate) enum Admission {
 pub(crate) enum Pass {
     /// Its route has no breaker.
     Unjudged,
-    Free,
+    /// It was closed, at this generation.
+    Free(u32),
     /// Holds a permit of the half-open state of this generation.
     Trial(u32),
     /// Sent although the breaker did not admit it, at this generation.
@@ -125,7 +126,7 @@ impl Breaker {
     /// Lets one request through as `admission` said; becomes half-open when its time has come.
     pub(crate) fn enter(&mut self, policy: &BreakerPolicy, now: Mono) -> (Pass, Option<Change>) {
         match (self.admission(policy, now), &mut self.phase) {
-            (Admission::Yes, _) => (Pass::Free, None),
+            (Admission::Yes, _) => (Pass::Free(self.generation), None),
             (Admission::No { .. }, _) => (Pass::Forced(self.generation), None),
             (
                 Admission::Trial,
@@ -195,6 +196,8 @@ impl Breaker {
     ) -> Option<Change> {
         match (&self.phase, pass) {
             (_, Pass::Unjudged) => None,
+            // Sent before it opened: what opened it then knew of it.
+            (Phase::Closed, pass) if !self.is_new(pass) => None,
             (Phase::Closed, _) => {
                 self.consecutive = self.consecutive.saturating_add(1);
                 self.window.add(
@@ -213,6 +216,14 @@ impl Breaker {
             }
             // It is open already, or half-open and this was sent before: nothing new.
             (Phase::Open { .. } | Phase::HalfOpen { .. }, _) => None,
+        }
+    }
+
+    /// Sent since the last change of state.
+    fn is_new(&self, pass: Pass) -> bool {
+        match pass {
+            Pass::Unjudged => false,
+            Pass::Free(at) | Pass::Trial(at) | Pass::Forced(at) => at == self.generation,
         }
     }
 

@@ -177,7 +177,7 @@ impl Fleet {
     }
 
     /// Probes and listings to carry out now. Each is handed out once, until its result came or
-    /// twice the health timeout passed. Instances whose credential is withheld are left alone.
+    /// twice the health timeout ([`LISTING_TIMEOUT`], if that is longer) passed. Instances whose credential is withheld are left alone.
     pub fn due(&mut self, now: Mono) -> Vec<Order> {
         let mut orders = Vec::new();
         while let Some((at, place)) = self.agenda.first().copied()
@@ -196,7 +196,7 @@ impl Fleet {
                     timeout,
                 });
             }
-            if slot.models.due(timeout * 2, now) {
+            if slot.models.due((timeout * 2).max(LISTING_TIMEOUT), now) {
                 orders.push(Order::List {
                     instance: slot.info.clone(),
                 });
@@ -314,6 +314,10 @@ impl Fleet {
         })
     }
 }
+
+/// A listing may be slow to make (GPUStack asks its workers), but must not hang. The next is not
+/// handed out before.
+pub const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The profile of endpoints whose type a listing tells.
 const AUTO: &str = "auto";

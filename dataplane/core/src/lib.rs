@@ -55,7 +55,7 @@ mod window;
 mod testing;
 
 pub use explain::{CandidateView, Explanation};
-pub use fleet::Fleet;
+pub use fleet::{Fleet, LISTING_TIMEOUT};
 pub use order::{Event, Listed, Order, Probed};
 pub use outcome::{Cause, Failure, Outcome};
 pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};

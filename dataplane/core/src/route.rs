@@ -13,7 +13,7 @@ use crate::glob;
 /// What a request says about where it wants to go.
 #[derive(Clone, Copy)]
 pub struct Query<'a> {
-    /// As the client sent it; decoded and normalised by the shell.
+    /// Normalised: nothing is escaped that need not be.
     pub path: &'a str,
     /// Lower-case name → value.
     pub header: &'a dyn Fn(&str) -> Option<&'a str>,

@@ -39,9 +39,6 @@ pub(crate) enum Error {
     Head(String),
     #[error("the chunks of its answer are malformed")]
     Chunks,
-    /// For those who want an answer whole.
-    #[error("the answer is over {limit_bytes} bytes long")]
-    TooLong { limit_bytes: usize },
     /// The request could not be sent whole for a reason on our side.
     #[error("the request's body did not come whole")]
     Unfinished,

@@ -1,6 +1,6 @@
 //! Heads: a request's as it is written, an answer's as it is read.
 
-use std::io::Write as _;
+use std::{fmt, io::Write as _};
 
 use bytes::Bytes;
 use http::{
@@ -17,8 +17,14 @@ pub(super) const MAX_HEAD: usize = 16 * 1024;
 const MAX_LINES: usize = 100;
 
 /// A request's head, line by line.
-#[derive(Debug)]
 pub(crate) struct Lines(Vec<u8>);
+
+/// Without the lines: one holds a credential.
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lines({} bytes)", self.0.len())
+    }
+}
 
 impl Lines {
     /// With a request line whose target is these parts. What would end it early is escaped.
@@ -104,9 +110,9 @@ pub(super) enum Malformed {
     TooLong,
     #[error("no status code")]
     Status,
-    #[error("Content-Length is no number, or two of them")]
+    #[error("Content-Length is not one number")]
     ContentLength,
-    #[error("Transfer-Encoding in an answer of HTTP/1.0")]
+    #[error("Transfer-Encoding other than chunked, or in an answer of HTTP/1.0")]
     TransferEncoding,
     #[error("it switches protocols unasked")]
     Switch,
@@ -172,8 +178,7 @@ fn parse_one(bytes: &Bytes, method: &Method) -> Result<Option<(Head, usize)>, Ma
 #[derive(Debug, Default)]
 struct Told {
     content_length: Option<u64>,
-    /// There is a `Transfer-Encoding`, and whether its last word is `chunked`.
-    transfer_encoding: Option<bool>,
+    chunked: bool,
     close: bool,
     keep_alive: bool,
 }
@@ -181,22 +186,17 @@ struct Told {
 impl Told {
     fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
         if *name == CONTENT_LENGTH {
-            for number in words(value) {
-                let number = digits(number).ok_or(Malformed::ContentLength)?;
-                if self
-                    .content_length
-                    .replace(number)
-                    .is_some_and(|n| n != number)
-                {
-                    return Err(Malformed::ContentLength);
-                }
-            }
-            if self.content_length.is_none() {
+            let number = digits(value.as_bytes()).ok_or(Malformed::ContentLength)?;
+            let before = self.content_length.replace(number);
+            if before.is_some_and(|before| before != number) {
                 return Err(Malformed::ContentLength);
             }
         } else if *name == TRANSFER_ENCODING {
-            let last = words(value).next_back().unwrap_or_default();
-            self.transfer_encoding = Some(last.eq_ignore_ascii_case(b"chunked"));
+            // The header ends here, so nobody after us could undo another coding.
+            let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
+            if !chunked || std::mem::replace(&mut self.chunked, true) {
+                return Err(Malformed::TransferEncoding);
+            }
         } else if *name == CONNECTION {
             for word in words(value) {
                 self.close |= word.eq_ignore_ascii_case(b"close");
@@ -216,34 +216,32 @@ impl Told {
         let without = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || *method == Method::HEAD;
-        Ok(match (self.transfer_encoding, self.content_length) {
+        Ok(match self.content_length {
             _ if without => Length::Known(0),
-            (Some(_), _) if !http_1_1 => return Err(Malformed::TransferEncoding),
-            (Some(true), _) => Length::Chunked,
-            (None, Some(length)) => Length::Known(length),
-            (Some(false), _) | (None, None) => Length::UntilClose,
+            _ if self.chunked && !http_1_1 => return Err(Malformed::TransferEncoding),
+            _ if self.chunked => Length::Chunked,
+            Some(length) => Length::Known(length),
+            None => Length::UntilClose,
         })
     }
 
     fn keeps_alive(&self, http_1_1: bool) -> bool {
         // Both lengths are a sign of somebody who wants them read differently (RFC 9112, 6.3).
-        let ambiguous = self.transfer_encoding.is_some() && self.content_length.is_some();
+        let ambiguous = self.chunked && self.content_length.is_some();
         !self.close && !ambiguous && (http_1_1 || self.keep_alive)
     }
 }
 
 /// The members of a comma-separated list.
-fn words(value: &HeaderValue) -> impl DoubleEndedIterator<Item = &[u8]> {
+fn words(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let members = value.as_bytes().split(|byte| *byte == b',');
-    members
-        .map(<[u8]>::trim_ascii)
-        .filter(|word| !word.is_empty())
+    members.map(<[u8]>::trim_ascii)
 }
 
 /// Digits and nothing else: no sign, as `str::parse` would take.
 fn digits(text: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(text).ok()?;
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
 }
 
@@ -303,13 +301,9 @@ mod tests {
     #[test]
     fn the_length_is_what_the_lines_say() {
         assert_eq!(length("content-length: 12\r\n"), Length::Known(12));
-        assert_eq!(length("content-length: 3, 3\r\n"), Length::Known(3));
-        assert_eq!(
-            length("transfer-encoding: gzip, chunked\r\n"),
-            Length::Chunked
-        );
+        let twice = "content-length: 3\r\ncontent-length: 3\r\n";
+        assert_eq!(length(twice), Length::Known(3));
         assert_eq!(length("transfer-encoding: Chunked\r\n"), Length::Chunked);
-        assert_eq!(length("transfer-encoding: gzip\r\n"), Length::UntilClose);
         assert_eq!(length(""), Length::UntilClose);
         // A length beside chunks means nothing.
         let both = "content-length: 5\r\ntransfer-encoding: chunked\r\n";
@@ -352,7 +346,10 @@ mod tests {
     fn what_can_be_read_two_ways_is_refused() {
         for lines in [
             "content-length: 1\r\ncontent-length: 2\r\n",
-            "content-length: 1, 2\r\n",
+            "content-length: 1, 1\r\n",
+            "transfer-encoding: gzip, chunked\r\n",
+            "transfer-encoding: gzip\r\n",
+            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
             "content-length: +1\r\n",
             "content-length: \r\n",
             "content-length: 99999999999999999999\r\n",

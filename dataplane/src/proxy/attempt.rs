@@ -132,8 +132,8 @@ async fn first_byte(
             // Boxed: most requests have no such limit, and it is large.
             () = Box::pin(sleep(limit)) => {}
         }
-        // Where the client is slow, not the backend, the clock runs from the end of its body.
-        if upload.progress() != Progress::Coming {
+        // While the backend waits for the client, the clock does not run.
+        if upload.progress() != Progress::Awaited {
             return Err(Failed::TIMEOUT);
         }
     }

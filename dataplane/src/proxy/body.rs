@@ -1,7 +1,7 @@
 //! Bodies on their way: to a backend, and to the client.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::Future as _,
     pin::Pin,
     rc::Rc,
@@ -16,9 +16,6 @@ use tokio::time::{Instant, Sleep};
 
 use super::relay::{Broken, Relay};
 
-/// Longest silence of a client inside its body.
-pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
-
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
 #[derive(Clone, Debug)]
@@ -26,19 +23,21 @@ pub(super) struct Upload(Option<Rc<Cell<Progress>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The client has more to send, as far as we know.
-    Coming,
+    /// What has come is the backend's to take.
+    Passing,
+    /// The backend has taken it: the client has more to send.
+    Awaited,
     Whole,
     /// The client broke off: not the backend's fault.
     Left,
-    /// The client was silent for [`BODY_IDLE`].
+    /// The client was silent for too long.
     Stalled,
 }
 
 impl Upload {
     /// `whole`: all of it is here before anything is sent.
     pub(super) fn new(whole: bool) -> Self {
-        Self((!whole).then(|| Rc::new(Cell::new(Progress::Coming))))
+        Self((!whole).then(|| Rc::new(Cell::new(Progress::Passing))))
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -101,6 +100,7 @@ pub(crate) struct Outgoing {
 struct Rest {
     body: Incoming,
     upload: Upload,
+    limit: Duration,
     idle: Pin<Box<Sleep>>,
 }
 
@@ -120,10 +120,16 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn passing(chunks: Chunks, body: Incoming, upload: Upload) -> Self {
-        let idle = Box::pin(tokio::time::sleep(BODY_IDLE));
+    /// `limit`: the longest silence of the client.
+    pub(super) fn passing(chunks: Chunks, body: Incoming, upload: Upload, limit: Duration) -> Self {
+        let rest = Rest {
+            body,
+            upload,
+            limit,
+            idle: Box::pin(tokio::time::sleep(limit)),
+        };
         Self {
-            rest: Some(Box::new(Rest { body, upload, idle })),
+            rest: Some(Box::new(rest)),
             ..Self::whole(chunks)
         }
     }
@@ -140,23 +146,28 @@ impl Rest {
                 self.upload.set(Progress::Stalled);
                 return Poll::Ready(Some(Err(Unfinished)));
             }
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                self.upload.set(Progress::Awaited);
+                return Poll::Pending;
+            }
         };
-        self.idle.as_mut().reset(Instant::now() + BODY_IDLE);
-        let broken = matches!(frame, Some(Err(_)));
-        if broken {
-            self.upload.set(Progress::Left);
-        } else if frame.is_none() || self.body.is_end_stream() {
-            self.upload.set(Progress::Whole);
-        }
+        self.idle.as_mut().reset(Instant::now() + self.limit);
+        self.upload.set(match frame {
+            Some(Err(_)) => Progress::Left,
+            Some(Ok(_)) if !self.body.is_end_stream() => Progress::Passing,
+            Some(Ok(_)) | None => Progress::Whole,
+        });
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Unfinished)))
     }
 }
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        // hyper lets go of a body that it will not send to its end: nothing is waited for.
-        if self.upload.progress() == Progress::Coming {
+        // A body that will not be sent to its end: nothing is waited for.
+        if matches!(
+            self.upload.progress(),
+            Progress::Passing | Progress::Awaited
+        ) {
             self.upload.set(Progress::Whole);
         }
     }
@@ -210,6 +221,9 @@ impl Body for Outgoing {
 pub(crate) enum OutBody {
     Whole(Option<Bytes>),
     Relay(Box<Relay>),
+    /// On HTTP/2, where a stream whose client takes nothing is polled no more: the regular look
+    /// at all connections finds it.
+    Watched(Rc<RefCell<Relay>>),
 }
 
 impl OutBody {
@@ -229,6 +243,7 @@ impl Body for OutBody {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Relay(relay) => Pin::new(&mut **relay).poll_frame(cx),
+            Self::Watched(relay) => Pin::new(&mut *relay.borrow_mut()).poll_frame(cx),
         }
     }
 
@@ -236,6 +251,7 @@ impl Body for OutBody {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
             Self::Relay(relay) => relay.is_end_stream(),
+            Self::Watched(relay) => relay.borrow().is_end_stream(),
         }
     }
 
@@ -245,6 +261,7 @@ impl Body for OutBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             Self::Relay(relay) => relay.size_hint(),
+            Self::Watched(relay) => relay.borrow().size_hint(),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     Answered,
     account::Account,
     attempt::{self, Answer, Failed, Message},
-    body::{BODY_IDLE, Outgoing, Progress, Upload},
+    body::{Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
     intake::{self, Intake},
@@ -36,6 +36,10 @@ pub(super) struct Call<'a> {
     pub from: &'a Rc<Downstream>,
     pub method: &'a Method,
     pub uri: &'a Uri,
+    /// The URI's, normalised.
+    pub path: &'a str,
+    /// What the backend is asked for, byte for byte as the client wrote it.
+    pub asked: &'a str,
     pub version: Version,
     /// As the client sent them: routes match on these.
     pub headers: &'a HeaderMap,
@@ -51,10 +55,11 @@ impl Call<'_> {
         };
         account.model = intake.facts.model.take();
         account.stream = intake.facts.stream.unwrap_or(self.streams_by_default());
-        let answer = self.attempts(&mut account, &intake).await;
+        let upload = Upload::new(intake.is_replayable());
+        let answer = self.attempts(&mut account, &intake, &upload).await;
         drop(intake);
         match answer {
-            Ok((answer, picked)) => self.relay(account, answer, picked),
+            Ok((answer, picked)) => self.relay(account, answer, picked, upload),
             Err(error) => respond::error(account, client, &error),
         }
     }
@@ -69,11 +74,12 @@ impl Call<'_> {
         &self,
         account: &mut Account,
         intake: &Intake,
+        upload: &Upload,
     ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
         let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
         let query = Query {
-            path: self.uri.path(),
+            path: self.path,
             header: &header,
             model: model.as_deref(),
             prefix: self.to.prefix,
@@ -94,16 +100,15 @@ impl Call<'_> {
             )
         })?;
         let replayable = intake.is_replayable();
-        let upload = Upload::new(replayable);
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            let make = || self.message(&picked.upstream, &id, intake.outgoing(&upload));
+            let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
             let timeouts = &picked.route.timeouts;
-            let attempt = attempt::run(&picked.upstream, timeouts, account.stream, &upload, make);
+            let attempt = attempt::run(&picked.upstream, timeouts, account.stream, upload, make);
             let result = tokio::select! {
                 biased;
                 result = attempt => result,
@@ -113,7 +118,7 @@ impl Call<'_> {
                 }
             };
             if result.is_err()
-                && let Some(error) = clients_fault(&upload)
+                && let Some(error) = self.clients_fault(upload)
             {
                 // The flight ends as cancelled: nothing of this says anything of the backend.
                 return Err(error);
@@ -157,6 +162,20 @@ impl Call<'_> {
         }
     }
 
+    /// A client that did not send its body to the end.
+    fn clients_fault(&self, upload: &Upload) -> Option<ProxyError> {
+        match upload.progress() {
+            Progress::Passing | Progress::Awaited | Progress::Whole => None,
+            Progress::Left => {
+                let message = "the request's body broke off".to_owned();
+                Some(intake::bad("body_unreadable", message))
+            }
+            Progress::Stalled => Some(ProxyError::BodyTimeout {
+                limit: self.from.shared.settings.body_idle,
+            }),
+        }
+    }
+
     fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
         let upstream = self.from.upstreams.of(&pick.instance);
         account.attempts = pick.attempt;
@@ -176,8 +195,8 @@ impl Call<'_> {
     fn message(&self, upstream: &Upstream, id: &HeaderValue, body: Outgoing) -> Message {
         let base = upstream.info.endpoint.base_path.as_str();
         let mut head = match self.uri.query() {
-            Some(query) => Lines::new(self.method, &[base, self.to.path, "?", query]),
-            None => Lines::new(self.method, &[base, self.to.path]),
+            Some(query) => Lines::new(self.method, &[base, self.asked, "?", query]),
+            None => Lines::new(self.method, &[base, self.asked]),
         };
         let here = headers::PathHere {
             peer: &self.from.address,
@@ -193,7 +212,13 @@ impl Call<'_> {
     }
 
     /// The first byte is here: from now on nothing can be tried elsewhere.
-    fn relay(&self, mut account: Box<Account>, answer: Box<Answer>, picked: Picked) -> Answered {
+    fn relay(
+        &self,
+        mut account: Box<Account>,
+        answer: Box<Answer>,
+        picked: Picked,
+        upload: Upload,
+    ) -> Answered {
         let Answer {
             head,
             first,
@@ -209,11 +234,12 @@ impl Call<'_> {
         let (tier, decision) = (picked.tier, picked.decision);
         let mut headers = respond::routed(backend, &account, upstream, tier, decision, now);
         if status.is_redirection() || status == StatusCode::CREATED {
-            let prefix = self.uri.path().strip_suffix(self.to.path);
+            let prefix = self.path.strip_suffix(self.to.path);
             headers::locate(&mut headers, upstream, prefix.unwrap_or_default());
         }
         let terms = Terms {
             outcome: picked.outcome,
+            upload,
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
@@ -249,18 +275,6 @@ impl Picked {
 
     fn timeout(&self) -> Option<Duration> {
         self.route.timeouts.request_ms.map(Duration::from_millis)
-    }
-}
-
-/// A client that did not send its body to the end.
-fn clients_fault(upload: &Upload) -> Option<ProxyError> {
-    match upload.progress() {
-        Progress::Coming | Progress::Whole => None,
-        Progress::Left => {
-            let message = "the request's body broke off".to_owned();
-            Some(intake::bad("body_unreadable", message))
-        }
-        Progress::Stalled => Some(ProxyError::BodyTimeout { limit: BODY_IDLE }),
     }
 }
 

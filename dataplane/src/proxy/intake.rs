@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use translate::scan::{Facts, Problem, Scanner};
 
-use super::body::{BODY_IDLE, Chunks, Outgoing, Upload};
+use super::body::{Chunks, Outgoing, Upload};
 use crate::{bell, downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
@@ -43,7 +43,10 @@ impl Intake {
     pub(super) fn outgoing(&self, upload: &Upload) -> Outgoing {
         match self.rest.take() {
             None => Outgoing::whole(self.chunks.borrow().clone()),
-            Some(rest) => Outgoing::passing(self.chunks.take(), *rest, upload.clone()),
+            Some(rest) => {
+                let limit = self.kept.from.shared.settings.body_idle;
+                Outgoing::passing(self.chunks.take(), *rest, upload.clone(), limit)
+            }
         }
     }
 }
@@ -138,6 +141,7 @@ pub(super) async fn read(
     if body.is_end_stream() {
         return Ok(Intake::new(Facts::default(), kept, None));
     }
+    let limit = from.shared.settings.body_idle;
     let mut scanner = Scanner::new();
     loop {
         // Mostly it is here: then no clock is needed, and taking the last of it asks for no more.
@@ -148,10 +152,10 @@ pub(super) async fn read(
         }
         let frame = match ready {
             Some(frame) => Ok(frame),
-            None => tokio::time::timeout(BODY_IDLE, body.frame()).await,
+            None => tokio::time::timeout(limit, body.frame()).await,
         };
         let frame = match frame {
-            Err(_) => return Err(ProxyError::BodyTimeout { limit: BODY_IDLE }),
+            Err(_) => return Err(ProxyError::BodyTimeout { limit }),
             Ok(None) => break,
             Ok(Some(Err(error))) => {
                 return Err(bad(

@@ -21,21 +21,23 @@ mod form;
 mod headers;
 mod intake;
 mod models;
+mod path;
 mod relay;
 pub(crate) mod respond;
 mod surface;
 
 use std::rc::Rc;
 
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     body::{OutBody, Outgoing},
     headers::Address,
+    path::{normalised, refuse_ambiguous},
     respond::Stamps,
-    surface::{Surface, of as surface_of, refuse_ambiguous},
+    surface::{Surface, of as surface_of},
 };
 use crate::{admin, downstream::Downstream, error::ProxyError};
 
@@ -53,7 +55,7 @@ pub(crate) fn handle(
     let (method, uri, version) = (head.method, head.uri, head.version);
     let headers = head.headers;
     async move {
-        let path = uri.path();
+        let path = &*normalised(uri.path());
         let surface = surface::of(&method, path, &headers);
         if let Surface::Admin(path) = surface {
             // No account counts it, but the connection is not idle.
@@ -61,18 +63,20 @@ pub(crate) fn handle(
             let query = uri.query().unwrap_or_default();
             let answer = admin::answer(&from.shared, &method, path, query);
             from.request_ended();
-            return answer;
+            return without_body_for_head(answer, &method, version);
         }
         let id = headers::request_id(&headers);
         let client = surface.client(path);
         // Boxed: it goes from phase to phase.
         let account = Box::new(Account::new(from.clone(), id, method.clone(), path));
-        match permitted(&method, path, surface) {
+        let answer = match permitted(&method, path, surface) {
             Ok(Surface::Forward(to)) => {
                 let call = Call {
                     from: &from,
                     method: &method,
                     uri: &uri,
+                    path,
+                    asked: path::as_it_came(uri.path(), to.path),
                     version,
                     headers: &headers,
                     to,
@@ -96,8 +100,22 @@ pub(crate) fn handle(
                 respond::error(account, client, &ProxyError::NotFound { path })
             }
             Err(error) => respond::error(account, client, &error),
-        }
+        };
+        without_body_for_head(answer, &method, version)
     }
+}
+
+/// hyper keeps a body of ours from an answer to HEAD on HTTP/1 only.
+fn without_body_for_head(mut answer: Answered, method: &Method, version: Version) -> Answered {
+    if *method == Method::HEAD
+        && version == Version::HTTP_2
+        && let OutBody::Whole(body) = answer.body_mut()
+        && let Some(body) = body.take()
+    {
+        let length = answer.headers_mut().entry(CONTENT_LENGTH);
+        length.or_insert_with(|| HeaderValue::from(body.len()));
+    }
+    answer
 }
 
 fn permitted<'a>(
@@ -105,7 +123,7 @@ fn permitted<'a>(
     path: &str,
     surface: Surface<'a>,
 ) -> Result<Surface<'a>, ProxyError> {
-    if let Some(error) = surface::refuse_ambiguous(path) {
+    if let Some(error) = refuse_ambiguous(path) {
         return Err(error);
     }
     if *method == Method::TRACE || *method == Method::CONNECT {

@@ -6,7 +6,7 @@ use dataplane_protocol::Dialect;
 use http::StatusCode;
 use translate::listing::{self, Listed, Shape};
 
-use super::{Answered, account::Account, respond};
+use super::{Answered, account::Account, path, respond};
 use crate::error::ProxyError;
 
 pub(super) fn list(
@@ -29,7 +29,7 @@ pub(super) fn list(
     done(account, document)
 }
 
-/// Ids may hold slashes: everything after the prefix is the id.
+/// Ids may hold slashes, escaped or not: everything after the prefix is the id.
 pub(super) fn one(
     account: Box<Account>,
     client: Dialect,
@@ -37,12 +37,13 @@ pub(super) fn one(
     id: &str,
     prefix: Option<&str>,
 ) -> Answered {
+    let id = path::decoded(id);
     let models = account
         .shared()
         .with_fleet(|fleet, _| fleet.models(prefix, None));
     let Some(model) = models.iter().find(|model| model.name.as_str() == id) else {
         let error = ProxyError::ModelNotFound {
-            model: id.to_owned(),
+            model: id.into_owned(),
         };
         return respond::error(account, client, &error);
     };

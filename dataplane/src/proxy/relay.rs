@@ -6,6 +6,7 @@
 //! closed at once.
 
 use std::{
+    cell::RefCell,
     future::Future as _,
     pin::Pin,
     rc::Rc,
@@ -23,8 +24,14 @@ use translate::{
     stream::{self, Framer, Framing},
 };
 
-use super::{OutBody, account::Account, flight::Flight};
+use super::{
+    OutBody,
+    account::Account,
+    body::{Progress, Upload},
+    flight::Flight,
+};
 use crate::{
+    downstream::Watched,
     http1,
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
@@ -44,6 +51,8 @@ pub(crate) struct Relay {
     account: Box<Account>,
     /// What the answer counts as if it ends whole.
     outcome: Outcome,
+    /// The request's body may still be on its way.
+    upload: Upload,
     client: Dialect,
     http_2: bool,
     framer: Framer,
@@ -54,6 +63,8 @@ pub(crate) struct Relay {
     idle: Duration,
     deadline: Option<Instant>,
     last_data: Instant,
+    /// When data was last handed out, if nobody has asked for more since.
+    handed_out: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     state: State,
 }
@@ -73,6 +84,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub outcome: Outcome,
+    pub upload: Upload,
     pub client: Dialect,
     /// The client's connection is HTTP/2.
     pub http_2: bool,
@@ -98,7 +110,13 @@ pub(super) fn body(
     let whole = terms.framing == Framing::Opaque && (first.is_none() || connection.is_done());
     if !whole {
         let relay = Relay::new(first, connection, upstream, flight, account, terms);
-        return OutBody::Relay(Box::new(relay));
+        if !relay.http_2 {
+            return OutBody::Relay(Box::new(relay));
+        }
+        let from = relay.account.from.clone();
+        let relay = Rc::new(RefCell::new(relay));
+        from.watch(&relay);
+        return OutBody::Watched(relay);
     }
     flight.finish(terms.outcome, terms.now);
     account.answered(&upstream, &terms.outcome, terms.now);
@@ -121,6 +139,7 @@ impl Relay {
             flight,
             account,
             outcome: terms.outcome,
+            upload: terms.upload,
             client: terms.client,
             http_2: terms.http_2,
             framer: Framer::new(terms.framing),
@@ -129,6 +148,7 @@ impl Relay {
             idle: terms.idle,
             deadline: terms.deadline,
             last_data: terms.now,
+            handed_out: Some(terms.now),
             timer: None,
             state: State::Open,
         };
@@ -214,6 +234,13 @@ impl Relay {
 
     /// All that is ready now, or the end, or nothing yet.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(deadline) = self.deadline {
+            let now = Instant::now();
+            if now >= deadline {
+                self.over_time(now);
+                return Poll::Ready(());
+            }
+        }
         while let Poll::Ready(data) = self.poll_connection(cx) {
             let now = Instant::now();
             self.last_data = now;
@@ -225,6 +252,13 @@ impl Relay {
                     }
                 }
                 Ok(None) => self.end_whole(now),
+                // The client's fault, not the backend's.
+                Err(http1::Error::Unfinished) if self.upload.progress() == Progress::Stalled => {
+                    self.break_off("body_timeout", Outcome::Cancelled, now);
+                }
+                Err(http1::Error::Unfinished) => {
+                    self.break_off("body_unreadable", Outcome::Cancelled, now);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the answer broke off");
                     self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
@@ -251,6 +285,11 @@ impl Relay {
         }
     }
 
+    /// The route's own limit has passed. As before the first byte, it says nothing of the backend.
+    fn over_time(&mut self, now: Instant) {
+        self.break_off("request_timeout", Outcome::Cancelled, now);
+    }
+
     /// Nothing came: how long for?
     fn silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -271,13 +310,30 @@ impl Relay {
                 continue;
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
-                // The route's own limit: as before the first byte, it says nothing of the backend.
-                self.break_off("request_timeout", Outcome::Cancelled, now);
+                self.over_time(now);
+            } else if self.upload.progress() == Progress::Awaited {
+                // The backend waits for the client, whose own limit runs.
+                self.last_data = now;
+                continue;
             } else {
                 let outcome = Outcome::Failure(Failure::StreamIdleTimeout);
                 self.break_off("stream_idle_timeout", outcome, now);
             }
             return Poll::Ready(());
+        }
+    }
+}
+
+impl Watched for RefCell<Relay> {
+    fn look(&self, now: Instant, limit: Duration) {
+        let Ok(mut relay) = self.try_borrow_mut() else {
+            return;
+        };
+        let stalled = relay
+            .handed_out
+            .is_some_and(|at| now.saturating_duration_since(at) >= limit);
+        if stalled && relay.state == State::Open {
+            relay.break_off("client_stalled", Outcome::Cancelled, now);
         }
     }
 }
@@ -290,8 +346,10 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.handed_out = None;
         loop {
             if let Some(data) = self.next.take() {
+                self.handed_out = Some(self.last_data);
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             match self.state {

@@ -4,7 +4,7 @@ use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
 use translate::listing::Shape;
 
-use crate::error::ProxyError;
+use super::path;
 
 /// What the path means. Borrowed from the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,7 @@ const OLLAMA_STORE: &[&str] = &[
     "/api/blobs",
 ];
 
+/// `path` as [`path::normalised`] gives it.
 pub(crate) fn of<'a>(method: &Method, path: &'a str, headers: &HeaderMap) -> Surface<'a> {
     let reads = method == Method::GET || method == Method::HEAD;
     if path == "/version" || under(path, "/internal").is_some() {
@@ -150,8 +151,12 @@ fn inside<'a>(
             };
         }
     }
-    let store = |store: &&str| under(rest, store).is_some();
-    if client == Dialect::Ollama && OLLAMA_STORE.iter().any(store) {
+    // However it is spelt: Ollama decodes a path before it looks.
+    let decoded = path::decoded(rest);
+    if OLLAMA_STORE
+        .iter()
+        .any(|store| under(&decoded, store).is_some())
+    {
         return Surface::OneBackendOnly {
             path: rest,
             client: Dialect::Ollama,
@@ -176,26 +181,6 @@ fn inside<'a>(
 fn under<'a>(path: &'a str, root: &str) -> Option<&'a str> {
     path.strip_prefix(root)
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Why a path is refused that means different things to different readers.
-pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
-    is_ambiguous(path).then(|| ProxyError::BadRequest {
-        reason: "ambiguous_path",
-        message: "the path has . or .. segments: send it without".to_owned(),
-    })
-}
-
-/// A path that means different things to different readers: dot segments, also encoded ones,
-/// could leave the prefix that a route matched.
-fn is_ambiguous(path: &str) -> bool {
-    if !path.contains("/.") && !path.contains("%2") {
-        return false;
-    }
-    path.split('/').any(|segment| {
-        let dots = segment.replace("%2e", ".").replace("%2E", ".");
-        dots == "." || dots == ".."
-    })
 }
 
 #[cfg(test)]
@@ -335,6 +320,9 @@ mod tests {
             "/api/pull",
             "/olla/ollama/api/delete",
             "/olla/proxy/api/blobs/sha256:1",
+            "/api/%64elete",
+            "/olla/proxy/api%2Fdelete",
+            "/olla/anthropic/api/pull",
         ] {
             assert!(
                 matches!(post(path), Surface::OneBackendOnly { .. }),
@@ -348,13 +336,5 @@ mod tests {
         for path in ["/", "/olla/", "/v2/x", "/ollax", "/v1x", "/internalx"] {
             assert_eq!(post(path), Surface::Unknown, "{path}");
         }
-    }
-
-    #[test]
-    fn dot_segments_are_seen_in_any_spelling() {
-        for path in ["/olla/openai/../x", "/a/%2e%2E/b", "/a/.", "/a/.%2e"] {
-            assert!(is_ambiguous(path), "{path}");
-        }
-        assert!(!is_ambiguous("/v1/models/a..b/c.d"));
     }
 }

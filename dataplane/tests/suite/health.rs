@@ -148,6 +148,14 @@ async fn a_passive_endpoint_is_probed_only_while_it_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn a_health_answer_of_any_length_is_good() {
+    let a = Backend::start("a", &["m"]).await;
+    a.health(Reply::whole(200, &[], vec![b'x'; 1_000_000]));
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    assert_eq!(plane.instance("a").await["health"], "Healthy");
+}
+
+#[tokio::test]
 async fn a_data_plane_is_ready_when_it_has_looked_at_each_endpoint_once() {
     let a = Backend::start("a", &["m"]).await;
     let gate = Gate::new();

@@ -67,6 +67,20 @@ async fn a_chat_over_http2_is_answered() {
 }
 
 #[tokio::test]
+async fn head_over_http2_gets_the_length_and_no_body() {
+    let (_a, _plane, mut sender) = one().await;
+    for path in ["/v1/models", "/internal/health", "/nowhere"] {
+        let request = Request::head(format!("http://olla.test{path}"));
+        let request = request.body(Full::default()).unwrap();
+        let rsp = sender.send_request(request).await.unwrap();
+        let length = rsp.headers()["content-length"].to_str().unwrap();
+        assert!(length.parse::<u32>().unwrap() > 0, "{path}");
+        let body = rsp.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.is_empty(), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_backend_learns_the_host_that_an_http2_client_asked_for() {
     let (a, _plane, sender) = one().await;
     post(&sender, chat("m").to_string()).await;

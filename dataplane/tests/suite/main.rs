@@ -20,6 +20,7 @@ mod garbage;
 mod headers;
 mod health;
 mod http2;
+mod limits;
 mod metrics;
 mod models;
 mod operator_stream;

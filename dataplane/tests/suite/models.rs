@@ -212,11 +212,18 @@ async fn an_endpoint_without_a_listing_is_tried_with_any_model() {
 async fn one_model_is_told_from_all_lists_under_a_prefix_too() {
     let (a, b) = (
         Backend::start("a", &["m"]).await,
-        Backend::start("b", &["n"]).await,
+        Backend::start("b", &["n", "org/m:8b"]).await,
     );
     let plane = Yaml::equal(&[("a", &a), ("b", &b)]).start().await;
-    for model in ["m", "n"] {
-        let answer = plane.get(&format!("/olla/openai/v1/models/{model}")).await;
+    for (written, model) in [
+        ("m", "m"),
+        ("n", "n"),
+        ("org/m:8b", "org/m:8b"),
+        ("org%2Fm%3A8b", "org/m:8b"),
+    ] {
+        let answer = plane
+            .get(&format!("/olla/openai/v1/models/{written}"))
+            .await;
         assert_eq!((answer.status, &answer.json()["id"]), (200, &model.into()));
     }
     assert_eq!(plane.get("/olla/openai/v1/models/x").await.status, 404);

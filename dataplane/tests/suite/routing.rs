@@ -276,3 +276,32 @@ async fn a_route_with_a_path_leaves_other_paths_to_nobody() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_path_is_judged_as_backends_read_it_however_it_is_written() {
+    let (v, o, plane) = two_types().await;
+    for (method, target, status) in [
+        ("DELETE", "/api/%64elete", 501),
+        ("POST", "/olla/proxy/api%2Fpull", 501),
+        ("GET", "/olla/proxy/..%2fother/x", 400),
+        ("GET", "/v1/..%5Cx", 400),
+    ] {
+        let answer = plane.request(method, target, &[], b"").await;
+        assert_eq!(answer.status, status, "{target}");
+    }
+    assert_eq!((v.count(), o.count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_route_takes_its_paths_however_they_are_escaped() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)])
+        .route("match: { pathPrefix: /v1/chat }")
+        .start()
+        .await;
+    let escaped = plane.post("/v1/%63hat/completions", &chat("m")).await;
+    assert_eq!(escaped.status, 200);
+    assert_eq!(a.last().target, "/v1/%63hat/completions");
+    let other = plane.post("/v1/%65mbeddings", &chat("m")).await;
+    assert_eq!(other.status, 404);
+}

@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Mono {
 fn opened(policy: &BreakerPolicy, now: Mono) -> Breaker {
     let mut breaker = Breaker::default();
     for _ in 0..policy.consecutive_failures {
-        breaker.failed(Pass::Free, policy, "reset", now);
+        breaker.failed(Pass::Free(breaker.generation), policy, "reset", now);
     }
     assert_eq!(breaker.state(), State::Open);
     breaker
@@ -23,13 +23,21 @@ fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
     let policy = breaker_policy();
     let mut breaker = Breaker::default();
     for _ in 0..4 {
-        assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+        assert_eq!(
+            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", START),
+            None
+        );
     }
-    breaker.succeeded(Pass::Free, START);
+    breaker.succeeded(Pass::Free(breaker.generation), START);
     for _ in 0..4 {
-        assert_eq!(breaker.failed(Pass::Free, &policy, "reset", START), None);
+        assert_eq!(
+            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", START),
+            None
+        );
     }
-    let change = breaker.failed(Pass::Free, &policy, "reset", START).unwrap();
+    let change = breaker
+        .failed(Pass::Free(breaker.generation), &policy, "reset", START)
+        .unwrap();
     assert_eq!((change.from, change.to), (State::Closed, State::Open));
     assert_eq!(change.reason, "5 failures in a row, last: reset");
 }
@@ -44,19 +52,19 @@ fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
     };
     let mut breaker = Breaker::default();
     for _ in 0..9 {
-        let early = breaker.failed(Pass::Free, &policy, "status", at(0));
+        let early = breaker.failed(Pass::Free(breaker.generation), &policy, "status", at(0));
         assert_eq!(early, None, "nine results are not enough");
     }
     // Those have left the window by then; of the good ones five are in it.
     for second in 1..9 {
-        breaker.succeeded(Pass::Free, at(second));
+        breaker.succeeded(Pass::Free(breaker.generation), at(second));
     }
     for _ in 0..4 {
-        let below = breaker.failed(Pass::Free, &policy, "status", at(13));
+        let below = breaker.failed(Pass::Free(breaker.generation), &policy, "status", at(13));
         assert_eq!(below, None);
     }
     let change = breaker
-        .failed(Pass::Free, &policy, "status", at(13))
+        .failed(Pass::Free(breaker.generation), &policy, "status", at(13))
         .unwrap();
     assert_eq!(change.to, State::Open);
     assert_eq!(
@@ -121,7 +129,7 @@ fn open_time_doubles_with_each_failed_trial_up_to_its_bound() {
     let (pass, _) = breaker.enter(&policy, now);
     breaker.answered(pass);
     for _ in 0..5 {
-        breaker.failed(Pass::Free, &policy, "connect", now);
+        breaker.failed(Pass::Free(breaker.generation), &policy, "connect", now);
     }
     assert_eq!(
         breaker.reopens().unwrap().since(now).as_secs(),
@@ -137,13 +145,16 @@ fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
     let until = breaker.reopens();
     for second in 0..40 {
         assert_eq!(
-            breaker.failed(Pass::Free, &policy, "reset", at(second)),
+            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", at(second)),
             None
         );
     }
     assert_eq!(breaker.reopens(), until);
     let (trial, _) = breaker.enter(&policy, at(40));
-    assert_eq!(breaker.failed(Pass::Free, &policy, "reset", at(41)), None);
+    assert_eq!(
+        breaker.failed(Pass::Free(breaker.generation), &policy, "reset", at(41)),
+        None
+    );
     assert_eq!(breaker.state(), State::HalfOpen, "only the trial judges");
     assert!(breaker.failed(trial, &policy, "reset", at(41)).is_some());
 }
@@ -152,7 +163,10 @@ fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
 fn a_success_sent_before_it_opened_does_not_close_it() {
     let policy = breaker_policy();
     let mut breaker = opened(&policy, START);
-    assert_eq!(breaker.succeeded(Pass::Free, at(1)), None);
+    assert_eq!(
+        breaker.succeeded(Pass::Free(breaker.generation), at(1)),
+        None
+    );
     assert_eq!(breaker.state(), State::Open);
 }
 
@@ -207,6 +221,27 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     prop::collection::vec(one, 1..120)
 }
 
+#[test]
+fn what_was_sent_before_it_opened_does_not_open_it_again() {
+    let policy = breaker_policy();
+    let mut breaker = Breaker::default();
+    let slow: Vec<Pass> = (0..9).map(|_| breaker.enter(&policy, START).0).collect();
+    let mut now = START;
+    while matches!(breaker.state(), State::Closed) {
+        breaker.failed(Pass::Free(breaker.generation), &policy, "reset", now);
+    }
+    now = breaker.reopens().unwrap();
+    let (trial, _) = breaker.enter(&policy, now);
+    assert!(breaker.answered(trial).is_some());
+    for pass in slow {
+        assert_eq!(
+            breaker.failed(pass, &policy, "first_token_timeout", now),
+            None
+        );
+    }
+    assert_eq!(breaker.state(), State::Closed);
+}
+
 proptest! {
     #[test]
     fn whatever_happens_an_open_breaker_reopens_within_its_bound(all in happenings()) {
@@ -219,7 +254,7 @@ proptest! {
                 Happening::Send => {
                     let admission = breaker.admission(&policy, now);
                     let (pass, change) = breaker.enter(&policy, now);
-                    prop_assert_eq!(admission == Admission::Yes, pass == Pass::Free);
+                    prop_assert_eq!(admission == Admission::Yes, matches!(pass, Pass::Free(_)));
                     prop_assert!(change.is_none_or(|change| change.to == State::HalfOpen));
                     out.push(pass);
                 }

@@ -61,6 +61,17 @@ struct Scripts {
     rest: Script,
     /// Accepts connections and never reads from them.
     deaf: bool,
+    ear: Ear,
+}
+
+/// How much of a request it reads before it answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ear {
+    Whole,
+    /// Its head; the body is taken and dropped meanwhile.
+    Head,
+    /// Its head, and nothing more is taken.
+    HeadOnly,
 }
 
 struct State {
@@ -92,6 +103,7 @@ impl Backend {
                 next: VecDeque::new(),
                 rest: Arc::new(move |_| chat.clone()),
                 deaf: false,
+                ear: Ear::Whole,
             }),
             requests: Mutex::default(),
             looks: Mutex::default(),
@@ -146,6 +158,11 @@ impl Backend {
     /// The kernel takes connections, the process takes nothing from them.
     pub(crate) fn deaf(&self, deaf: bool) {
         self.state.scripts.lock().deaf = deaf;
+    }
+
+    /// How much of a POST it reads before it answers.
+    pub(crate) fn reads(&self, ear: Ear) {
+        self.state.scripts.lock().ear = ear;
     }
 
     /// Answers nothing any more, probes included.
@@ -251,15 +268,17 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
         let (mut reader, mut writer) = stream.split();
         let mut buffer = Vec::new();
         loop {
-            let Some(request) = read(&mut reader, &mut buffer).await else {
+            let ear = state.scripts.lock().ear;
+            let Some(request) = read(&mut reader, &mut buffer, ear).await else {
                 return;
             };
+            let takes_more = ear != Ear::HeadOnly || request.method == "GET";
             let reply = state.reply(request);
             let _answering = Count::new(&state.answering);
             let end = tokio::select! {
                 biased;
                 end = carry_out(reply, &mut writer) => end,
-                () = peer_leaves(&mut reader, &mut buffer) => End::Left,
+                () = peer_leaves(&mut reader, &mut buffer), if takes_more => End::Left,
             };
             match end {
                 End::Keep => {}
@@ -331,7 +350,7 @@ async fn peer_leaves(reader: &mut ReadHalf<'_>, buffer: &mut Vec<u8>) {
 }
 
 /// The next request, or `None` when the peer closes.
-async fn read(reader: &mut ReadHalf<'_>, buffer: &mut Vec<u8>) -> Option<Recorded> {
+async fn read(reader: &mut ReadHalf<'_>, buffer: &mut Vec<u8>, ear: Ear) -> Option<Recorded> {
     let (start, headers, length) = loop {
         if let Some(head) = text::head(buffer) {
             break head;
@@ -345,7 +364,7 @@ async fn read(reader: &mut ReadHalf<'_>, buffer: &mut Vec<u8>) -> Option<Recorde
     let mut body = Vec::new();
     loop {
         body.extend(framing.take(buffer));
-        if framing.ended {
+        if framing.ended || ear != Ear::Whole {
             break;
         }
         if !matches!(reader.read_buf(buffer).await, Ok(1..)) {

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
+    net::{
+        TcpSocket, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     time::timeout,
 };
 
@@ -59,6 +62,11 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
         Self::on(TcpStream::connect(addr).await.unwrap())
+    }
+
+    /// Both halves of a connection, for what is written and read at the same time.
+    pub(crate) fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        self.stream.into_split()
     }
 
     /// The other side is soon ahead of it.
