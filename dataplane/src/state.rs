@@ -15,7 +15,10 @@ use dataplane_core::{
     Cause, Event, Explanation, Fleet, FleetView, InstanceKey, Mono, Outcome, Pick, Query, Refusal,
     Ticket,
 };
-use dataplane_protocol::{Revision, RoutingTable, sync::Breaker};
+use dataplane_protocol::{
+    Revision, RoutingTable,
+    sync::{Breaker, Health},
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -145,6 +148,13 @@ impl Shared {
     /// Anything else that reads or moves the fleet.
     pub fn with_fleet<T>(&self, look: impl FnOnce(&mut Fleet, Mono) -> T) -> T {
         look(&mut self.fleet.lock(), self.clock.now())
+    }
+
+    /// Some instance has been probed, or judged by traffic.
+    pub fn has_looked(&self) -> bool {
+        let view = self.view();
+        let mut all = view.instances.iter();
+        all.any(|instance| instance.health != Health::Unknown)
     }
 
     pub fn view(&self) -> FleetView {

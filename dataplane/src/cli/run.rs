@@ -24,7 +24,10 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         .max_blocking_threads(8)
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(args))
+    let done = runtime.block_on(serve(args));
+    // A write to a disk that hangs is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done
 }
 
 async fn serve(args: RunArgs) -> Result<ExitCode> {

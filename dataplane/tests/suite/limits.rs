@@ -139,7 +139,7 @@ async fn a_backend_that_takes_no_more_of_an_upload_is_timed_out() {
     writer.write_all(head.as_bytes()).await.unwrap();
     // More than all buffers on the way hold; the client never is the one who is waited for.
     let writing =
-        tokio::spawn(async move { while writer.write_all(&[b'x'; 64 * 1024]).await.is_ok() {} });
+        tokio::spawn(async move { while writer.write_all(&[b'x'; 4096]).await.is_ok() {} });
     let mut answer = [0; 12];
     reader.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 504");

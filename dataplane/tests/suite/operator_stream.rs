@@ -268,6 +268,30 @@ async fn reports_say_how_the_instances_are() {
 }
 
 #[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_tables_nor_clients() {
+    let mut operator = Operator::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (config, file) = keeping(operator.config(folder.path(), "token"), folder.path());
+    // Whoever writes to a pipe that nobody reads waits.
+    let pipe = file.with_extension("tmp");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let a = Backend::start("a", &["m"]).await;
+    let table = table(&Yaml::tiers(&[("a", &a)]));
+    let plane = Plane::at_once(Plane::settings(), from(&config)).await;
+    let mut stream = operator.stream().await;
+    for revision in 1..4 {
+        stream.table(revision, &table).await;
+        assert_eq!(stream.verdict().await, Ok(revision));
+    }
+    plane.settled().await;
+    assert_eq!(plane.chat("m").await.status, 200);
+    // Lets the writers go, until the folder is gone.
+    std::thread::spawn(move || while fs::read(&pipe).is_ok() {});
+    plane.running.drain().await;
+}
+
+#[tokio::test]
 async fn a_restart_serves_from_disk_before_the_operator_speaks() {
     let mut operator = Operator::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -290,6 +314,7 @@ async fn a_restart_serves_from_disk_before_the_operator_speaks() {
     assert_eq!(stream.verdict().await, Ok(41));
     plane.settled().await;
     assert_eq!(plane.chat("n").await.endpoint(), "guarded");
+    wait_for("it is on disk", async || file.exists()).await;
     let kept = fs::read_to_string(&file).unwrap();
     assert!(!kept.contains(secret), "{kept}");
     assert_eq!(

@@ -5,18 +5,23 @@ use std::{
     fs,
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use dataplane_protocol::{Revision, RoutingTable, sync::FORMAT};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::Client;
 use crate::state::Shared;
 
 /// File of the last good table in the state folder.
 const TABLE_FILE: &str = "table.json";
+
+/// Between two tables written: of many changes only the last matters.
+const KEEP_AT_MOST: Duration = Duration::from_secs(1);
 
 /// What is kept on disk.
 #[derive(Deserialize, Serialize)]
@@ -70,32 +75,75 @@ impl Client {
             .map(|dir| dir.join(TABLE_FILE))
     }
 
-    /// Writes the table for the next start: all of it or nothing, and no credential.
-    pub(super) fn keep(&self, revision: Revision, table: &RoutingTable) {
-        let Some(path) = self.table_path() else {
-            return;
-        };
-        let kept = OnDisk {
-            format: FORMAT,
-            revision,
-            table: table.without_credentials(),
-        };
-        let written = serde_json::to_vec(&kept)
-            .map_err(io::Error::other)
-            .and_then(|text| {
-                let temporary = path.with_extension("tmp");
-                let mut options = fs::OpenOptions::new();
-                options.write(true).create(true).truncate(true).mode(0o600);
-                let mut file = options.open(&temporary)?;
-                // One left over by an older release may be open to others.
-                file.set_permissions(fs::Permissions::from_mode(0o600))?;
-                file.write_all(&text)?;
-                // Renamed only once it is whole, also after a power cut.
-                file.sync_all()?;
-                fs::rename(&temporary, &path)
-            });
-        if let Err(error) = written {
-            tracing::warn!(path = %path.display(), %error, "table not kept on disk");
+    /// The task that writes tables for the next start. Disks are slow now and then, and what
+    /// serves and probes must not wait for them.
+    pub(super) fn start_keeper(&mut self) -> impl Future<Output = ()> + use<> {
+        let (sender, mut tables) = watch::channel(None);
+        self.keeper = Some(Keeper(sender));
+        let path = self.table_path();
+        async move {
+            let Some(path) = path else { return };
+            while tables.changed().await.is_ok() {
+                let Some(table) = tables.borrow_and_update().clone() else {
+                    continue;
+                };
+                let path = path.clone();
+                let writing = tokio::task::spawn_blocking(move || write(&path, &table));
+                if let Err(error) = writing.await {
+                    tracing::error!(%error, "a table was not kept on disk");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(KEEP_AT_MOST) => {}
+                    // The data plane ends: what came meanwhile is written at once.
+                    () = nobody_sends(&tables) => {}
+                }
+            }
         }
+    }
+
+    /// Has the table written for the next start, or a newer one that comes soon.
+    pub(super) fn keep(&self, revision: Revision, table: Arc<RoutingTable>) {
+        if let Some(Keeper(sender)) = &self.keeper {
+            sender.send_replace(Some((revision, table)));
+        }
+    }
+}
+
+type Newest = Option<(Revision, Arc<RoutingTable>)>;
+
+/// Where the newest table to be written stands.
+#[derive(Debug)]
+pub(super) struct Keeper(watch::Sender<Newest>);
+
+async fn nobody_sends(tables: &watch::Receiver<Newest>) {
+    // Only the sender's end ends this wait: a value that is not seen yet is left alone.
+    while tables.has_changed().is_ok() {
+        tokio::time::sleep(KEEP_AT_MOST / 10).await;
+    }
+}
+
+/// All of it or nothing, and no credential.
+fn write(path: &Path, (revision, table): &(Revision, Arc<RoutingTable>)) {
+    let kept = OnDisk {
+        format: FORMAT,
+        revision: *revision,
+        table: table.without_credentials(),
+    };
+    let written = serde_json::to_vec(&kept)
+        .map_err(io::Error::other)
+        .and_then(|text| {
+            let temporary = path.with_extension("tmp");
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&temporary)?;
+            // One left over by an older release may be open to others.
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+            file.write_all(&text)?;
+            // Renamed only once it is whole, also after a power cut.
+            file.sync_all()?;
+            fs::rename(&temporary, path)
+        });
+    if let Err(error) = written {
+        tracing::warn!(path = %path.display(), %error, "table not kept on disk");
     }
 }

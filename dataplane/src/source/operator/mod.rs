@@ -20,6 +20,7 @@ use http::{StatusCode, Uri};
 use http_body_util::{BodyExt as _, channel::Sender};
 use tokio::time::timeout;
 
+use self::disk::Keeper;
 use crate::state::Shared;
 
 /// For each step until the stream stands.
@@ -88,6 +89,8 @@ pub struct Client {
     port: u16,
     /// What was last committed, in pieces.
     held: ResourceSet,
+    /// Takes tables to disk; there while the client follows the operator.
+    keeper: Option<Keeper>,
     /// The stream under way brought a table, or the word that ours is the newest.
     heard: bool,
 }
@@ -104,6 +107,7 @@ impl Client {
             host,
             port,
             held: ResourceSet::default(),
+            keeper: None,
             heard: false,
         };
         client.make_state_dir();
@@ -112,13 +116,21 @@ impl Client {
 
     /// Until the process drains.
     pub async fn follow(mut self, shared: Arc<Shared>) {
+        let writing = tokio::spawn(self.start_keeper());
+        self.follow_until_drained(&shared).await;
+        // The last table may still be on its way to the disk.
+        self.keeper = None;
+        let _ = timeout(STEP_TIMEOUT / 5, writing).await;
+    }
+
+    async fn follow_until_drained(&mut self, shared: &Arc<Shared>) {
         let mut pause = BACKOFF.0;
         let drain = shared.drain.clone();
         loop {
             self.heard = false;
             let error = tokio::select! {
                 () = drain.cancelled() => return,
-                Err(error) = self.converse(&shared) => error,
+                Err(error) = self.converse(shared) => error,
             };
             if matches!(error, Error::Hash { .. }) {
                 self.held = ResourceSet::default();
@@ -188,8 +200,13 @@ impl Client {
                     let frame = frame.ok_or(Error::Closed)??;
                     let Ok(data) = frame.into_data() else { continue };
                     decoder.push(&data);
+                    let knew = self.heard;
                     while let Some(message) = decoder.next::<ToDataPlane>()? {
                         self.hear(shared, &mut send, &mut transaction, message).await?;
+                    }
+                    if self.heard && !knew && shared.has_looked() {
+                        // An operator that has just started knows nothing else of the instances.
+                        last_report -= REPORT_AT_MOST;
                     }
                 }
                 Ok(()) = changes.changed() => dirty = true,
@@ -246,9 +263,10 @@ impl Client {
                 }
                 self.held = set;
                 self.heard = true;
-                shared.apply(Arc::new(table.clone()), revision, "operator");
-                self.keep(revision, &table);
+                let table = Arc::new(table);
+                shared.apply(table.clone(), revision, "operator");
                 tell(send, &ToOperator::Ack { revision }).await?;
+                self.keep(revision, table);
             }
             ToDataPlane::Refused { reason } => return Err(Error::Refused { reason }),
         }
