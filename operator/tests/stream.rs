@@ -20,7 +20,9 @@ use operator::routing::{
     serve::Limits,
     status::{ObjectStatus, Said, desired_status},
 };
-use support::{connect_over, ended, instance, request_over, serve, serve_with, until};
+use support::{
+    Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
+};
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -49,6 +51,16 @@ async fn a_data_plane_that_holds_the_table_already_is_only_told_its_revision() {
     assert_eq!(plane.transaction().await.upserts, 1);
 }
 
+/// Has a data plane of `a` refuse a table, and waits until that is known.
+async fn refuse(served: &Served, plane: &mut Plane, revision: Revision) {
+    let reason = "no memory".to_owned();
+    plane.say(&ToOperator::Nack { revision, reason }).await;
+    until("the Nack is in", || {
+        !served.sessions.view("a").refusals.is_empty()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn after_a_refusal_the_next_step_starts_from_what_the_data_plane_has() {
     let served = serve().await;
@@ -58,12 +70,7 @@ async fn after_a_refusal_the_next_step_starts_from_what_the_data_plane_has() {
     plane.say(&ToOperator::Ack { revision }).await;
     served.publish("a", &[instance("1", "10.0.0.2")]);
     let revision = plane.transaction().await.revision;
-    let reason = "no memory".to_owned();
-    plane.say(&ToOperator::Nack { revision, reason }).await;
-    until("the Nack is in", || {
-        !served.sessions.view("a").refusals.is_empty()
-    })
-    .await;
+    refuse(&served, &mut plane, revision).await;
     // As it was at first: nothing is to be changed in what the data plane has.
     let third = served.publish("a", &[instance("1", "10.0.0.1")]);
     assert_eq!(third.hash, first.hash);
@@ -78,12 +85,7 @@ async fn who_refuses_its_first_table_gets_the_next_one_whole() {
     let hash = served.publish("a", &[instance("1", "10.0.0.1")]).hash;
     let mut plane = served.plane("a", Some(hash)).await;
     let revision = plane.transaction().await.revision;
-    let reason = "no memory".to_owned();
-    plane.say(&ToOperator::Nack { revision, reason }).await;
-    until("the Nack is in", || {
-        !served.sessions.view("a").refusals.is_empty()
-    })
-    .await;
+    refuse(&served, &mut plane, revision).await;
     served.publish("a", &[instance("1", "10.0.0.2")]);
     let next = plane.transaction().await;
     assert_eq!((next.full, next.upserts), (true, 1));

@@ -157,10 +157,8 @@ impl Breaker {
 
     /// An answer below 500 began: enough for a trial, and for a last resort that got through.
     pub(crate) fn answered(&mut self, pass: Pass) -> Option<Change> {
-        let (Pass::Trial(generation) | Pass::Forced(generation)) = pass else {
-            return None;
-        };
-        if generation != self.generation || matches!(self.phase, Phase::Closed) {
+        let judged = matches!(pass, Pass::Trial(_) | Pass::Forced(_));
+        if !judged || !self.is_new(pass) || matches!(self.phase, Phase::Closed) {
             return None;
         }
         self.consecutive = 0;
@@ -197,7 +195,7 @@ impl Breaker {
         match (&self.phase, pass) {
             (_, Pass::Unjudged) => None,
             // Sent before it opened: what opened it then knew of it.
-            (Phase::Closed, pass) if !self.is_new(pass) => None,
+            (Phase::Closed, _) if !self.is_new(pass) => None,
             (Phase::Closed, _) => {
                 self.consecutive = self.consecutive.saturating_add(1);
                 self.window.add(
@@ -210,7 +208,7 @@ impl Breaker {
                 let reason = self.tripped(policy, now)?;
                 Some(self.open(policy, format!("{reason}, last: {label}"), now))
             }
-            (Phase::HalfOpen { .. }, Pass::Trial(generation)) if generation == self.generation => {
+            (Phase::HalfOpen { .. }, Pass::Trial(_)) if self.is_new(pass) => {
                 self.failed_trials = self.failed_trials.saturating_add(1);
                 Some(self.open(policy, format!("a trial failed: {label}"), now))
             }
@@ -229,8 +227,9 @@ impl Breaker {
 
     /// A trial ended without a verdict: its permit is free again.
     pub(crate) fn released(&mut self, pass: Pass) {
-        if let (Phase::HalfOpen { out, .. }, Pass::Trial(generation)) = (&mut self.phase, pass)
-            && generation == self.generation
+        let new = self.is_new(pass);
+        if let (Phase::HalfOpen { out, .. }, Pass::Trial(_)) = (&mut self.phase, pass)
+            && new
         {
             *out = out.saturating_sub(1);
         }

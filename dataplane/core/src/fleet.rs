@@ -177,7 +177,8 @@ impl Fleet {
     }
 
     /// Probes and listings to carry out now. Each is handed out once, until its result came or
-    /// twice the health timeout ([`LISTING_TIMEOUT`], if that is longer) passed. Instances whose credential is withheld are left alone.
+    /// twice the health timeout ([`LISTING_TIMEOUT`], if that is longer) passed. Instances whose
+    /// credential is withheld are left alone.
     pub fn due(&mut self, now: Mono) -> Vec<Order> {
         let mut orders = Vec::new();
         while let Some((at, place)) = self.agenda.first().copied()

@@ -68,7 +68,8 @@ pub(crate) fn handle(
         let id = headers::request_id(&headers);
         let client = surface.client(path);
         // Boxed: it goes from phase to phase.
-        let account = Box::new(Account::new(from.clone(), id, method.clone(), path));
+        let account = Account::new(from.clone(), id, method.clone(), uri.path());
+        let account = Box::new(account);
         let answer = match permitted(&method, path, surface) {
             Ok(Surface::Forward(to)) => {
                 let call = Call {

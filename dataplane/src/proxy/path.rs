@@ -47,7 +47,7 @@ pub(super) fn as_it_came<'a>(path: &'a str, end: &'a str) -> &'a str {
 }
 
 /// What a backend sees that decodes all of it.
-pub(crate) fn decoded(path: &str) -> Cow<'_, str> {
+pub(super) fn decoded(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 

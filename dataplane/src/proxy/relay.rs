@@ -234,12 +234,12 @@ impl Relay {
 
     /// All that is ready now, or the end, or nothing yet.
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(deadline) = self.deadline {
-            let now = Instant::now();
-            if now >= deadline {
-                self.over_time(now);
-                return Poll::Ready(());
-            }
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            self.over_time(Instant::now());
+            return Poll::Ready(());
         }
         while let Poll::Ready(data) = self.poll_connection(cx) {
             let now = Instant::now();

@@ -9,10 +9,20 @@ fn at(seconds: u64) -> Mono {
     START + Duration::from_secs(seconds)
 }
 
+/// Of a request that was sent before the breaker changed for the first time.
+const BEFORE: Pass = Pass::Free(0);
+
+impl Breaker {
+    /// Of one that is sent now, with the breaker closed.
+    fn free(&self) -> Pass {
+        Pass::Free(self.generation)
+    }
+}
+
 fn opened(policy: &BreakerPolicy, now: Mono) -> Breaker {
     let mut breaker = Breaker::default();
     for _ in 0..policy.consecutive_failures {
-        breaker.failed(Pass::Free(breaker.generation), policy, "reset", now);
+        breaker.failed(breaker.free(), policy, "reset", now);
     }
     assert_eq!(breaker.state(), State::Open);
     breaker
@@ -24,19 +34,19 @@ fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
     let mut breaker = Breaker::default();
     for _ in 0..4 {
         assert_eq!(
-            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", START),
+            breaker.failed(breaker.free(), &policy, "reset", START),
             None
         );
     }
-    breaker.succeeded(Pass::Free(breaker.generation), START);
+    breaker.succeeded(breaker.free(), START);
     for _ in 0..4 {
         assert_eq!(
-            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", START),
+            breaker.failed(breaker.free(), &policy, "reset", START),
             None
         );
     }
     let change = breaker
-        .failed(Pass::Free(breaker.generation), &policy, "reset", START)
+        .failed(breaker.free(), &policy, "reset", START)
         .unwrap();
     assert_eq!((change.from, change.to), (State::Closed, State::Open));
     assert_eq!(change.reason, "5 failures in a row, last: reset");
@@ -52,19 +62,19 @@ fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
     };
     let mut breaker = Breaker::default();
     for _ in 0..9 {
-        let early = breaker.failed(Pass::Free(breaker.generation), &policy, "status", at(0));
+        let early = breaker.failed(breaker.free(), &policy, "status", at(0));
         assert_eq!(early, None, "nine results are not enough");
     }
     // Those have left the window by then; of the good ones five are in it.
     for second in 1..9 {
-        breaker.succeeded(Pass::Free(breaker.generation), at(second));
+        breaker.succeeded(breaker.free(), at(second));
     }
     for _ in 0..4 {
-        let below = breaker.failed(Pass::Free(breaker.generation), &policy, "status", at(13));
+        let below = breaker.failed(breaker.free(), &policy, "status", at(13));
         assert_eq!(below, None);
     }
     let change = breaker
-        .failed(Pass::Free(breaker.generation), &policy, "status", at(13))
+        .failed(breaker.free(), &policy, "status", at(13))
         .unwrap();
     assert_eq!(change.to, State::Open);
     assert_eq!(
@@ -129,7 +139,7 @@ fn open_time_doubles_with_each_failed_trial_up_to_its_bound() {
     let (pass, _) = breaker.enter(&policy, now);
     breaker.answered(pass);
     for _ in 0..5 {
-        breaker.failed(Pass::Free(breaker.generation), &policy, "connect", now);
+        breaker.failed(breaker.free(), &policy, "connect", now);
     }
     assert_eq!(
         breaker.reopens().unwrap().since(now).as_secs(),
@@ -144,17 +154,11 @@ fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
     let mut breaker = opened(&policy, START);
     let until = breaker.reopens();
     for second in 0..40 {
-        assert_eq!(
-            breaker.failed(Pass::Free(breaker.generation), &policy, "reset", at(second)),
-            None
-        );
+        assert_eq!(breaker.failed(BEFORE, &policy, "reset", at(second)), None);
     }
     assert_eq!(breaker.reopens(), until);
     let (trial, _) = breaker.enter(&policy, at(40));
-    assert_eq!(
-        breaker.failed(Pass::Free(breaker.generation), &policy, "reset", at(41)),
-        None
-    );
+    assert_eq!(breaker.failed(BEFORE, &policy, "reset", at(41)), None);
     assert_eq!(breaker.state(), State::HalfOpen, "only the trial judges");
     assert!(breaker.failed(trial, &policy, "reset", at(41)).is_some());
 }
@@ -163,10 +167,7 @@ fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
 fn a_success_sent_before_it_opened_does_not_close_it() {
     let policy = breaker_policy();
     let mut breaker = opened(&policy, START);
-    assert_eq!(
-        breaker.succeeded(Pass::Free(breaker.generation), at(1)),
-        None
-    );
+    assert_eq!(breaker.succeeded(BEFORE, at(1)), None);
     assert_eq!(breaker.state(), State::Open);
 }
 
@@ -228,7 +229,7 @@ fn what_was_sent_before_it_opened_does_not_open_it_again() {
     let slow: Vec<Pass> = (0..9).map(|_| breaker.enter(&policy, START).0).collect();
     let mut now = START;
     while matches!(breaker.state(), State::Closed) {
-        breaker.failed(Pass::Free(breaker.generation), &policy, "reset", now);
+        breaker.failed(breaker.free(), &policy, "reset", now);
     }
     now = breaker.reopens().unwrap();
     let (trial, _) = breaker.enter(&policy, now);

@@ -13,6 +13,7 @@ use std::{
 use dataplane_protocol::{Revision, RoutingTable, sync::FORMAT};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::Client;
 use crate::state::Shared;
@@ -77,7 +78,11 @@ impl Client {
 
     /// The task that writes tables for the next start. Disks are slow now and then, and what
     /// serves and probes must not wait for them.
-    pub(super) fn start_keeper(&mut self) -> impl Future<Output = ()> + use<> {
+    /// Ends when the client lets go of its keeper, which it does when the process drains.
+    pub(super) fn start_keeper(
+        &mut self,
+        drain: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
         let (sender, mut tables) = watch::channel(None);
         self.keeper = Some(Keeper(sender));
         let path = self.table_path();
@@ -95,7 +100,7 @@ impl Client {
                 tokio::select! {
                     () = tokio::time::sleep(KEEP_AT_MOST) => {}
                     // The data plane ends: what came meanwhile is written at once.
-                    () = nobody_sends(&tables) => {}
+                    () = drain.cancelled() => {}
                 }
             }
         }
@@ -114,13 +119,6 @@ type Newest = Option<(Revision, Arc<RoutingTable>)>;
 /// Where the newest table to be written stands.
 #[derive(Debug)]
 pub(super) struct Keeper(watch::Sender<Newest>);
-
-async fn nobody_sends(tables: &watch::Receiver<Newest>) {
-    // Only the sender's end ends this wait: a value that is not seen yet is left alone.
-    while tables.has_changed().is_ok() {
-        tokio::time::sleep(KEEP_AT_MOST / 10).await;
-    }
-}
 
 /// All of it or nothing, and no credential.
 fn write(path: &Path, (revision, table): &(Revision, Arc<RoutingTable>)) {

@@ -116,7 +116,7 @@ impl Client {
 
     /// Until the process drains.
     pub async fn follow(mut self, shared: Arc<Shared>) {
-        let writing = tokio::spawn(self.start_keeper());
+        let writing = tokio::spawn(self.start_keeper(shared.drain.clone()));
         self.follow_until_drained(&shared).await;
         // The last table may still be on its way to the disk.
         self.keeper = None;
