@@ -225,7 +225,7 @@ fn a_broken_secret_is_told_without_its_value() {
 
 #[test]
 fn names_are_those_that_a_cluster_takes() {
-    for name in ["A", "-a", "a_b", "5", "''"] {
+    for name in ["A", "-a", "a_b", "a..b", "a.-b", "5", "''"] {
         let loaded = read(&[("f", &ENDPOINT.replace("name: a", &format!("name: {name}")))]);
         let note = &loaded.notes[0];
         assert_eq!(

@@ -301,8 +301,14 @@ discovery:
     assert_eq!(notes(&read(text)).len(), 1);
     let silent = text.replace("  load_balancer: priority\n", "  engine: olla\n");
     assert_eq!(route(&table(&silent)).balancer, Balancer::LeastConnections);
-    // Numbers without an effect are not worth a word.
-    assert_eq!(notes(&read(&silent)), Vec::<String>::new());
+    assert_eq!(
+        notes(&read(&silent)),
+        [
+            "warning config.yaml:4: proxy.priority_order: not set: priorities count only with \
+             `load_balancer: priority`; with it 100 would be preferred over 10, since Olla itself \
+             prefers larger numbers"
+        ]
+    );
     let turned = format!("{text}      - {{name: x, url: 'http://x'}}\n").replace(
         "load_balancer: priority",
         "load_balancer: priority\n  priority_order: LowestFirst",

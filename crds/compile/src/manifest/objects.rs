@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use crds::LlmEndpoint;
+use crds::{LlmEndpoint, common::is_subdomain};
 use dataplane_protocol::Secret;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -223,14 +223,9 @@ fn metadata(document: &Node, notes: &mut Notes<'_>) -> Metadata {
 /// A DNS-1123 subdomain, as Kubernetes wants all names.
 fn name_of<'a>(entry: &'a Entry, field: &str, notes: &mut Notes<'_>) -> &'a str {
     let name = entry.value.as_text().unwrap_or_default();
-    let ends = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let fits = name.len() <= 253
-        && name.starts_with(ends)
-        && name.ends_with(ends)
-        && name.chars().all(|c| ends(c) || matches!(c, '-' | '.'));
-    if !fits {
-        let message = "must be a string of lower-case letters, digits, - and ., of letters or \
-                       digits at both ends";
+    if !is_subdomain(name) {
+        let message = "must be a string of lower-case letters, digits, - and ., with a letter or \
+                       digit at both ends and on both sides of each .";
         notes.error(entry.line, field, message);
     }
     name

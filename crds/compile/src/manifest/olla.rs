@@ -260,8 +260,8 @@ fn route(
         ("highest_first", PriorityOrder::HighestFirst),
     ];
     let said = proxy.word("priority_order", &orders, notes);
-    if said.is_none() && load_balancer == LoadBalancer::Priority {
-        warn_of_direction(proxy, layout, priorities, notes);
+    if said.is_none() {
+        warn_of_direction(proxy, (layout, load_balancer), priorities, notes);
     }
     let timeouts = TimeoutsSpec {
         connect: proxy.duration("connection_timeout", notes),
@@ -286,7 +286,7 @@ fn route(
 /// an outage.
 fn warn_of_direction(
     proxy: &Section<'_>,
-    layout: Layout,
+    (layout, load_balancer): (Layout, LoadBalancer),
     priorities: &[u32],
     notes: &mut Notes<'_>,
 ) {
@@ -296,15 +296,27 @@ fn warn_of_direction(
     if smallest == largest {
         return;
     }
-    let message = match layout {
-        Layout::Guide => format!(
-            "not set: {smallest} is preferred over {largest}, as the integration guide writes \
-             it, while Olla itself prefers larger numbers; set lowest_first or highest_first"
+    let (first, second, reason, word) = match layout {
+        Layout::Guide => (
+            smallest,
+            largest,
+            "as the integration guide writes it, while Olla itself prefers larger numbers",
+            "lowest_first or highest_first",
         ),
-        Layout::Olla => format!(
-            "not set: {largest} is preferred over {smallest}, since Olla itself prefers larger \
-             numbers; set highest_first (or lowest_first) to say that this is meant"
+        Layout::Olla => (
+            largest,
+            smallest,
+            "since Olla itself prefers larger numbers",
+            "highest_first (or lowest_first) to say that this is meant",
         ),
+    };
+    let message = if load_balancer == LoadBalancer::Priority {
+        format!("not set: {first} is preferred over {second}, {reason}; set {word}")
+    } else {
+        format!(
+            "not set: priorities count only with `load_balancer: priority`; with it {first} would be \
+             preferred over {second}, {reason}"
+        )
     };
     notes.warn(proxy.line, "proxy.priority_order", message);
 }
