@@ -7,7 +7,7 @@ fmt:
     cargo fmt --all --check
 
 lint:
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features e2e/cluster -- -D warnings
 
 # Unit, property and in-process tests: no Go, no Python, no cluster.
 test:

@@ -91,6 +91,10 @@ impl DataPlane {
         Ok(data_plane)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn client(&self) -> Client {
         Client::new(self.address)
     }

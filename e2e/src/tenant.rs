@@ -59,6 +59,20 @@ impl Tenant {
         object.with_context(|| format!("{path} does not exist"))
     }
 
+    /// Creates an LlmEndpoint or OllaRoute, without the cost of a kubectl.
+    pub fn create(&self, plural: &str, name: &str, spec: &Value) -> Result<()> {
+        let kind = match plural {
+            "llmendpoints" => "LlmEndpoint",
+            _ => "OllaRoute",
+        };
+        let object = json!({
+            "apiVersion": "olla.dev/v1alpha1", "kind": kind,
+            "metadata": {"name": name}, "spec": spec,
+        });
+        let path = format!("{GROUP}/{}/{plural}", self.namespace);
+        self.cluster.api().create(&path, &object).map(|_| ())
+    }
+
     /// A merge patch of such an object, without the cost of a kubectl.
     pub fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
         let path = format!("{GROUP}/{}/{path}", self.namespace);

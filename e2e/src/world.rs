@@ -119,6 +119,10 @@ impl World {
         Ok(text + &lock(&self.operator).log_text()?)
     }
 
+    pub fn operator_pid(&self) -> u32 {
+        lock(&self.operator).pid()
+    }
+
     /// The operator's `/metrics`.
     pub fn operator_metrics(&self) -> Result<String> {
         Ok(admin().get("/metrics")?.good()?.body)

@@ -11,6 +11,7 @@ mod objects;
 mod outage;
 mod pods;
 mod propagation;
+mod scale;
 mod secrets;
 mod storm;
 mod streams;

@@ -50,7 +50,7 @@ fn measure(
 
 /// Sends route `main` to one endpoint and the other in turn. Every chat in between must succeed,
 /// too: `answerer` fails on anything but a 200.
-fn measure_applies(what: &str, tenant: &Tenant, client: Client) -> Result<()> {
+pub(crate) fn measure_applies(what: &str, tenant: &Tenant, client: Client) -> Result<()> {
     let name = |number: usize| ["other", "base"][number % 2];
     measure(
         what,
