@@ -12,6 +12,7 @@ use crate::{
     listener, prober,
     source::{file, operator},
     state::Shared,
+    tls,
 };
 
 /// Where tables come from.
@@ -34,6 +35,8 @@ pub enum Error {
     /// Tells its cause itself, so that is no `source`.
     #[error("listen on {addr}: {cause}")]
     Bind { addr: SocketAddr, cause: io::Error },
+    #[error("TLS for clients: {0}")]
+    Tls(#[from] tls::Error),
     #[error("start a worker: {0}")]
     Worker(io::Error),
     #[error(transparent)]
@@ -63,6 +66,8 @@ impl App {
     )]
     pub async fn start(settings: Settings, from: From) -> Result<Running, Error> {
         let addr = settings.listen;
+        let certificate = settings.tls.clone();
+        let certificate = certificate.map(tls::Certificate::read).transpose()?;
         let mut tasks = JoinSet::new();
         let shared = Shared::new(settings);
         match from {
@@ -88,10 +93,18 @@ impl App {
         let addr = socket
             .local_addr()
             .map_err(|cause| Error::Bind { addr, cause })?;
-        let (workers, threads) = listener::start_workers(&shared).map_err(Error::Worker)?;
+        let acceptor = certificate
+            .as_ref()
+            .map(tls::Certificate::acceptor)
+            .transpose()?;
+        let (workers, threads) =
+            listener::start_workers(&shared, acceptor.as_ref()).map_err(Error::Worker)?;
         tasks.spawn(listener::accept(shared.clone(), socket, workers));
         tasks.spawn(prober::run(shared.clone()));
-        tracing::info!(%addr, "listening");
+        tracing::info!(%addr, tls = certificate.is_some(), "listening");
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.follow(shared.clone()));
+        }
         Ok(Running {
             shared,
             addr,

@@ -2,12 +2,16 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use crate::tls;
+
 /// Port of the data plane, as Olla has it.
 pub const DEFAULT_PORT: u16 = 40114;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Clients must speak TLS.
+    pub tls: Option<tls::Files>,
     /// Threads that serve requests.
     pub workers: usize,
     /// Longest request body that is kept for a retry, bytes. A longer one is streamed once.
@@ -36,6 +40,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            tls: None,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             replay_bytes: 16 << 20,
             replay_total_bytes: 256 << 20,

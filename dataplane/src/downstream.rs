@@ -16,12 +16,9 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{bell::Bell, state::Shared, upstream::Upstreams};
+use crate::{bell::Bell, io::Io, state::Shared, upstream::Upstreams};
 
 /// One client's connection.
 pub(crate) struct Downstream {
@@ -29,6 +26,8 @@ pub(crate) struct Downstream {
     pub upstreams: Rc<Upstreams>,
     /// The client's IP address, as `X-Forwarded-For` has it.
     pub address: HeaderValue,
+    /// The client came by TLS.
+    pub secure: bool,
     /// Requests that came so far.
     begun: Cell<u64>,
     /// Those whose answers have not ended.
@@ -71,11 +70,17 @@ struct Look {
 }
 
 impl Downstream {
-    pub(crate) fn new(shared: Arc<Shared>, upstreams: Rc<Upstreams>, address: HeaderValue) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        upstreams: Rc<Upstreams>,
+        address: HeaderValue,
+        secure: bool,
+    ) -> Self {
         Self {
             shared,
             upstreams,
             address,
+            secure,
             begun: Cell::default(),
             running: Cell::default(),
             last_look: Cell::default(),
@@ -181,12 +186,12 @@ impl fmt::Debug for Downstream {
 /// which is the one way to learn that.
 #[derive(Debug)]
 pub(crate) struct ClientIo {
-    stream: TcpStream,
+    stream: Io,
     from: Rc<Downstream>,
 }
 
 impl ClientIo {
-    pub(crate) fn new(stream: TcpStream, from: Rc<Downstream>) -> Self {
+    pub(crate) fn new(stream: Io, from: Rc<Downstream>) -> Self {
         Self { stream, from }
     }
 }
@@ -297,7 +302,7 @@ mod tests {
         let shared = Shared::new(Settings::default());
         let upstreams = Rc::new(Upstreams::new(shared.clone()));
         let address = HeaderValue::from_static("10.0.0.9");
-        let downstream = Rc::new(Downstream::new(shared, upstreams, address));
+        let downstream = Rc::new(Downstream::new(shared, upstreams, address, false));
         let listed = list.add(&downstream);
         (downstream, listed)
     }

@@ -34,10 +34,12 @@ use tokio::{
     sync::mpsc,
     task::LocalSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     downstream::{ClientIo, Downstream, Downstreams, Wanted},
+    io::Io,
     proxy,
     state::Shared,
     upstream::Upstreams,
@@ -71,6 +73,7 @@ pub(crate) struct Worker {
 /// Starts the workers. Each ends when its sender is dropped and its connections are done.
 pub(crate) fn start_workers(
     shared: &Arc<Shared>,
+    tls: Option<&TlsAcceptor>,
 ) -> io::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
     let mut workers = Vec::new();
     let mut threads = Vec::new();
@@ -78,12 +81,15 @@ pub(crate) fn start_workers(
         let (sender, receiver) = mpsc::channel(HAND_OVER);
         let open = Arc::new(AtomicUsize::new(0));
         let (shared, counter) = (shared.clone(), open.clone());
+        let tls = tls.cloned();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || LocalSet::new().block_on(&runtime, serve(shared, receiver, counter)))?;
+            .spawn(move || {
+                LocalSet::new().block_on(&runtime, serve(shared, tls, receiver, counter));
+            })?;
         workers.push(Worker {
             connections: sender,
             open,
@@ -134,6 +140,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
 /// A worker's life: connections come in until the acceptor lets go, then the last ones end.
 async fn serve(
     shared: Arc<Shared>,
+    tls: Option<TlsAcceptor>,
     mut connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
     open: Arc<AtomicUsize>,
 ) {
@@ -167,10 +174,12 @@ async fn serve(
         };
         let address = peer.ip().to_canonical().to_string();
         let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
-        let from = Rc::new(Downstream::new(shared.clone(), upstreams.clone(), address));
+        let from = Downstream::new(shared.clone(), upstreams.clone(), address, tls.is_some());
+        let from = Rc::new(from);
         let listed = downstreams.add(&from);
+        let tls = tls.clone();
         tracker.spawn_local(async move {
-            connection(from, stream, peer).await;
+            connection(from, tls, stream, peer).await;
             drop((listed, open));
         });
     }
@@ -180,14 +189,23 @@ async fn serve(
     drain.abort();
 }
 
-async fn connection(from: Rc<Downstream>, stream: TcpStream, peer: SocketAddr) {
+async fn connection(
+    from: Rc<Downstream>,
+    tls: Option<TlsAcceptor>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let limit = from.shared.settings.client_idle;
-    let looking = tokio::select! {
-        looking = tokio::time::timeout(limit, speaks_h2(&stream)) => looking,
+    let greeting = tokio::select! {
+        greeting = tokio::time::timeout(limit, greet(tls, stream)) => greeting,
         // Nothing was asked yet.
         () = from.shared.drain.cancelled() => return,
     };
-    let Ok(Ok(h2)) = looking else { return };
+    let (stream, h2) = match greeting {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "no connection came about"),
+        Err(_) => return,
+    };
     let service = service_fn(|req| {
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
         let answering = Box::pin(proxy::handle(from.clone(), req));
@@ -253,6 +271,18 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
+}
+
+/// The connection as its requests come over it, and whether they come as HTTP/2.
+async fn greet(tls: Option<TlsAcceptor>, stream: TcpStream) -> io::Result<(Io, bool)> {
+    let Some(tls) = tls else {
+        let h2 = speaks_h2(&stream).await?;
+        return Ok((Io::Plain(stream), h2));
+    };
+    // Boxed: its handshake's future would stay in that of each plain connection.
+    let stream = Box::pin(tls.accept(stream)).await?;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok((Io::Tls(Box::new(stream.into())), h2))
 }
 
 /// Whether the client begins with HTTP/2's preface. Only looks: what it sent stays unread, so

@@ -13,6 +13,7 @@ use translate::listing;
 use crate::{
     connect,
     http1::{Connection, Head, Lines},
+    io::Io,
     state::Shared,
 };
 
@@ -136,7 +137,7 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
     })
 }
 
-type Probe = Connection<connect::Io, Empty<Bytes>>;
+type Probe = Connection<Io, Empty<Bytes>>;
 
 /// One GET on a connection of its own: a kept-alive one could outlive the server it tells about.
 /// Gives the head, and what of the body came with it.

@@ -40,6 +40,8 @@ pub struct Shared {
     source: watch::Sender<SourceState>,
     /// Somebody asks for a look at the files now.
     pub look_at_files: Notify,
+    /// The same for the listener's certificate.
+    pub look_at_certificate: Notify,
     /// Cancelled once, before `drain`: not ready any more, but still serving.
     pub leaving: CancellationToken,
     /// Cancelled once: no new connections, streams may end.
@@ -71,6 +73,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
             look_at_files: Notify::new(),
+            look_at_certificate: Notify::new(),
             leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             kept_bytes: AtomicUsize::new(0),
@@ -116,6 +119,12 @@ impl Shared {
 
     pub fn source(&self) -> SourceState {
         self.source.borrow().clone()
+    }
+
+    /// What files hold is wanted now, and not at the next look at them.
+    pub fn read_anew(&self) {
+        self.look_at_files.notify_one();
+        self.look_at_certificate.notify_one();
     }
 
     pub fn table(&self) -> Arc<RoutingTable> {

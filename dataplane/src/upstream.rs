@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use crate::{
     connect, http1,
+    io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::{Address, Outgoing, Stamps},
     state::Shared,
@@ -55,7 +56,7 @@ pub(crate) struct Upstream {
 }
 
 /// A connection to an instance.
-pub(crate) type Connection = http1::Connection<connect::Io, Outgoing>;
+pub(crate) type Connection = http1::Connection<Io, Outgoing>;
 
 #[derive(Debug)]
 struct Idle {

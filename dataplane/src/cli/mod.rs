@@ -94,6 +94,13 @@ pub(crate) struct RunArgs {
     /// Address to serve on; default 127.0.0.1:40114, or what an Olla config.yaml says.
     #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Certificate chain, PEM: clients must then speak TLS (HTTP/2 or HTTP/1.1). Read anew when
+    /// it changes.
+    #[arg(long, value_name = "FILE", env = "OLLA_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, value_name = "FILE", env = "OLLA_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Threads that serve requests; default: one a core.
     #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,

@@ -15,6 +15,7 @@ use crate::{
     config::Settings,
     logging,
     source::{file, operator},
+    tls,
 };
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
@@ -43,6 +44,9 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     if let Some(workers) = args.workers {
         settings.workers = workers.into();
     }
+    settings.tls = (args.tls_cert.clone())
+        .zip(args.tls_key.clone())
+        .map(|(certificate, key)| tls::Files { certificate, key });
     let of_files = match args.listen {
         None => listen_of_files(&args)?,
         listen => listen,
@@ -65,14 +69,14 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // The custom of daemons: read the files anew. With an operator there is nothing to read.
+    // The custom of daemons: read the files anew.
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut running = App::start(settings, from).await?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => running.shared.look_at_files.notify_one(),
+            _ = hang_up.recv() => running.shared.read_anew(),
             () = running.failed() => return Ok(ExitCode::FAILURE),
         }
     }

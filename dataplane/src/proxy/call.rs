@@ -202,6 +202,7 @@ impl Call<'_> {
             peer: &self.from.address,
             uri: self.uri,
             version: self.version,
+            secure: self.from.secure,
         };
         headers::for_backend(&mut head, &upstream.address, self.headers, &here, id);
         Message {

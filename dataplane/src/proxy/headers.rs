@@ -73,7 +73,8 @@ fn is_credential(name: &str) -> bool {
 
 static VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 static VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
-static PROTO: HeaderValue = HeaderValue::from_static("http");
+static HTTP: HeaderValue = HeaderValue::from_static("http");
+static HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// What requests to one instance carry of ours.
 #[derive(Debug)]
@@ -101,6 +102,14 @@ pub(super) struct PathHere<'a> {
     pub peer: &'a HeaderValue,
     pub uri: &'a Uri,
     pub version: Version,
+    /// It came by TLS.
+    pub secure: bool,
+}
+
+impl PathHere<'_> {
+    fn proto(&self) -> &'static HeaderValue {
+        if self.secure { &HTTPS } else { &HTTP }
+    }
 }
 
 /// Adds a client's headers as the backend at `address` gets them, but for the body's length.
@@ -143,7 +152,7 @@ pub(super) fn for_backend(
     }
     lines.add(&VIA, via);
     lines.add(&FORWARDED_FOR, here.peer);
-    lines.add(&FORWARDED_PROTO, &PROTO);
+    lines.add(&FORWARDED_PROTO, here.proto());
     if let Some(host) = host(client, here) {
         lines.add(&FORWARDED_HOST, &host);
     }
@@ -179,7 +188,7 @@ fn add_hops(
         }
     }
     let first = |name| client.get(&name).filter(|_| !named.contains(&name));
-    let proto = first(FORWARDED_PROTO).unwrap_or(&PROTO);
+    let proto = first(FORWARDED_PROTO).unwrap_or(here.proto());
     lines.add(&FORWARDED_PROTO, proto);
     let told = first(FORWARDED_HOST).cloned();
     if let Some(host) = told.or_else(|| host(client, here)) {
@@ -366,6 +375,7 @@ mod tests {
             peer: &peer,
             uri: &Uri::default(),
             version: Version::HTTP_11,
+            secure: false,
         };
         let address = Address::new(HeaderValue::from_static("backend"), None);
         let id = HeaderValue::from_static("id");

@@ -27,6 +27,13 @@ fn a_port_in_use_is_told_once() {
 }
 
 #[test]
+fn a_certificate_without_its_key_is_refused() {
+    let done = olla(&["run", "-f", "a.yaml", "--tls-cert", "tls.crt"]);
+    assert_eq!(done.code, 2, "{done:?}");
+    assert!(done.err.contains("--tls-key <FILE>"), "{}", done.err);
+}
+
+#[test]
 fn what_is_wrong_keeps_it_from_starting_and_is_told_with_its_place() {
     let files = Files::new();
     let broken = endpoint("a", "http://127.0.0.1:9", 1).replace("vllm", "vlllm");

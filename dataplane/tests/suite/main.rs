@@ -29,3 +29,4 @@ mod routing;
 mod secrets;
 mod streams;
 mod support;
+mod tls;

@@ -243,7 +243,7 @@ impl Plane {
     }
 }
 
-fn text(yaml: &str) -> From {
+pub(crate) fn text(yaml: &str) -> From {
     let sources = vec![Source {
         name: "test.yaml".to_owned(),
         text: yaml.to_owned(),
