@@ -1,5 +1,6 @@
 //! The walls of the house: who may import whom, what the lower floors may not touch, and what lies
-//! on the top shelf of the repository. In: `cargo metadata` and a folder listing.
+//! on the top shelf of the repository, and whether its map is true. In: `cargo metadata`, folder
+//! listings and the README.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -217,5 +218,41 @@ fn the_top_of_the_repository_stays_as_it_is() {
             name.starts_with('.') || name == "target" || TOP_SHELF.contains(&&*name),
             "{name} does not belong at the top of the repository"
         );
+    }
+}
+
+/// All files below `folder`, as paths from the root of the repository.
+fn files(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("the folder can be listed") {
+        let path = entry.expect("an entry").path();
+        let inner = path.strip_prefix(root()).expect("below the root");
+        let name = inner.to_string_lossy().into_owned();
+        match path.is_dir() {
+            true if name == "target" || name == ".git" => {}
+            true => files(&path, found),
+            false => found.push(name),
+        }
+    }
+}
+
+/// The walks name files by the end of their path: `index.rs`, `proxy/mod.rs`.
+#[test]
+fn every_file_and_folder_that_the_readme_names_is_there() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("a README");
+    let mut all = Vec::new();
+    files(root(), &mut all);
+    let words: Vec<&str> = readme.split('`').skip(1).step_by(2).collect();
+    let named: Vec<&&str> = words.iter().filter(|it| it.ends_with(".rs")).collect();
+    assert!(named.len() > 15, "the walks are in the README: {named:?}");
+    for name in named {
+        let ends = |path: &String| path == *name || path.ends_with(&format!("/{name}"));
+        assert!(all.iter().any(ends), "there is no {name}");
+    }
+    let links = readme
+        .split("](")
+        .skip(1)
+        .filter_map(|it| it.split(')').next());
+    for link in links.filter(|link| !link.contains("://")) {
+        assert!(root().join(link).exists(), "there is no {link}");
     }
 }
