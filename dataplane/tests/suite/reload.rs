@@ -1,8 +1,12 @@
 //! Files that change while they are served.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use dataplane::app::{App, From};
+use tempfile::TempDir;
 
 use crate::support::{
     backend::Backend,
@@ -19,6 +23,35 @@ async fn serving(path: &Path) -> Plane {
     Plane::from(Plane::settings(), from).await
 }
 
+/// A file that may be rewritten.
+struct File {
+    path: PathBuf,
+    _folder: TempDir,
+}
+
+impl File {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Self {
+            path: folder.path().join("olla.yaml"),
+            _folder: folder,
+        };
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.path, text).unwrap();
+    }
+}
+
+/// A data plane that serves from a file that holds `text`.
+async fn served(text: &str) -> (File, Plane) {
+    let file = File::new(text);
+    let plane = serving(&file.path).await;
+    (file, plane)
+}
+
 async fn problem(plane: &Plane) -> String {
     let status = plane.status().await;
     status["config"]["problem"].as_str().unwrap().to_owned()
@@ -30,12 +63,9 @@ async fn a_changed_file_takes_effect() {
         Backend::start("a", &["m"]).await,
         Backend::start("b", &["m"]).await,
     );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
-    fs::write(&file, Yaml::tiers(&[("a", &a)]).text()).unwrap();
-    let plane = serving(&file).await;
+    let (file, plane) = served(&Yaml::tiers(&[("a", &a)]).text()).await;
     assert_eq!(plane.chat("m").await.endpoint(), "a");
-    fs::write(&file, Yaml::tiers(&[("b", &b)]).text()).unwrap();
+    file.write(&Yaml::tiers(&[("b", &b)]).text());
     let changed = async || plane.chat("m").await.endpoint() == "b";
     wait_for("traffic goes to the new endpoint", changed).await;
     let status = plane.status().await;
@@ -52,10 +82,7 @@ async fn what_is_known_of_an_endpoint_that_stays_is_kept() {
         Backend::start("a", &["m"]).await,
         Backend::start("b", &["m"]).await,
     );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
-    fs::write(&file, Yaml::tiers(&[("a", &a), ("b", &b)]).text()).unwrap();
-    let plane = serving(&file).await;
+    let (file, plane) = served(&Yaml::tiers(&[("a", &a), ("b", &b)]).text()).await;
     for _ in 0..3 {
         plane.chat("m").await;
     }
@@ -67,7 +94,7 @@ async fn what_is_known_of_an_endpoint_that_stays_is_kept() {
     assert_eq!(head.endpoint(), "b");
     client.chunk().await.unwrap();
 
-    fs::write(&file, Yaml::tiers(&[("a", &a)]).text()).unwrap();
+    file.write(&Yaml::tiers(&[("a", &a)]).text());
     let gone = async || plane.instances().await.len() == 1;
     wait_for("b is gone", gone).await;
     assert_eq!(
@@ -82,24 +109,21 @@ async fn what_is_known_of_an_endpoint_that_stays_is_kept() {
 #[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_told() {
     let a = Backend::start("a", &["m"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
     let good = Yaml::tiers(&[("a", &a)]).text();
-    fs::write(&file, &good).unwrap();
-    let plane = serving(&file).await;
-    fs::write(&file, good.replace("type: vllm", "type: vlllm")).unwrap();
+    let (file, plane) = served(&good).await;
+    file.write(&good.replace("type: vllm", "type: vlllm"));
     let told = async || problem(&plane).await.contains("vlllm");
     wait_for("the problem is told", told).await;
     assert_eq!(plane.chat("m").await.status, 200);
     assert_eq!(plane.status().await["config"]["revision"], 1);
-    fs::write(&file, "{ not: [yaml").unwrap();
+    file.write("{ not: [yaml");
     let told = async || {
         let problem = problem(&plane).await;
         !problem.is_empty() && !problem.contains("vlllm")
     };
     wait_for("the next problem is told", told).await;
     assert_eq!(plane.chat("m").await.status, 200);
-    fs::write(&file, &good).unwrap();
+    file.write(&good);
     let solved = async || problem(&plane).await.is_empty();
     wait_for("there is no problem any more", solved).await;
 }
@@ -107,16 +131,13 @@ async fn a_broken_file_changes_nothing_and_is_told() {
 #[tokio::test]
 async fn a_file_that_was_away_for_a_while_is_no_problem_once_it_is_back() {
     let a = Backend::start("a", &["m"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
     let good = Yaml::tiers(&[("a", &a)]).text();
-    fs::write(&file, &good).unwrap();
-    let plane = serving(&file).await;
-    fs::remove_file(&file).unwrap();
+    let (file, plane) = served(&good).await;
+    fs::remove_file(&file.path).unwrap();
     let told = async || problem(&plane).await.contains("olla.yaml");
     wait_for("the problem is told", told).await;
     assert_eq!(plane.chat("m").await.status, 200);
-    fs::write(&file, &good).unwrap();
+    file.write(&good);
     let solved = async || problem(&plane).await.is_empty();
     wait_for("there is no problem any more", solved).await;
 }
@@ -143,15 +164,9 @@ async fn a_folder_is_read_with_all_its_files() {
 
 #[tokio::test]
 async fn a_start_with_a_broken_file_fails_and_says_where() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
-    fs::write(
-        &file,
-        "kind: LlmEndpoint\napiVersion: olla.dev/v1alpha1\nspec: { urll: x }\n",
-    )
-    .unwrap();
+    let file = File::new("kind: LlmEndpoint\napiVersion: olla.dev/v1alpha1\nspec: { urll: x }\n");
     let from = From::Files {
-        paths: vec![file],
+        paths: vec![file.path.clone()],
         namespace: None,
     };
     let error = App::start(Plane::settings(), from).await.unwrap_err();
@@ -161,22 +176,19 @@ async fn a_start_with_a_broken_file_fails_and_says_where() {
 #[tokio::test]
 async fn a_rotated_credential_is_used_from_then_on() {
     let a = Backend::start("a", &["m"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
     let with = |token: &str| {
         let auth = "auth: { bearer: { name: keys, key: token } }";
         let yaml = Yaml::default().secret("keys", "token", token);
         yaml.endpoint("a", &a.url(), &[auth]).text()
     };
-    fs::write(&file, with("old")).unwrap();
-    let plane = serving(&file).await;
+    let (file, plane) = served(&with("old")).await;
     let mut client = plane.client().await;
     let mut sent = async || {
         client.request("GET", "/v1/x", &[], b"").await;
         a.last().header("authorization").unwrap().to_owned()
     };
     assert_eq!(sent().await, "Bearer old");
-    fs::write(&file, with("new")).unwrap();
+    file.write(&with("new"));
     wait_for("the new one is sent", async || sent().await == "Bearer new").await;
     let probed = async || {
         let looks = a.looks();
@@ -192,12 +204,9 @@ async fn an_endpoint_that_moved_is_found_at_its_new_address() {
         Backend::start("old", &["m"]).await,
         Backend::start("new", &["m"]).await,
     );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("olla.yaml");
-    fs::write(&file, Yaml::tiers(&[("a", &old)]).text()).unwrap();
-    let plane = serving(&file).await;
+    let (file, plane) = served(&Yaml::tiers(&[("a", &old)]).text()).await;
     assert!(plane.chat("m").await.text().contains("old"));
-    fs::write(&file, Yaml::tiers(&[("a", &new)]).text()).unwrap();
+    file.write(&Yaml::tiers(&[("a", &new)]).text());
     let moved = async || {
         let answer = plane.chat("m").await;
         assert_eq!((answer.status, answer.endpoint()), (200, "a"));
