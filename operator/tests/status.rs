@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,7 +28,10 @@ use operator::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tower_test::mock;
 
@@ -40,6 +43,10 @@ struct World {
     patches: Arc<Mutex<Vec<(String, Value)>>>,
     /// Code that patches are refused with; 0 takes them.
     refusing: Arc<AtomicU16>,
+    /// How long the API server takes for an answer, milliseconds.
+    slow: Arc<AtomicU64>,
+    /// Most patches that it had before it at a time.
+    most: Arc<AtomicUsize>,
     happenings: mpsc::Receiver<Happening>,
     stop: CancellationToken,
 }
@@ -57,17 +64,33 @@ impl World {
         let log = patches.clone();
         let refusing = Arc::<AtomicU16>::default();
         let code = refusing.clone();
+        let (slow, most) = (Arc::<AtomicU64>::default(), Arc::<AtomicUsize>::default());
+        let (delay, seen) = (slow.clone(), most.clone());
         tokio::spawn(async move {
+            let now = Arc::<AtomicUsize>::default();
             while let Some((request, answer)) = handle.next_request().await {
                 let path = request.uri().to_string();
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 log.lock()
                     .unwrap()
                     .push((path, serde_json::from_slice(&body).unwrap()));
-                answer.send_response(match code.load(Ordering::Relaxed) {
+                let response = match code.load(Ordering::Relaxed) {
                     0 => Response::new(Body::from(body.to_vec())),
                     code => refusal(code),
-                });
+                };
+                match delay.load(Ordering::Relaxed) {
+                    0 => answer.send_response(response),
+                    delay => {
+                        let now = now.clone();
+                        let under_way = now.fetch_add(1, Ordering::Relaxed) + 1;
+                        seen.fetch_max(under_way, Ordering::Relaxed);
+                        tokio::spawn(async move {
+                            pass(delay).await;
+                            now.fetch_sub(1, Ordering::Relaxed);
+                            answer.send_response(response);
+                        });
+                    }
+                }
             }
         });
         let (hub, ledger) = (Arc::<Hub>::default(), Arc::<Ledger>::default());
@@ -90,6 +113,8 @@ impl World {
             sessions,
             patches,
             refusing,
+            slow,
+            most,
             happenings,
             stop,
         }
@@ -101,12 +126,16 @@ impl World {
     }
 
     fn route_of(&self, uid: &str, generation: i64, status: ObjectStatus) {
+        self.route_in("a", uid, generation, status);
+    }
+
+    fn route_in(&self, namespace: &str, uid: &str, generation: i64, status: ObjectStatus) {
         let uid = uid.to_owned();
         let entry = Entry { uid, status };
-        self.ledger.saw("a", Kind::OllaRoute, "r", entry);
+        self.ledger.saw(namespace, Kind::OllaRoute, "r", entry);
         let compiled = Compiled {
             table: RoutingTable {
-                namespace: "a".into(),
+                namespace: namespace.into(),
                 ..RoutingTable::default()
             },
             verdicts: vec![Verdict {
@@ -119,16 +148,16 @@ impl World {
                 in_use: None,
             }],
         };
-        let before = self.hub.current("a");
+        let before = self.hub.current(namespace);
         // Another object may have the same spec.
-        if let Some(next) = Snapshot::next(before.as_deref(), "a", compiled) {
+        if let Some(next) = Snapshot::next(before.as_deref(), namespace, compiled) {
             self.hub.publish(next);
         }
-        self.ledger.mark("a");
+        self.ledger.mark(namespace);
     }
 
     fn data_plane(&self, name: &str) -> Session {
-        let session = self.sessions.open("a", name, 99).unwrap();
+        let session = self.sessions.open("a", name, 99, Instant::now()).unwrap();
         session.ack(Revision(1));
         self.ledger.mark("a");
         session
@@ -322,4 +351,34 @@ async fn while_the_api_server_is_away_a_change_is_told_once_when_it_is_written()
     world.refusing.store(0, Ordering::Relaxed);
     pass(3000).await;
     assert_eq!(world.events(), ["Accepted"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_data_plane_that_joins_turns_no_route_to_pending() {
+    let world = World::start(Duration::ZERO);
+    let _one = world.data_plane("one");
+    world.route(1, ObjectStatus::default());
+    pass(3000).await;
+    let two = world.sessions.open("a", "two", 99, Instant::now()).unwrap();
+    world.ledger.mark("a");
+    pass(5000).await;
+    assert_eq!(world.count(), 1);
+    pass(6000).await;
+    assert_eq!(world.programmed(), "1 of 2 data planes at revision 1");
+    two.ack(Revision(1));
+    world.ledger.mark("a");
+    pass(3000).await;
+    assert_eq!(world.programmed(), "2 of 2 data planes at revision 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_namespaces_at_once_do_not_flood_the_api_server() {
+    let world = World::start(Duration::ZERO);
+    world.slow.store(100, Ordering::Relaxed);
+    for n in 0..200 {
+        world.route_in(&format!("n{n}"), "u", 1, ObjectStatus::default());
+    }
+    pass(5000).await;
+    assert_eq!(world.count(), 200);
+    assert_eq!(world.most.load(Ordering::Relaxed), 32);
 }

@@ -23,6 +23,7 @@ use operator::routing::{
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -56,7 +57,11 @@ async fn refuse(served: &Served, plane: &mut Plane, revision: Revision) {
     let reason = "no memory".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
     until("the Nack is in", || {
-        !served.sessions.view("a").refusals.is_empty()
+        !served
+            .sessions
+            .view("a", Instant::now())
+            .refusals
+            .is_empty()
     })
     .await;
 }
@@ -230,7 +235,7 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let mut plane = served.plane("a", None).await;
     let revision = plane.transaction().await.revision;
     let programmed = || {
-        let view = served.sessions.view("a");
+        let view = served.sessions.view("a", Instant::now());
         let said = Said {
             view: &view,
             revision: snapshot.route_revisions["r"],
@@ -352,7 +357,7 @@ async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
     plane.say(&ToOperator::Ack { revision }).await;
     assert_eq!(plane.line().await, None, "a clean end");
     until("it takes no place", || served.sessions.connected("a") == 0).await;
-    let view = served.sessions.view("a");
+    let view = served.sessions.view("a", Instant::now());
     assert_eq!((view.connected, view.acked), (1, vec![revision]));
     let mut plane = served.plane("a", Some(snapshot.hash)).await;
     let told = plane.transaction().await;
@@ -360,6 +365,6 @@ async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
         (told.full, told.upserts, told.revision),
         (false, 0, revision)
     );
-    let view = served.sessions.view("a");
+    let view = served.sessions.view("a", Instant::now());
     assert_eq!((view.connected, view.acked), (1, vec![revision]));
 }

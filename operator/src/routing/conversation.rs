@@ -129,9 +129,10 @@ async fn talk(
         )));
     }
     let namespace = identity.namespace.as_str();
-    let Some(session) = context
-        .sessions
-        .open(namespace, &hello.data_plane, context.limit)
+    let Some(session) =
+        context
+            .sessions
+            .open(namespace, &hello.data_plane, context.limit, Instant::now())
     else {
         let reason = "this namespace has too many data planes connected";
         return Err(End::Refused(reason.into()));

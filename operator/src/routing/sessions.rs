@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use dataplane_protocol::{
@@ -17,9 +18,14 @@ use dataplane_protocol::{
     sync::{Breaker, Health, InstanceReport, Report},
 };
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Longest text of a data plane that is kept, bytes: a Nack's reason, an instance's.
 const MAX_REASON: usize = 512;
+
+/// A data plane that has just joined counts with its first answer to a table, or after this long:
+/// else each pod of a deployment that grows would turn all routes to `Pending` and back.
+const JOINING: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -38,7 +44,10 @@ pub struct Session {
 /// The data planes of one namespace together.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// Without those that are still [joining](JOINING).
     pub connected: usize,
+    /// When the next of these counts though it has answered nothing.
+    pub joining: Option<Instant>,
     /// Newest revision that each has acknowledged, sorted.
     pub acked: Vec<Revision>,
     pub refusals: Vec<Refusal>,
@@ -87,6 +96,8 @@ struct Plane {
     name: String,
     acked: Revision,
     refused: Option<(Revision, String)>,
+    /// Until when it does not count; `None` once it has answered.
+    joining: Option<Instant>,
     said: Vec<(Instance, Flags)>,
     /// Its stream has ended only to be opened again.
     expected_back: bool,
@@ -101,14 +112,20 @@ struct Flags {
 impl Sessions {
     /// `None` when the namespace has `limit` data planes already. One that is
     /// [expected back](Session::expect_back) takes up what it said before.
-    pub fn open(self: &Arc<Self>, namespace: &str, name: &str, limit: usize) -> Option<Session> {
+    pub fn open(
+        self: &Arc<Self>,
+        namespace: &str,
+        name: &str,
+        limit: usize,
+        now: Instant,
+    ) -> Option<Session> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut namespaces = self.namespaces.lock();
         let planes = namespaces.entry(namespace.to_owned()).or_default();
         if planes.connected() >= limit {
             return None;
         }
-        let plane = planes.take_back(&shortened(name));
+        let plane = planes.take_back(&shortened(name), now + JOINING);
         planes.planes.insert(id, plane);
         Some(Session {
             sessions: self.clone(),
@@ -117,12 +134,14 @@ impl Sessions {
         })
     }
 
-    pub fn view(&self, namespace: &str) -> View {
+    pub fn view(&self, namespace: &str, now: Instant) -> View {
         let namespaces = self.namespaces.lock();
         let Some(planes) = namespaces.get(namespace) else {
             return View::default();
         };
-        let mut acked: Vec<Revision> = planes.planes.values().map(|plane| plane.acked).collect();
+        let joining = |plane: &&Plane| plane.joining.filter(|until| now < *until);
+        let counted = planes.planes.values().filter(|it| joining(it).is_none());
+        let mut acked: Vec<Revision> = counted.map(|plane| plane.acked).collect();
         acked.sort_unstable();
         let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
         refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
@@ -132,7 +151,8 @@ impl Sessions {
             of_endpoint.insert(instance.1.clone(), seen.clone());
         }
         View {
-            connected: planes.planes.len(),
+            connected: acked.len(),
+            joining: planes.planes.values().filter_map(|it| joining(&it)).min(),
             acked,
             refusals,
             instances,
@@ -155,17 +175,21 @@ impl Planes {
     }
 
     /// The one of this name that is expected back, or a new one.
-    fn take_back(&mut self, name: &str) -> Plane {
+    fn take_back(&mut self, name: &str, joining: Instant) -> Plane {
         let id = self
             .planes
             .iter()
             .find(|(_, plane)| plane.expected_back && plane.name == name)
             .map(|(id, _)| *id);
+        let new = || Plane {
+            name: name.to_owned(),
+            joining: Some(joining),
+            ..Plane::default()
+        };
         let known = id.and_then(|id| self.planes.remove(&id));
         Plane {
-            name: name.to_owned(),
             expected_back: false,
-            ..known.unwrap_or_default()
+            ..known.unwrap_or_else(new)
         }
     }
 }
@@ -187,7 +211,8 @@ impl Session {
             let Some(plane) = planes.planes.get_mut(&id) else {
                 return false;
             };
-            let news = plane.acked != revision || plane.refused.is_some();
+            let joins = plane.joining.take().is_some();
+            let news = joins || plane.acked != revision || plane.refused.is_some();
             plane.acked = revision;
             plane.refused = None;
             news
@@ -197,6 +222,7 @@ impl Session {
     pub fn nack(&self, revision: Revision, reason: &str) {
         self.with(|planes, id| {
             if let Some(plane) = planes.planes.get_mut(&id) {
+                plane.joining = None;
                 plane.refused = Some((revision, shortened(reason)));
             }
         });

@@ -91,7 +91,7 @@ pub fn desired_status(
         }
         Kind::OllaRoute => programmed(verdict, said),
     };
-    let kept = kept(verdict, said, previous, last.type_);
+    let kept = kept(verdict, said, previous, &last);
     if kept.is_some() && verdict.kind == Kind::LlmEndpoint {
         instances.clone_from(&previous.instances);
     }
@@ -265,11 +265,16 @@ fn kept(
     verdict: &Verdict,
     said: Said<'_>,
     previous: &ObjectStatus,
-    type_: &str,
+    last: &State,
 ) -> Option<Condition> {
-    let expecting = !said.settled && said.view.connected == 0 && verdict.accepted.is_ok();
+    let unsaid = match verdict.kind {
+        // No data plane has reported on it.
+        Kind::LlmEndpoint => last.status == "Unknown",
+        Kind::OllaRoute => said.view.connected == 0,
+    };
+    let expecting = !said.settled && unsaid && verdict.accepted.is_ok();
     previous
-        .condition(type_)
+        .condition(last.type_)
         .filter(|before| expecting && before.observed_generation == Some(verdict.generation))
         .cloned()
 }

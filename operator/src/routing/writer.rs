@@ -130,12 +130,15 @@ impl Writer {
             return Vec::new();
         };
         let now = Instant::now();
-        let view = self.sessions.view(namespace);
+        let view = self.sessions.view(namespace, now);
         let first_seen = &mut schedule.first_seen;
         let since = *first_seen.entry(namespace.to_owned()).or_insert(now);
         let settled = now >= since + self.settle;
-        if !settled && view.connected == 0 {
+        if !settled {
             schedule.not_later(namespace.to_owned(), since + self.settle);
+        }
+        if let Some(counts) = view.joining {
+            schedule.not_later(namespace.to_owned(), counts);
         }
         schedule.refusals.keep(namespace, &snapshot.verdicts);
         let look = Look {

@@ -250,6 +250,30 @@ fn a_restarted_operator_keeps_what_data_planes_said_until_they_are_back() {
 }
 
 #[test]
+fn ready_does_not_flicker_over_a_restart_while_data_planes_come_back_to_report() {
+    let verdict = endpoint_verdict("e", 1, 1);
+    let before = status(&verdict, &seeing(1, &[("e/1", 1, "")]), 1);
+    let back = planes(&[1]);
+    let starting = Said {
+        settled: false,
+        ..said(&back, 1)
+    };
+    assert_eq!(desired_status(&verdict, starting, &before, at(9)), None);
+    let late = desired_status(&verdict, said(&back, 1), &before, at(20)).unwrap();
+    assert_eq!(
+        read(&late, "Ready"),
+        "Unknown/Pending: no data plane has reported on it yet"
+    );
+    // What the operator sees for itself waits for nobody.
+    let gone = endpoint_verdict("e", 1, 0);
+    let gone = desired_status(&gone, starting, &before, at(9)).unwrap();
+    assert_eq!(
+        read(&gone, "Ready"),
+        "False/NoReadyInstances: no ready address was found"
+    );
+}
+
+#[test]
 fn the_status_has_the_shape_of_both_kinds() {
     let endpoint = status(&endpoint_verdict("e", 1, 1), &planes(&[1]), 1);
     let value = serde_json::to_value(&endpoint).unwrap();

@@ -1,6 +1,6 @@
 //! One status → one patch at the API server, with a time limit.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use compile::Kind;
 use crds::{GROUP, LlmEndpoint, OllaRoute, VERSION};
@@ -9,15 +9,22 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{MANAGER, routing::status::ObjectStatus};
 
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Patches under way at a time, over all namespaces: many at once only wait in the API server's
+/// own queues, before those of others.
+const AT_A_TIME: usize = 32;
+
 /// How a status is written.
 #[derive(Clone)]
-pub struct Writes(Client);
+pub struct Writes {
+    client: Client,
+    places: Arc<Semaphore>,
+}
 
 impl std::fmt::Debug for Writes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,7 +34,10 @@ impl std::fmt::Debug for Writes {
 
 impl Writes {
     pub fn by_client(client: Client) -> Self {
-        Self(client)
+        Self {
+            client,
+            places: Arc::new(Semaphore::new(AT_A_TIME)),
+        }
     }
 
     /// `Err(None)` when the API server does not answer.
@@ -42,7 +52,8 @@ impl Writes {
             Kind::LlmEndpoint => ApiResource::erase::<LlmEndpoint>(&()),
             Kind::OllaRoute => ApiResource::erase::<OllaRoute>(&()),
         };
-        let api: Api<DynamicObject> = Api::namespaced_with(self.0.clone(), namespace, &resource);
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), namespace, &resource);
         let patch = json!({
             "apiVersion": format!("{GROUP}/{VERSION}"),
             "kind": kind.to_string(),
@@ -66,6 +77,8 @@ impl Writes {
                 other => other,
             }
         };
+        // Never closed; and the time limit is the API server's, not that of a queue of ours.
+        let _place = self.places.acquire().await.ok();
         match timeout(API_TIMEOUT, write).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Some(error)),
