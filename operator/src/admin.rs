@@ -24,7 +24,8 @@ use crate::metrics::Metrics;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a request's head, and between two on one connection: silent ones must not keep probes out.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Scrapers and probes are few.
 const MAX_CONNECTIONS: usize = 64;
 

@@ -14,8 +14,10 @@ pub const CLUSTER: &[Rule] = &[
     // routing/writer.rs
     ("olla.dev", "llmendpoints/status", &["patch"]),
     ("olla.dev", "ollaroutes/status", &["patch"]),
-    // tls.rs: server-side apply needs create for what is not there yet.
-    ("", "configmaps", &["create", "patch"]),
+    // tls.rs, by server-side apply, which needs `create` for what is not there yet. That cannot be
+    // confined to a name.
+    ("", "configmaps", &["create"]),
+    ("", "configmaps/olla-operator-ca", &["patch"]),
     // events.rs
     ("events.k8s.io", "events", &["create", "patch"]),
     // tokens.rs

@@ -145,6 +145,7 @@ impl World {
                 accepted: Ok(()),
                 resolved_refs: Ok(()),
                 instances: 0,
+                uid: None,
                 in_use: None,
             }],
         };

@@ -12,7 +12,7 @@ use crds::{
 use dataplane_protocol::{Secret, table::Credential};
 use http::HeaderName;
 
-use crate::{Facts, Problem};
+use crate::{Facts, Problem, verdict::some_of};
 
 /// Headers that frame the message or steer the connection: a credential there would break every
 /// request.
@@ -151,6 +151,13 @@ fn text<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str
         return Err(not_found(missing_key(key, secret)));
     };
     let value = value.expose();
+    if value.contains(char::REPLACEMENT_CHARACTER) {
+        let message = format!(
+            "key `{}` of Secret `{}` is not UTF-8 text",
+            key.key, key.name
+        );
+        return Err(Problem::invalid(field, message));
+    }
     let value = value.strip_suffix('\n').unwrap_or(value);
     Ok(value.strip_suffix('\r').unwrap_or(value))
 }
@@ -160,7 +167,7 @@ fn missing_key(key: &SecretKeyRef, secret: &BTreeMap<String, Secret>) -> String 
     let has = if keys.is_empty() {
         "it has none".to_owned()
     } else {
-        format!("it has {}", keys.join(", "))
+        format!("it has {}", some_of(&keys))
     };
     format!("Secret `{}` has no key `{}`; {has}", key.name, key.key)
 }
@@ -217,6 +224,27 @@ mod tests {
             assert!(!problem.to_string().contains("top"), "{problem}");
         }
         assert!(sent("\n").unwrap_err().message.ends_with("is empty"));
+    }
+
+    #[test]
+    fn a_value_that_is_no_text_is_told_as_that() {
+        let problem = sent("se\u{fffd}cret").unwrap_err();
+        assert_eq!(
+            problem.to_string(),
+            "spec.auth.bearer: key `token` of Secret `cloud` is not UTF-8 text"
+        );
+    }
+
+    #[test]
+    fn of_many_keys_ten_are_named() {
+        let keys = (0..23).map(|n| (format!("k{n:02}"), Secret::new("x")));
+        let facts = Facts {
+            secrets: BTreeMap::from([("cloud".to_owned(), keys.collect())]),
+            ..Facts::default()
+        };
+        let problem = resolve(Some(&bearer()), &facts).unwrap_err();
+        let told = problem.to_string();
+        assert!(told.ends_with("`k08`, `k09` and 13 more"), "{told}");
     }
 
     #[test]

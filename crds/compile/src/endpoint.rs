@@ -44,6 +44,7 @@ pub(crate) fn compile(
     let mut verdict = Verdict {
         kind: Kind::LlmEndpoint,
         name: name.clone(),
+        uid: object.metadata.uid.clone(),
         generation: object.metadata.generation.unwrap_or_default(),
         accepted: Ok(()),
         resolved_refs: Ok(()),

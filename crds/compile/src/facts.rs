@@ -20,6 +20,8 @@ pub struct Facts {
 /// A Service and its EndpointSlices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceFact {
+    /// The name outside of the cluster that it stands for (type ExternalName).
+    pub external_name: Option<String>,
     pub ports: Vec<ServicePort>,
     pub slices: Vec<SliceFact>,
 }
@@ -30,6 +32,8 @@ pub struct ServicePort {
     pub name: String,
     /// As the Service names it.
     pub port: u16,
+    /// Not UDP or SCTP.
+    pub tcp: bool,
 }
 
 /// One EndpointSlice.

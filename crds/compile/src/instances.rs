@@ -14,9 +14,10 @@ use dataplane_protocol::{
 
 use crate::{
     Facts, Problem,
-    facts::{ServiceFact, SliceAddress},
+    facts::{ServiceFact, ServicePort, SliceAddress},
     labels::LabelIndex,
     url::Url,
+    verdict::some_of,
 };
 
 /// The one instance of a URL; it bears the endpoint's name.
@@ -43,7 +44,15 @@ pub(crate) fn of_service(
             format!("there is no Service `{}` in this namespace", target.name),
         ));
     };
-    let Some(port) = service.ports.iter().find(|port| port.port == target.port) else {
+    if let Some(name) = &service.external_name {
+        let message = format!(
+            "Service `{}` is of type ExternalName and has no pods; use url: http://{name}:{}",
+            target.name, target.port
+        );
+        return Err(Problem::invalid("spec.service.name", message));
+    }
+    let named = |port: &&ServicePort| port.port == target.port && port.tcp;
+    let Some(port) = service.ports.iter().find(named) else {
         return Err(Problem::new(
             Reason::ServiceNotFound,
             "spec.service.port",
@@ -100,17 +109,18 @@ fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {
 }
 
 fn missing_port(target: &ServiceTarget, service: &ServiceFact) -> String {
-    let mut ports: Vec<_> = service.ports.iter().map(|port| port.port).collect();
+    let tcp = service.ports.iter().filter(|port| port.tcp);
+    let mut ports: Vec<_> = tcp.map(|port| port.port).collect();
     ports.sort_unstable();
     ports.dedup();
     let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
     let has = if ports.is_empty() {
         "it has none".to_owned()
     } else {
-        format!("it has {}", ports.join(", "))
+        format!("it has {}", some_of(&ports))
     };
     format!(
-        "Service `{}` has no port {}; {has}",
+        "Service `{}` has no TCP port {}; {has}",
         target.name, target.port
     )
 }
@@ -153,7 +163,7 @@ fn instance(endpoint: &str, name: &str, ip: &str, port: u16) -> Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::{ServicePort, SliceFact};
+    use crate::facts::SliceFact;
 
     fn slice(ip: &str, pod: Option<&str>, port: u16) -> SliceFact {
         SliceFact {
@@ -171,8 +181,10 @@ mod tests {
             ports: vec![ServicePort {
                 name: "http".into(),
                 port: 80,
+                tcp: true,
             }],
             slices,
+            ..ServiceFact::default()
         };
         let facts = Facts {
             in_cluster: true,

@@ -18,7 +18,7 @@ use dataplane_protocol::{
     table::{Balancer, HeaderMatch, Route, RouteMatch, Target},
 };
 
-use crate::{Kind, Problem, Verdict, labels::LabelIndex};
+use crate::{Kind, Problem, Verdict, labels::LabelIndex, verdict::some_of};
 
 /// Accepted endpoints by name.
 pub(crate) type Accepted = BTreeMap<String, Arc<LlmEndpoint>>;
@@ -38,6 +38,7 @@ pub(crate) fn compile(
         let mut verdict = Verdict {
             kind: Kind::OllaRoute,
             name: name_of(object).to_owned(),
+            uid: object.metadata.uid.clone(),
             generation: object.metadata.generation.unwrap_or_default(),
             accepted: Ok(()),
             resolved_refs: Ok(()),
@@ -262,7 +263,7 @@ fn all_found(mut missing: Vec<String>) -> Result<(), Problem> {
         "spec.endpoints.refs",
         format!(
             "no accepted LlmEndpoint of this namespace is named {}; the others are used",
-            missing.join(", ")
+            some_of(&missing)
         ),
     ))
 }

@@ -30,7 +30,9 @@ impl fmt::Display for Kind {
 pub struct Verdict {
     pub kind: Kind,
     pub name: String,
-    /// Generation of the object that was judged; 0 outside a cluster.
+    /// Of the object that was judged; none outside a cluster.
+    pub uid: Option<String>,
+    /// Its generation; 0 outside a cluster.
     pub generation: i64,
     /// `Accepted`: whether it is in the table.
     pub accepted: Result<(), Problem>,
@@ -65,6 +67,16 @@ impl Problem {
     /// A value that the schema lets pass but that makes no sense.
     pub(crate) fn invalid(field: &str, message: impl Into<String>) -> Self {
         Self::new(Reason::Invalid, field, message)
+    }
+}
+
+/// Names for a message, ten at most: statuses hold 32 KiB a message, and people less.
+pub(crate) fn some_of(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let shown = names.get(..MOST).unwrap_or(names).join(", ");
+    match names.len().checked_sub(MOST) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown} and {more} more"),
     }
 }
 

@@ -45,6 +45,11 @@ impl Decoder {
         }
     }
 
+    /// From now on lines may be this long.
+    pub fn allow(&mut self, limit_bytes: usize) {
+        self.limit_bytes = limit_bytes;
+    }
+
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }

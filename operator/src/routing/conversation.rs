@@ -35,6 +35,8 @@ use crate::{
 /// Bytes handed to the connection at a time.
 pub const CHUNK: usize = 64 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
+const MAX_HELLO_LINE: usize = 16 << 10;
 /// A reader that takes no chunk for this long is given up; it comes back for the newest table.
 const STALL: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -128,6 +130,7 @@ async fn talk(
              to neighbouring releases"
         )));
     }
+    lines.decoder.allow(MAX_REPORT_LINE);
     let namespace = identity.namespace.as_str();
     let Some(session) =
         context
@@ -349,7 +352,7 @@ impl Lines {
     fn new(body: Incoming) -> Self {
         Self {
             body,
-            decoder: Decoder::new(MAX_REPORT_LINE),
+            decoder: Decoder::new(MAX_HELLO_LINE),
         }
     }
 

@@ -65,14 +65,22 @@ pub fn service(service: v1::Service) -> Item {
             Some(ServicePort {
                 name: port.name.unwrap_or_default(),
                 port: u16::try_from(port.port).ok()?,
+                tcp: is_tcp(port.protocol.as_deref()),
             })
         })
         .collect();
+    let external_name = spec
+        .external_name
+        .filter(|_| spec.type_.as_deref() == Some("ExternalName"));
     let family = spec.ip_families.unwrap_or_default().into_iter().next();
     Item {
         namespace,
         name,
-        fact: Fact::Service(ServiceEntry { ports, family }),
+        fact: Fact::Service(ServiceEntry {
+            ports,
+            external_name,
+            family,
+        }),
     }
 }
 
@@ -88,6 +96,7 @@ pub fn slice(slice: EndpointSlice) -> Item {
         .ports
         .unwrap_or_default()
         .into_iter()
+        .filter(|port| is_tcp(port.protocol.as_deref()))
         .filter_map(|port| {
             let number = u16::try_from(port.port?).ok()?;
             Some((port.name.unwrap_or_default(), number))
@@ -125,14 +134,14 @@ pub fn pod(pod: v1::Pod) -> Item {
     }
 }
 
-/// Values that are no text are left out: no header could carry them.
+/// What is no text in a value is marked by U+FFFD; compile refuses it.
 pub fn secret(secret: v1::Secret) -> Item {
     let (namespace, name) = names(&secret.metadata);
     let values: BTreeMap<String, Secret> = secret
         .data
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|(key, value)| Some((key, Secret::new(String::from_utf8(value.0).ok()?))))
+        .map(|(key, value)| (key, Secret::new(String::from_utf8_lossy(&value.0))))
         .collect();
     Item {
         namespace,
@@ -204,6 +213,11 @@ fn trimmed(metadata: ObjectMeta) -> ObjectMeta {
         labels: metadata.labels,
         ..ObjectMeta::default()
     }
+}
+
+/// TCP is what ports without a protocol are.
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
 fn names(metadata: &ObjectMeta) -> (String, String) {
@@ -284,6 +298,44 @@ mod tests {
         assert!(!of(
             json!({ "name": "p", "deletionTimestamp": "2026-11-22T00:00:00Z" })
         ));
+    }
+
+    #[test]
+    fn ports_of_other_protocols_are_known_as_that_and_never_targets() {
+        let whole = json!({
+            "metadata": { "name": "s", "namespace": "a" },
+            "spec": { "ports": [{ "port": 53, "protocol": "UDP" }, { "port": 80 }] },
+        });
+        let Fact::Service(entry) = service(serde_json::from_value(whole).unwrap()).fact else {
+            panic!("no Service")
+        };
+        let ports = entry.ports.iter().map(|port| (port.port, port.tcp));
+        assert_eq!(ports.collect::<Vec<_>>(), [(53, false), (80, true)]);
+        let whole = json!({
+            "metadata": { "name": "s-1", "namespace": "a" }, "addressType": "IPv4", "endpoints": [],
+            "ports": [{ "port": 53, "protocol": "UDP", "name": "dns" }, { "port": 8080, "protocol": "TCP" }],
+        });
+        let Fact::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).fact else {
+            panic!("no slice")
+        };
+        assert_eq!(entry.slice.ports, BTreeMap::from([(String::new(), 8080)]));
+    }
+
+    #[test]
+    fn only_a_service_of_that_type_is_an_external_name() {
+        let of = |spec: serde_json::Value| {
+            let whole = json!({ "metadata": { "name": "s" }, "spec": spec });
+            let Fact::Service(entry) = service(serde_json::from_value(whole).unwrap()).fact else {
+                panic!("no Service")
+            };
+            entry.external_name
+        };
+        let external = json!({ "type": "ExternalName", "externalName": "x.example" });
+        assert_eq!(of(external).as_deref(), Some("x.example"));
+        assert_eq!(
+            of(json!({ "type": "ClusterIP", "externalName": "x" })),
+            None
+        );
     }
 
     #[test]

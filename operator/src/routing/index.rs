@@ -36,26 +36,32 @@ struct Namespace {
 }
 
 impl Index {
-    pub fn apply(&mut self, item: Item) {
+    /// Whether it changed what a table is made of.
+    pub fn apply(&mut self, item: Item) -> bool {
         let Item {
             namespace,
             name,
             fact,
         } = item;
         let known = self.namespaces.entry(namespace.clone()).or_default();
-        if known.insert(name, fact) {
+        let changed = known.insert(name, fact);
+        if changed {
             self.dirty.insert(namespace);
         }
+        changed
     }
 
-    pub fn delete(&mut self, source: &Source, namespace: &str, name: &str) {
+    /// Whether it changed what a table is made of.
+    pub fn delete(&mut self, source: &Source, namespace: &str, name: &str) -> bool {
         let Some(known) = self.namespaces.get_mut(namespace) else {
-            return;
+            return false;
         };
-        if known.remove(source, name) {
+        let changed = known.remove(source, name);
+        if changed {
             self.dirty.insert(namespace.to_owned());
         }
         self.drop_if_empty(namespace);
+        changed
     }
 
     /// `items` is all that `source` has: what is missing in it is gone. Marks the source listed.
@@ -204,9 +210,20 @@ impl Namespace {
                 self.routes.forget_if_replaced(&name);
                 changed
             }
-            Fact::Service(service) => replace(&mut self.services, name, service),
-            Fact::Slice(slice) => replace(&mut self.slices, name, slice),
-            Fact::Pod(pod) => replace(&mut self.pods, name, pod),
+            Fact::Service(service) => {
+                replace(&mut self.services, name.clone(), service) && self.targets(&name)
+            }
+            Fact::Slice(slice) => {
+                let before = self.slices.get(&name).map(|slice| slice.service.clone());
+                let used = self.targets(&slice.service)
+                    || before.is_some_and(|before| self.targets(&before));
+                replace(&mut self.slices, name, slice) && used
+            }
+            Fact::Pod(pod) => {
+                let used =
+                    self.selects(&pod) || self.pods.get(&name).is_some_and(|pod| self.selects(pod));
+                replace(&mut self.pods, name, pod) && used
+            }
             Fact::Secret(values) => replace(&mut self.secrets, name, values),
         }
     }
@@ -215,11 +232,39 @@ impl Namespace {
         match source {
             Source::Endpoints => self.endpoints.remove(name),
             Source::Routes => self.routes.remove(name),
-            Source::Services(_) => self.services.remove(name).is_some(),
-            Source::Slices(_) => self.slices.remove(name).is_some(),
-            Source::Pods(_) => self.pods.remove(name).is_some(),
+            Source::Services(_) => self.services.remove(name).is_some() && self.targets(name),
+            Source::Slices(_) => {
+                let gone = self.slices.remove(name);
+                gone.is_some_and(|slice| self.targets(&slice.service))
+            }
+            Source::Pods(_) => {
+                let gone = self.pods.remove(name);
+                gone.is_some_and(|pod| self.selects(&pod))
+            }
             Source::Secret { .. } => self.secrets.remove(name).is_some(),
         }
+    }
+
+    /// Whether some endpoint's target is this Service. Others come and go as they like: nothing
+    /// is compiled for them.
+    fn targets(&self, service: &str) -> bool {
+        let mut targets = self
+            .endpoints
+            .each()
+            .filter_map(|it| it.spec.service.as_ref());
+        targets.any(|target| target.name == service)
+    }
+
+    /// Whether some endpoint selects this pod.
+    fn selects(&self, pod: &PodFact) -> bool {
+        let mut targets = self
+            .endpoints
+            .each()
+            .filter_map(|it| it.spec.pod_selector.as_ref());
+        targets.any(|target| {
+            let mut wanted = target.match_labels.iter();
+            wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
+        })
     }
 
     fn names(&self, source: &Source) -> Vec<String> {
@@ -262,9 +307,12 @@ impl Namespace {
             .filter_map(|endpoint| endpoint.spec.service.as_ref())
             .filter_map(|target| self.services.get_key_value(&target.name))
             .map(|(name, entry)| {
-                let ports = entry.ports.clone();
-                let slices = Vec::new();
-                (name.clone(), ServiceFact { ports, slices })
+                let fact = ServiceFact {
+                    external_name: entry.external_name.clone(),
+                    ports: entry.ports.clone(),
+                    slices: Vec::new(),
+                };
+                (name.clone(), fact)
             })
             .collect();
         for entry in self.slices.values() {

@@ -80,6 +80,13 @@ pub enum Decoded<K> {
 }
 
 impl<K: Resource> Decoded<K> {
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Object(object) => object.meta().uid.as_deref(),
+            Self::Undecodable { uid, .. } => uid.as_deref(),
+        }
+    }
+
     pub fn generation(&self) -> i64 {
         match self {
             Self::Object(object) => object.meta().generation.unwrap_or_default(),
@@ -115,6 +122,8 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> PartialEq for Decoded<K> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceEntry {
     pub ports: Vec<ServicePort>,
+    /// Of type ExternalName: the name outside of the cluster.
+    pub external_name: Option<String>,
     /// `IPv4` or `IPv6`: the Service's first family. Slices of the other one hold the same pods
     /// again.
     pub family: Option<String>,

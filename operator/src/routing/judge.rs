@@ -40,11 +40,7 @@ impl<K: Resource> Forms<K> {
 
     /// Whether it is another object of that name than the one whose form was accepted.
     pub(super) fn forget_if_replaced(&mut self, name: &str) {
-        let uid = match self.newest.get(name) {
-            Some(Decoded::Object(object)) => object.meta().uid.as_deref(),
-            Some(Decoded::Undecodable { uid, .. }) => uid.as_deref(),
-            None => None,
-        };
+        let uid = self.newest.get(name).and_then(Decoded::uid);
         let known = self.accepted.get(name);
         if known.is_some_and(|known| known.meta().uid.as_deref() != uid) {
             self.accepted.remove(name);
@@ -139,12 +135,12 @@ pub(super) fn judge(
         .map(|verdict| ((verdict.kind, verdict.name.clone()), verdict))
         .collect();
     for ((kind, name), problem) in refused {
-        let generation = match kind {
-            Kind::LlmEndpoint => endpoints.newest.get(&name).map(Decoded::generation),
-            Kind::OllaRoute => routes.newest.get(&name).map(Decoded::generation),
+        let of = match kind {
+            Kind::LlmEndpoint => endpoints.newest.get(&name).map(of),
+            Kind::OllaRoute => routes.newest.get(&name).map(of),
         };
         let older = used.remove(&(kind, name.clone()));
-        let verdict = refusal(kind, &name, generation.unwrap_or_default(), problem, older);
+        let verdict = refusal(kind, &name, of.unwrap_or_default(), problem, older);
         used.insert((kind, name), verdict);
     }
     compiled.verdicts = used.into_values().collect();
@@ -177,17 +173,23 @@ fn newly_refused(
     news
 }
 
+/// Which object a form is of, and which of its generations.
+fn of<K: Resource>(form: &Decoded<K>) -> (Option<String>, i64) {
+    (form.uid().map(str::to_owned), form.generation())
+}
+
 /// On a newest form that is not used; `older` says what became of the one before it.
 fn refusal(
     kind: Kind,
     name: &str,
-    generation: i64,
+    (uid, generation): (Option<String>, i64),
     mut problem: Problem,
     older: Option<Verdict>,
 ) -> Verdict {
     let mut verdict = Verdict {
         kind,
         name: name.to_owned(),
+        uid,
         generation,
         accepted: Err(problem.clone()),
         resolved_refs: Err(problem.clone()),

@@ -135,24 +135,26 @@ impl Routing {
             What::Apply(_) | What::Delete { .. } => {}
         }
         self.note_statuses(&source, &what);
-        self.objects_changed |= source.namespace().is_none();
+        // Our own status writes come back, too, and change nothing here.
+        let is_list = matches!(what, What::Reset(_));
         let touched = match what {
             What::Apply(found) => {
                 let namespace = found.item.namespace.clone();
-                self.index.apply(found.item);
-                vec![namespace]
+                let changed = self.index.apply(found.item);
+                changed.then_some(namespace).into_iter().collect()
             }
             What::Delete { namespace, name } => {
-                self.index.delete(&source, &namespace, &name);
-                vec![namespace]
+                let changed = self.index.delete(&source, &namespace, &name);
+                changed.then_some(namespace).into_iter().collect()
             }
             What::Reset(list) => {
                 let items = list.into_iter().map(|found| found.item).collect();
                 self.index.reset(&source, items);
                 self.index.dirty().iter().cloned().collect()
             }
-            What::Failed { .. } => Vec::new(),
+            What::Failed { .. } => Vec::<String>::new(),
         };
+        self.objects_changed |= source.namespace().is_none() && (is_list || !touched.is_empty());
         if source == Source::Endpoints {
             self.follow_needs(touched);
         }

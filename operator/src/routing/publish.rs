@@ -227,18 +227,20 @@ fn route_revisions(
     verdicts: &[Verdict],
     revision: Revision,
 ) -> BTreeMap<String, Revision> {
-    let before: BTreeMap<&str, i64> = previous
+    // Another object of that name begins at generation 1 again.
+    let of = |verdict: &Verdict| (verdict.uid.clone(), verdict.generation);
+    let before: BTreeMap<&str, _> = previous
         .map(|previous| previous.verdicts.as_slice())
         .unwrap_or_default()
         .iter()
         .filter(|verdict| verdict.kind == Kind::OllaRoute)
-        .map(|verdict| (verdict.name.as_str(), verdict.generation))
+        .map(|verdict| (verdict.name.as_str(), of(verdict)))
         .collect();
     verdicts
         .iter()
         .filter(|verdict| verdict.kind == Kind::OllaRoute)
         .map(|verdict| {
-            let kept = (before.get(verdict.name.as_str()) == Some(&verdict.generation))
+            let kept = (before.get(verdict.name.as_str()) == Some(&of(verdict)))
                 .then(|| previous?.route_revisions.get(&verdict.name).copied())
                 .flatten();
             (verdict.name.clone(), kept.unwrap_or(revision))
@@ -310,6 +312,18 @@ mod tests {
         let changed = compiled("a", &[3], vec![route_verdict("r", 2)]);
         let third = Snapshot::next(Some(&second), "a", changed).unwrap();
         assert_eq!(third.route_revisions["r"], Revision(3));
+    }
+
+    #[test]
+    fn a_route_that_was_made_anew_waits_for_its_own_revision() {
+        let of = |uid: &str| {
+            let mut verdict = route_verdict("r", 1);
+            verdict.uid = Some(uid.to_owned());
+            vec![verdict]
+        };
+        let first = Snapshot::next(None, "a", compiled("a", &[1], of("old"))).unwrap();
+        let second = Snapshot::next(Some(&first), "a", compiled("a", &[2], of("new"))).unwrap();
+        assert_eq!(second.route_revisions["r"], Revision(2));
     }
 
     #[test]

@@ -37,6 +37,7 @@ pub(crate) fn route_verdict(name: &str, generation: i64) -> Verdict {
         accepted: Ok(()),
         resolved_refs: Ok(()),
         instances: 0,
+        uid: None,
         in_use: None,
     }
 }

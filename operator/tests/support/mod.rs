@@ -129,6 +129,7 @@ impl Served {
             accepted: Ok(()),
             resolved_refs: Ok(()),
             instances: 0,
+            uid: None,
             in_use: None,
         };
         let compiled = Compiled {

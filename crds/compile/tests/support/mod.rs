@@ -57,10 +57,13 @@ fn to<T: DeserializeOwned>(document: Value) -> T {
 }
 
 fn service(fact: &mut ServiceFact, service: Service) {
-    let ports = service.spec.unwrap().ports.unwrap_or_default().into_iter();
+    let spec = service.spec.unwrap();
+    fact.external_name = spec.external_name;
+    let ports = spec.ports.unwrap_or_default().into_iter();
     let ports = ports.map(|port| ServicePort {
         name: port.name.unwrap_or_default(),
         port: port.port.try_into().unwrap(),
+        tcp: port.protocol.is_none_or(|protocol| protocol == "TCP"),
     });
     fact.ports = ports.collect();
 }

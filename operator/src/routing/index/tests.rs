@@ -57,7 +57,7 @@ fn a_change_marks_its_own_namespace_only() {
     index.apply(url("a", "e"));
     index.apply(url("b", "e"));
     take(&mut index);
-    index.apply(pod("b", "p", true));
+    index.apply(url("b", "another"));
     assert_eq!(take(&mut index), ["b"]);
 }
 
@@ -131,6 +131,7 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
     for name in ["s", "other"] {
         let service = ServiceEntry {
             ports: vec![],
+            external_name: None,
             family: Some("IPv6".into()),
         };
         index.apply(item("a", name, Fact::Service(service)));
@@ -150,8 +151,49 @@ fn a_watch_that_stopped_leaves_nothing_behind() {
     index.reset(&pods, vec![pod("a", "p", true)]);
     take(&mut index);
     index.forget(&pods);
-    assert_eq!(take(&mut index), ["a"]);
     assert!(index.namespaces.is_empty());
+}
+
+#[test]
+fn what_no_endpoint_uses_may_change_without_a_compilation() {
+    let selecting = |labels: serde_json::Value| {
+        let target = json!({ "matchLabels": labels, "port": 80 });
+        endpoint("a", "e", json!({ "podSelector": target }))
+    };
+    let labelled = |app: &str, ready: bool| {
+        let labels = [("app".to_owned(), app.to_owned())].into();
+        let ip = String::new();
+        item("a", "p", Fact::Pod(PodFact { labels, ip, ready }))
+    };
+    let mut index = Index::default();
+    index.apply(selecting(json!({ "app": "llm" })));
+    index.apply(endpoint(
+        "a",
+        "s",
+        json!({ "service": { "name": "s", "port": 80 } }),
+    ));
+    take(&mut index);
+    let changes = [
+        (labelled("job", false), false),
+        (labelled("job", true), false),
+        (labelled("llm", true), true),
+        (labelled("llm", true), false),
+        (labelled("llm", false), true),
+        (labelled("job", false), true),
+        (slice("other-1", "other", "IPv4"), false),
+        (slice("s-1", "s", "IPv4"), true),
+    ];
+    for (at, (change, counts)) in changes.into_iter().enumerate() {
+        assert_eq!(index.apply(change), counts, "{at}");
+        assert_eq!(!take(&mut index).is_empty(), counts, "{at}");
+    }
+    let pods = Source::Pods("a".into());
+    assert!(!index.delete(&pods, "a", "p"));
+    // It was there before the endpoint that wants it.
+    index.apply(labelled("job", true));
+    index.apply(selecting(json!({ "app": "job" })));
+    assert_eq!(take(&mut index), ["a"]);
+    assert!(index.delete(&pods, "a", "p"));
 }
 
 fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
