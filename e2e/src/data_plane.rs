@@ -91,6 +91,15 @@ impl DataPlane {
         Ok(data_plane)
     }
 
+    /// Its connections stay open and nothing comes through them.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.process.freeze()
+    }
+
+    pub fn thaw(&mut self) -> Result<()> {
+        self.process.thaw()
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }

@@ -106,7 +106,39 @@ impl Admin {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_do_not_keep_a_probe_out() {
+        let admin = Admin {
+            ready: Arc::default(),
+            metrics: Arc::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(admin.run(listener, stop.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            silent.push(TcpStream::connect(addr).await.unwrap());
+        }
+        let begun = tokio::time::Instant::now();
+        let mut probe = TcpStream::connect(addr).await.unwrap();
+        probe
+            .write_all(b"GET /healthz HTTP/1.0\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(" 200 "), "{answer}");
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(5), "{waited:?}");
+    }
 
     #[test]
     fn ready_only_once_the_lists_are_in() {

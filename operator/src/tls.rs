@@ -38,8 +38,10 @@ use crate::{Error, MANAGER, config::Config};
 pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
 /// Key in it.
 pub const CA_KEY: &str = "ca.crt";
-/// How often the certificate's end is looked at, and files are read again.
+/// How often the certificate's end is looked at.
 const CHECK: Duration = Duration::from_hours(24);
+/// How often files are read again: whoever renews them expects that to be all.
+const CHECK_FILES: Duration = Duration::from_mins(1);
 /// How often the CA is applied again where somebody may have removed it.
 const REAPPLY: Duration = Duration::from_hours(1);
 const RETRY: Duration = Duration::from_secs(5);
@@ -61,6 +63,11 @@ impl Identity {
             leaf: ArcSwap::from_pointee(leaf),
             ca: watch::Sender::new(material.ca.clone()),
         }))
+    }
+
+    /// What data planes are to trust, PEM.
+    pub fn ca(&self) -> String {
+        self.ca.borrow().clone()
     }
 
     /// TLS for the data planes' port; only HTTP/2 is spoken there.
@@ -109,8 +116,12 @@ pub async fn keep_fresh(
     identity: Arc<Identity>,
     stop: CancellationToken,
 ) {
-    let mut check = interval(CHECK);
+    let mut check = interval(match &config.cert_dir {
+        Some(_) => CHECK_FILES,
+        None => CHECK,
+    });
     check.tick().await;
+    let mut told = String::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -120,9 +131,15 @@ pub async fn keep_fresh(
             Ok(material) => identity.replace(&material),
             Err(error) => Err(error),
         };
-        if let Err(error) = fresh {
-            tracing::error!(%error, "certificate not renewed, the one in use stays");
+        let problem = fresh
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        // Files are looked at often: what is wrong with them is told once.
+        if !problem.is_empty() && (problem != told || config.cert_dir.is_none()) {
+            tracing::error!(problem, "certificate not renewed, the one in use stays");
         }
+        told = problem;
     }
 }
 

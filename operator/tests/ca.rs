@@ -5,13 +5,18 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use hyper::{Request, Response};
 use kube::{Client, client::Body};
-use operator::tls::{self, Identity, Material};
+use operator::{
+    config::Config,
+    tls::{self, Identity, Material},
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -19,6 +24,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tower_test::mock;
+
+/// The certificate of somebody else's making, as the operator reads it.
+fn write(folder: &Path, material: &Material) {
+    fs::write(folder.join("ca.crt"), &material.ca).unwrap();
+    fs::write(folder.join("tls.crt"), &material.certificate).unwrap();
+    fs::write(folder.join("tls.key"), &material.key).unwrap();
+}
 
 struct World {
     /// Namespaces that were asked to take the CA, in order.
@@ -68,14 +80,17 @@ impl World {
     }
 }
 
-fn identity() -> Arc<Identity> {
+fn material() -> Material {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    Identity::new(&Material {
+    Material {
         ca: made.cert.pem(),
         certificate: made.cert.pem(),
         key: made.signing_key.serialize_pem(),
-    })
-    .unwrap()
+    }
+}
+
+fn identity() -> Arc<Identity> {
+    Identity::new(&material()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,4 +114,31 @@ async fn a_stop_does_not_wait_for_an_api_server_that_is_silent() {
     let stopped = Instant::now();
     world.task.await.unwrap();
     assert!(stopped.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_in_files_is_read_anew_within_a_minute_and_a_broken_one_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (material(), material());
+    write(folder.path(), &first);
+    let config = Config {
+        cert_dir: Some(folder.path().to_owned()),
+        ..Config::default()
+    };
+    let (service, _handle) = mock::pair::<Request<Body>, Response<Body>>();
+    let client = Client::new(service, "default");
+    let loaded = tls::load(&config, &client).await.unwrap();
+    let identity = Identity::new(&loaded).unwrap();
+    let stop = CancellationToken::new();
+    let fresh = tls::keep_fresh(config, client, identity.clone(), stop.clone());
+    let task = tokio::spawn(fresh);
+    // Half of a renewal: the key is not the certificate's.
+    fs::write(folder.path().join("tls.key"), &second.key).unwrap();
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(identity.ca(), first.ca);
+    write(folder.path(), &second);
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(identity.ca(), second.ca);
+    stop.cancel();
+    task.await.unwrap();
 }

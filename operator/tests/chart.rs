@@ -132,7 +132,7 @@ fn the_schema_knows_exactly_the_values() {
         map.keys().filter(|key| *key != "global").cloned().collect()
     };
     assert_eq!(keys(&values), keys(&schema["properties"]));
-    for part in ["image", "crds"] {
+    for part in ["image", "crds", "tls"] {
         let known = &schema["properties"][part]["properties"];
         assert_eq!(keys(&values[part]), keys(known), "{part}");
     }

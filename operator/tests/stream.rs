@@ -23,7 +23,7 @@ use operator::routing::{
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -290,6 +290,26 @@ async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
     assert_eq!(opened.pod.as_deref(), Some("pod-1"));
     let closed = served.happenings.recv().await.unwrap();
     assert_eq!(closed.reason, "BreakerClosed");
+}
+
+#[tokio::test]
+async fn who_has_not_said_hello_gets_no_room_for_a_long_line() {
+    let served = serve().await;
+    served.publish("a", &[]);
+    let long = vec![b' '; 17 << 10];
+    let mut stranger = served.connect("a", None).await;
+    stranger.tx.send_data(long.clone().into()).await.unwrap();
+    // Long before it had to say hello.
+    let ended = timeout(Duration::from_secs(5), stranger.line()).await;
+    assert_eq!(ended.unwrap(), None);
+    let mut plane = served.plane("a", None).await;
+    let revision = plane.transaction().await.revision;
+    plane.tx.send_data(long.into()).await.unwrap();
+    plane.say(&ToOperator::Ack { revision }).await;
+    until("its Ack is in", || {
+        served.sessions.view("a", Instant::now()).acked == [revision]
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::world::{SYSTEM, chart};
-use e2e::{World, wait};
+use e2e::{Cluster, World, wait};
 
 use crate::support::{SOON, served};
 
@@ -20,17 +20,48 @@ fn the_operators_pod_is_let_in_where_pods_are_restricted() -> Result<()> {
     })
 }
 
+/// What the chart makes of values, without a cluster.
+fn template(cluster: &Cluster, values: &str) -> Result<String> {
+    let chart = chart();
+    let chart = chart.to_string_lossy();
+    let version = ["--kube-version", "1.31.0"];
+    let template = ["template", "olla", &chart, "--set", values];
+    cluster.helm(&[&template[..], &version].concat())
+}
+
 #[test]
 fn a_misspelt_value_is_refused_before_anything_is_installed() -> Result<()> {
     let world = World::shared()?;
-    let chart = chart();
-    let chart = chart.to_string_lossy();
-    for wrong in ["image.tga=1", "crds.keep=perhaps", "replicas=3"] {
-        let refused = world
-            .cluster()
-            .helm(&["template", "olla", &chart, "--set", wrong]);
-        assert!(refused.is_err(), "{wrong}");
+    template(world.cluster(), "image.tag=v1")?;
+    for (wrong, word) in [
+        ("image.tga=v1", "tga"),
+        ("crds.keep=perhaps", "crds"),
+        ("replicas=3", "replicas"),
+    ] {
+        let refused = template(world.cluster(), wrong).expect_err(wrong);
+        assert!(refused.to_string().contains(word), "{refused:#}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_certificate_of_somebody_else_is_mounted_where_the_operator_reads_it() -> Result<()> {
+    let world = World::shared()?;
+    let cluster = world.cluster();
+    let text = template(cluster, "tls.secretName=bought")?;
+    for line in [
+        "- --cert-dir=/etc/olla/tls",
+        "mountPath: /etc/olla/tls",
+        "secretName: \"bought\"",
+    ] {
+        assert_eq!(text.matches(line).count(), 1, "{line}: {text}");
+    }
+    let text = template(cluster, "tls.sans={olla.example.com,10.0.0.1}")?;
+    assert!(text.contains("- \"--tls-san=olla.example.com\""), "{text}");
+    assert!(!text.contains("cert-dir"), "{text}");
+    let both = "tls.secretName=bought,tls.sans={olla.example.com}";
+    let refused = template(cluster, both).expect_err("one of the two would do nothing");
+    assert!(refused.to_string().contains("tls.sans"), "{refused:#}");
     Ok(())
 }
 

@@ -93,6 +93,25 @@ fn a_data_plane_that_is_killed_comes_back_beside_its_sibling() -> Result<()> {
 }
 
 #[test]
+fn a_data_plane_that_hangs_is_counted_no_longer() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    let (_base, mut first) = served(&tenant)?;
+    let _second = tenant.data_plane()?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    first.freeze()?;
+    // It answers no ping: ten seconds until the next one, twenty for its answer.
+    wait("one is left", 3 * SOON, || {
+        tenant
+            .wait_message("ollaroutes/main", "Programmed", "True", "1 of 1")
+            .map(Some)
+    })?;
+    first.thaw()?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    wait_answer(&first, "base")
+}
+
+#[test]
 fn a_frozen_operator_holds_up_changes_and_nothing_else() -> Result<()> {
     let mut world = World::alone()?;
     let tenant = world.tenant()?;
