@@ -9,5 +9,6 @@
 mod check;
 mod demo;
 mod explain;
+mod https;
 mod run;
 mod support;

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -93,8 +93,15 @@ pub(crate) struct Serving {
 impl Serving {
     /// `run` with `args`, on a port of its own.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_in(&[], args)
+    }
+
+    /// The same with these variables of the environment, and no others.
+    pub(crate) fn start_in(environment: &[(&str, &str)], args: &[&str]) -> Self {
         let args = [&["run", "--listen", "127.0.0.1:0"], args].concat();
-        let mut child = command(&args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut command = command(&args);
+        command.envs(environment.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
         let writes = log.clone();
@@ -224,8 +231,9 @@ impl Backend {
     }
 }
 
-fn answer(mut stream: TcpStream, status: &str, models: &str) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+/// One answer on a connection of any kind.
+pub(crate) fn answer(stream: impl Read + Write, status: &str, models: &str) -> Option<()> {
+    let mut reader = BufReader::new(stream);
     let mut start = String::new();
     reader.read_line(&mut start).ok()?;
     let mut length = 0;
@@ -251,5 +259,5 @@ fn answer(mut stream: TcpStream, status: &str, models: &str) -> Option<()> {
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\
          content-length: {length}\r\n\r\n{body}"
     );
-    stream.write_all(rsp.as_bytes()).ok()
+    reader.get_mut().write_all(rsp.as_bytes()).ok()
 }
