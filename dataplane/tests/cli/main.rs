@@ -6,6 +6,7 @@
     reason = "a test that cannot go on fails there, and says where"
 )]
 
+mod access_log;
 mod check;
 mod demo;
 mod explain;

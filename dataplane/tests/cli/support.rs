@@ -137,21 +137,24 @@ impl Serving {
     /// The endpoint that answers a chat; the status where none does.
     pub(crate) fn chat(&self, model: &str) -> String {
         let body = format!("{{\"model\":\"{model}\",\"messages\":[]}}");
-        let rsp = send(self.addr, "POST", "/v1/chat/completions", &body);
+        let rsp = self.post("/v1/chat/completions", "", &body);
         let named = |line: &str| {
             let (name, value) = line.split_once(": ")?;
             (name.eq_ignore_ascii_case("x-olla-endpoint")).then(|| value.to_owned())
         };
-        let status = rsp.split(' ').nth(1).unwrap();
-        if status == "200" {
-            rsp.lines().find_map(named).unwrap()
-        } else {
-            status.to_owned()
+        match status(&rsp) {
+            "200" => rsp.lines().find_map(named).unwrap(),
+            other => other.to_owned(),
         }
     }
 
+    /// Head and body as they came; `headers` are lines that end with `\r\n`.
+    pub(crate) fn post(&self, path: &str, headers: &str, body: &str) -> String {
+        send(self.addr, "POST", path, headers, body)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Value {
-        let rsp = send(self.addr, "GET", path, "");
+        let rsp = send(self.addr, "GET", path, "", "");
         serde_json::from_str(rsp.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
@@ -176,13 +179,18 @@ impl Drop for Serving {
     }
 }
 
+/// Of an answer as it came.
+pub(crate) fn status(rsp: &str) -> &str {
+    rsp.split(' ').nth(1).unwrap()
+}
+
 /// One exchange on a connection of its own: head and body as they came.
-fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> String {
+fn send(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
     let req = format!(
-        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\
          content-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(req.as_bytes()).unwrap();

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use dataplane::config::Settings;
 use futures::future::join_all;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -23,11 +24,14 @@ const SECRET: &str = "sk-never-to-be-seen-0123456789";
 async fn guarded() -> (Backend, Plane) {
     let a = Backend::start("a", &["m"]).await;
     let auth = "auth: { bearer: { name: keys, key: token } }";
-    let plane = Yaml::default()
+    let yaml = Yaml::default()
         .secret("keys", "token", SECRET)
-        .endpoint("a", &a.url(), &[auth])
-        .start()
-        .await;
+        .endpoint("a", &a.url(), &[auth]);
+    let settings = Settings {
+        access_log: true,
+        ..Plane::settings()
+    };
+    let plane = Plane::with(settings, &yaml.text()).await;
     (a, plane)
 }
 
