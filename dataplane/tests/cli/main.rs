@@ -12,4 +12,5 @@ mod demo;
 mod explain;
 mod https;
 mod run;
+mod signals;
 mod support;

@@ -1,6 +1,6 @@
 //! `run` on files: serve, follow changes, end.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 
 use crate::support::{Backend, Files, Serving, endpoint, olla, wait_for};
 
@@ -131,4 +131,39 @@ fn several_namespaces_need_a_choice_and_the_others_are_warned_of() {
     wait_for("the new stranger is warned of", || {
         plane.logged("\"not_served\":\"green\"").len() == 1
     });
+}
+
+#[test]
+fn ollas_server_host_and_port_are_where_it_listens_unless_told_otherwise() {
+    let backend = Backend::listing(&["m"]);
+    // An address of its own, so that nobody takes the port meanwhile.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let free = TcpListener::bind((Ipv4Addr::new(127, 99, high, low), 0)).unwrap();
+    let wanted = free.local_addr().unwrap();
+    drop(free);
+    let config = format!(
+        "server: {{ host: {}, port: {} }}
+discovery:
+  type: static
+  static:
+    endpoints: [{{ name: a, url: '{}', type: vllm, priority: 1 }}]
+",
+        wanted.ip(),
+        wanted.port(),
+        backend.url()
+    );
+    let files = Files::new();
+    let path = files.write("config.yaml", &config);
+    let plane = Serving::start_somewhere(&[], &["-f", &path]);
+    assert_eq!(plane.addr, wanted);
+    wait_for("a chat is answered", || plane.chat("m") == "a");
+
+    // Beside the first: it could not start where the file says.
+    let elsewhere = "127.0.0.1:0";
+    let by_flag = Serving::start_somewhere(&[], &["-f", &path, "--listen", elsewhere]);
+    let by_environment = Serving::start_somewhere(&[("OLLA_LISTEN", elsewhere)], &["-f", &path]);
+    for plane in [by_flag, by_environment] {
+        assert_eq!(plane.addr.ip(), Ipv4Addr::LOCALHOST);
+        wait_for("a chat is answered", || plane.chat("m") == "a");
+    }
 }

@@ -98,8 +98,12 @@ impl Serving {
 
     /// The same with these variables of the environment, and no others.
     pub(crate) fn start_in(environment: &[(&str, &str)], args: &[&str]) -> Self {
-        let args = [&["run", "--listen", "127.0.0.1:0"], args].concat();
-        let mut command = command(&args);
+        Self::start_somewhere(environment, &[&["--listen", "127.0.0.1:0"], args].concat())
+    }
+
+    /// Listens where it is told to by what is given here.
+    pub(crate) fn start_somewhere(environment: &[(&str, &str)], args: &[&str]) -> Self {
+        let mut command = command(&[&["run"], args].concat());
         command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -154,15 +158,29 @@ impl Serving {
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
-        let rsp = send(self.addr, "GET", path, "", "");
+        let rsp = self.get_raw(path);
         serde_json::from_str(rsp.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    /// Head and body as they came.
+    pub(crate) fn get_raw(&self, path: &str) -> String {
+        send(self.addr, "GET", path, "", "")
     }
 
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let kill = format!("kill -TERM {}", self.child.id());
+        self.signal("TERM");
+        self.ended()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("/bin/sh").args(["-c", &kill]).status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
         let mut ended = None;
         wait_for("it ends", || {
             ended = self.child.try_wait().unwrap();
