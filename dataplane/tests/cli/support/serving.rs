@@ -34,6 +34,26 @@ impl Serving {
     pub(crate) fn start_somewhere(environment: &[(&str, &str)], args: &[&str]) -> Self {
         let mut command = command(&[&["run"], args].concat());
         command.envs(environment.iter().copied());
+        let mut serving = Self::spawn(command);
+        let line = serving.first("\"listening\"");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        serving.addr = line["addr"].as_str().unwrap().parse().unwrap();
+        serving
+    }
+
+    /// `demo`, with keys from a pipe.
+    pub(crate) fn demo() -> Self {
+        let mut command = command(&["demo", "--listen", "127.0.0.1:0"]);
+        command.stdin(Stdio::piped());
+        let mut serving = Self::spawn(command);
+        let line = serving.first("listens on http://");
+        let addr = line.split("http://").nth(1).unwrap();
+        let addr = addr.split(". ").next().unwrap();
+        serving.addr = addr.parse().unwrap();
+        serving
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -43,19 +63,33 @@ impl Serving {
                 writes.lock().unwrap().push(line);
             }
         });
-        let mut serving = Self {
+        Self {
             child,
             log,
             addr: SocketAddr::from(([127, 0, 0, 1], 0)),
-        };
+        }
+    }
+
+    /// The first line that holds `text`, once it is there.
+    fn first(&self, text: &str) -> String {
         let mut said = Vec::new();
-        wait_for("it listens", || {
-            said = serving.logged("\"listening\"");
+        wait_for(&format!("it says {text}"), || {
+            said = self.logged(text);
             !said.is_empty()
         });
-        let line: Value = serde_json::from_str(&said[0]).unwrap();
-        serving.addr = line["addr"].as_str().unwrap().parse().unwrap();
-        serving
+        said.swap_remove(0)
+    }
+
+    /// Writes to its standard input.
+    pub(crate) fn press(&mut self, keys: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(keys.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Nothing more will be pressed.
+    pub(crate) fn close_stdin(&mut self) {
+        self.child.stdin.take();
     }
 
     /// Log lines that hold `text`.
