@@ -80,9 +80,31 @@ async fn a_clients_credentials_never_reach_a_backend() {
         ("cookie", "session=clients-own"),
         ("proxy-authorization", "Basic clients-own"),
         ("x-auth-token", "clients-own"),
+        ("API-Key", "clients-own"),
+        ("X-Goog-Api-Key", "clients-own"),
     ];
     assert_eq!(chat_with(&plane, &credentials).await.status, 200);
     assert!(!format!("{:?}", a.last().headers).contains("clients-own"));
+}
+
+#[tokio::test]
+async fn a_key_of_the_endpoint_takes_the_place_of_the_clients() {
+    for name in ["API-Key", "X-Goog-Api-Key"] {
+        let a = Backend::start("a", &["m"]).await;
+        let auth = format!(
+            "auth: {{ header: {{ name: {name}, valueFrom: {{ name: keys, key: key }} }} }}"
+        );
+        let plane = Yaml::default()
+            .secret("keys", "key", "endpoints-own")
+            .endpoint("a", &a.url(), &[&auth])
+            .start()
+            .await;
+        let sent = [("api-key", "clients"), ("x-goog-api-key", "clients")];
+        assert_eq!(chat_with(&plane, &sent).await.status, 200);
+        let got = a.last().headers;
+        assert_eq!(values(&got, &name.to_ascii_lowercase()), ["endpoints-own"]);
+        assert!(!format!("{got:?}").contains("clients"));
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,20 @@ async fn a_model_leads_to_the_endpoint_that_lists_it() {
 }
 
 #[tokio::test]
+async fn the_capitals_of_a_model_are_kept() {
+    let a = Backend::start("a", &["Org/Llama-3.1-8B"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    for model in ["Org/Llama-3.1-8B", "org/LLAMA-3.1-8b"] {
+        let answer = plane.chat(model).await;
+        assert_eq!(
+            (answer.status, answer.header("x-olla-model")),
+            (200, Some(model))
+        );
+        assert_eq!(a.last().json()["model"], model);
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_json_is_the_backends_to_judge() {
     let (v, _o, plane) = two_types().await;
     for body in [
