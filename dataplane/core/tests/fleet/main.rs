@@ -4,4 +4,5 @@ mod choose;
 mod common;
 mod failover;
 mod models;
+mod probes;
 mod tables;
