@@ -137,10 +137,16 @@ impl Shared {
         self.fleet.lock().pick(query, self.clock.at(now))
     }
 
-    pub fn retry(&self, query: &Query<'_>, tried: &[InstanceKey], cause: Cause) -> Option<Pick> {
+    pub fn retry(
+        &self,
+        query: &Query<'_>,
+        tried: &[InstanceKey],
+        last: &Ticket,
+        cause: Cause,
+    ) -> Option<Pick> {
         self.fleet
             .lock()
-            .retry(query, tried, cause, self.clock.now())
+            .retry(query, tried, last, cause, self.clock.now())
     }
 
     pub fn first_byte(&self, ticket: &Ticket, now: Instant) {

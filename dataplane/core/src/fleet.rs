@@ -110,15 +110,19 @@ impl Fleet {
     }
 
     /// Where to send the next attempt after `tried.len()` of them, the last ended by `cause`.
-    /// None: policy, attempts or budget forbid it, or nobody else is left. Spends budget only
-    /// when there is one.
+    /// None: policy, attempts or budget forbid it, nobody else is left, or the last one's answer
+    /// has gone to the client. Spends budget only when there is one.
     pub fn retry(
         &mut self,
         query: &Query<'_>,
         tried: &[InstanceKey],
+        last: &Ticket,
         cause: Cause,
         now: Mono,
     ) -> Option<Pick> {
+        if last.committed {
+            return None;
+        }
         let place = self.find_route(query)?;
         let policy = &self.plans.get(place)?.route.failover;
         let budget = &self.live.get(place)?.budget;
@@ -306,6 +310,7 @@ impl Fleet {
                 route: plan.route.clone(),
                 started: now,
                 pass,
+                committed: false,
             },
             instance: slot.info.clone(),
             route: plan.route.clone(),

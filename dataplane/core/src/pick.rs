@@ -84,11 +84,17 @@ pub struct Ticket {
     pub(crate) route: Arc<Route>,
     pub(crate) started: Mono,
     pub(crate) pass: Pass,
+    pub(crate) committed: bool,
 }
 
 impl Ticket {
     pub fn key(&self) -> InstanceKey {
         self.key
+    }
+
+    /// Its answer goes to the client from here on: however it ends, no other attempt follows.
+    pub fn commit(&mut self) {
+        self.committed = true;
     }
 }
 

@@ -132,7 +132,7 @@ impl Call<'_> {
             };
             tried.push(picked.upstream.info.key);
             let next = replayable
-                .then(|| shared.retry(&query, &tried, cause))
+                .then(|| picked.flight.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
                 (Some(next), _) => {
@@ -249,7 +249,8 @@ impl Call<'_> {
             deadline: picked.timeout().map(|limit| account.started + limit),
             now,
         };
-        let (upstream, flight) = (picked.upstream, picked.flight);
+        let (upstream, mut flight) = (picked.upstream, picked.flight);
+        flight.commit();
         let body = relay::body(first, connection, upstream, flight, account, terms);
         let mut rsp = Response::new(body);
         *rsp.status_mut() = status;

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, time::Instant};
 
-use dataplane_core::{Outcome, Ticket};
+use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Ticket};
 
 use crate::downstream::Downstream;
 
@@ -18,6 +18,24 @@ impl Flight {
         Self {
             from,
             ticket: Some(ticket),
+        }
+    }
+
+    /// Where to try next, the attempt having ended by `cause`.
+    pub(super) fn retry(
+        &self,
+        query: &Query<'_>,
+        tried: &[InstanceKey],
+        cause: Cause,
+    ) -> Option<Pick> {
+        let ticket = self.ticket.as_ref()?;
+        self.from.shared.retry(query, tried, ticket, cause)
+    }
+
+    /// From here on nothing can be tried elsewhere.
+    pub(super) fn commit(&mut self) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.commit();
         }
     }
 

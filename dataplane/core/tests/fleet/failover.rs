@@ -161,20 +161,26 @@ fn a_retry_goes_to_another_endpoint_of_the_tier_before_another_pod_of_the_same()
     let mut tried = vec![first.ticket.key()];
     let second = bench
         .fleet
-        .retry(&query(None), &tried, Cause::Reset, bench.now)
+        .retry(&query(None), &tried, &first.ticket, Cause::Reset, bench.now)
         .unwrap();
     assert_eq!((name(&second), second.attempt), ("b", 2));
     tried.push(second.ticket.key());
     let third = bench
         .fleet
-        .retry(&query(None), &tried, Cause::Reset, bench.now)
+        .retry(
+            &query(None),
+            &tried,
+            &second.ticket,
+            Cause::Reset,
+            bench.now,
+        )
         .unwrap();
     assert!(name(&third).starts_with("a/"), "same tier first");
     assert!(!tried.contains(&third.ticket.key()));
     tried.push(third.ticket.key());
     let fourth = bench
         .fleet
-        .retry(&query(None), &tried, Cause::Reset, bench.now);
+        .retry(&query(None), &tried, &third.ticket, Cause::Reset, bench.now);
     assert!(fourth.is_none(), "three attempts are used up");
 }
 
@@ -183,9 +189,13 @@ fn there_is_no_retry_when_nobody_else_is_left_or_the_cause_is_not_listed() {
     let mut bench = two_tiers();
     let pick = bench.pick(None).unwrap();
     let tried = [pick.ticket.key()];
-    let not_listed = bench
-        .fleet
-        .retry(&query(None), &tried, Cause::Status(500), bench.now);
+    let not_listed = bench.fleet.retry(
+        &query(None),
+        &tried,
+        &pick.ticket,
+        Cause::Status(500),
+        bench.now,
+    );
     assert!(not_listed.is_none());
     let mut bench = alone(|_| {});
     let pick = bench.pick(None).unwrap();
@@ -193,9 +203,21 @@ fn there_is_no_retry_when_nobody_else_is_left_or_the_cause_is_not_listed() {
     assert!(
         bench
             .fleet
-            .retry(&query(None), &tried, Cause::Reset, bench.now)
+            .retry(&query(None), &tried, &pick.ticket, Cause::Reset, bench.now)
             .is_none()
     );
+}
+
+#[test]
+fn there_is_no_retry_once_the_answer_goes_to_the_client() {
+    let mut bench = two_tiers();
+    let mut pick = bench.pick(None).unwrap();
+    let tried = [pick.ticket.key()];
+    pick.ticket.commit();
+    let next = bench
+        .fleet
+        .retry(&query(None), &tried, &pick.ticket, Cause::Reset, bench.now);
+    assert!(next.is_none());
 }
 
 #[test]
@@ -204,10 +226,12 @@ fn a_used_up_budget_stops_retries_but_not_those_of_a_backends_death() {
     let mut retry = |cause| {
         let pick = bench.pick(None).unwrap();
         let tried = [pick.ticket.key()];
+        let second = bench
+            .fleet
+            .retry(&query(None), &tried, &pick.ticket, cause, bench.now);
         bench
             .fleet
             .finish(pick.ticket, Outcome::Cancelled, bench.now);
-        let second = bench.fleet.retry(&query(None), &tried, cause, bench.now);
         second.map(|pick| {
             bench
                 .fleet
@@ -264,7 +288,13 @@ fn the_last_resort_is_a_saturated_one_before_an_open_one() {
     let tried = [pick.ticket.key()];
     let next = bench
         .fleet
-        .retry(&query(None), &tried, Cause::Status(429), bench.now)
+        .retry(
+            &query(None),
+            &tried,
+            &pick.ticket,
+            Cause::Status(429),
+            bench.now,
+        )
         .unwrap();
     assert_eq!((name(&next), next.decision), ("a", Decision::LastResort));
 }

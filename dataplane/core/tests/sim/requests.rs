@@ -153,11 +153,27 @@ impl Sim {
     }
 
     pub(crate) fn end(&mut self, id: u64, outcome: Outcome) {
+        let cause = match outcome {
+            Outcome::Failure(Failure::Connect) => Some(Cause::ConnectFailure),
+            // A connection that broke, before the answer or in it.
+            Outcome::Failure(Failure::Reset | Failure::Truncated) => Some(Cause::Reset),
+            Outcome::Failure(Failure::FirstTokenTimeout) => Some(Cause::FirstTokenTimeout),
+            Outcome::Failure(Failure::Status(status)) => Some(Cause::Status(status)),
+            Outcome::Saturated { .. } => Some(Cause::Status(429)),
+            _ => None,
+        };
+        self.end_by(id, outcome, cause);
+    }
+
+    /// As the shell does it: first it asks who is next, then it says how this one ended.
+    fn end_by(&mut self, id: u64, outcome: Outcome, cause: Option<Cause>) {
+        let before = self.view();
         // Cut before, when its instance went unhealthy.
         let Some(flight) = self.flights.remove(&id) else {
             return;
         };
         self.note(format!("#{id} ends: {outcome:?}"));
+        let next = cause.and_then(|cause| self.next(&flight, cause, &before));
         let key = flight.ticket.key();
         if flight.trial
             && let Some((out, _)) = self.trials.get_mut(&key)
@@ -169,34 +185,36 @@ impl Sim {
             self.last_fault = self.now;
         }
         let events = self.fleet.finish(flight.ticket, outcome, self.now);
-        let cause = match outcome {
-            Outcome::Failure(Failure::Connect) => Some(Cause::ConnectFailure),
-            Outcome::Failure(Failure::Reset) => Some(Cause::Reset),
-            Outcome::Failure(Failure::FirstTokenTimeout) => Some(Cause::FirstTokenTimeout),
-            Outcome::Failure(Failure::Status(status)) => Some(Cause::Status(status)),
-            Outcome::Saturated { .. } => Some(Cause::Status(429)),
-            _ => None,
-        };
-        if let Some(cause) = cause {
-            self.retry(flight.tried, flight.model, cause);
+        if let Some(pick) = next {
+            self.start(pick, flight.tried, flight.model, &before);
         }
         self.take(events);
     }
 
-    fn retry(&mut self, tried: Vec<InstanceKey>, model: Option<&'static str>, cause: Cause) {
-        let before = self.view();
-        if let Some(pick) = self.fleet.retry(&query(model), &tried, cause, self.now) {
-            return self.start(pick, tried, model, &before);
+    fn next(&mut self, flight: &Flight, cause: Cause, before: &FleetView) -> Option<Pick> {
+        let Flight {
+            ticket,
+            tried,
+            model,
+            ..
+        } = flight;
+        let pick = self
+            .fleet
+            .retry(&query(*model), tried, ticket, cause, self.now);
+        if pick.is_some() {
+            assert!(!flight.answered, "tried again after the client got a part");
+            return pick;
         }
         self.note(format!("no retry after {}", cause.label()));
         if cause == Cause::ConnectFailure && tried.len() < ATTEMPTS as usize {
             let mut others = before
                 .instances
                 .iter()
-                .filter(|i| serves(i, model) && !tried.contains(&i.key) && self.may_be_asked(i));
+                .filter(|i| serves(i, *model) && !tried.contains(&i.key) && self.may_be_asked(i));
             let other = others.next();
             assert!(other.is_none(), "no retry though {other:?} is left");
         }
+        None
     }
 
     pub(crate) fn take(&mut self, events: Vec<Event>) {
@@ -221,12 +239,7 @@ impl Sim {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            let Some(flight) = self.flights.get(&id) else {
-                continue;
-            };
-            let (tried, model) = (flight.tried.clone(), flight.model);
-            self.end(id, Outcome::Cancelled);
-            self.retry(tried, model, Cause::Unhealthy);
+            self.end_by(id, Outcome::Cancelled, Some(Cause::Unhealthy));
         }
     }
 

@@ -199,6 +199,7 @@ impl Sim {
             Step::FirstByte(id) => {
                 if let Some(flight) = self.flights.get_mut(&id) {
                     flight.answered = true;
+                    flight.ticket.commit();
                     let events = self.fleet.first_byte(&flight.ticket, self.now);
                     self.note(format!("#{id} first byte"));
                     self.take(events);
