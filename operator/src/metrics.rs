@@ -32,6 +32,19 @@ pub struct Metrics {
     registry: Mutex<Registry>,
 }
 
+const ACKS: [&str; 2] = ["ack", "nack"];
+const STATUS_WRITES: [&str; 2] = ["ok", "error"];
+const TOKEN_REVIEWS: [&str; 4] = ["cached", "accepted", "rejected", "unavailable"];
+/// Of what is watched.
+const KINDS: [&str; 6] = [
+    "LlmEndpoint",
+    "OllaRoute",
+    "Pod",
+    "Service",
+    "EndpointSlice",
+    "Secret",
+];
+
 /// From well below the goals (100 ms from API event to data plane) to far beyond.
 const SECONDS: [f64; 12] = [
     0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
@@ -52,6 +65,7 @@ impl Default for Metrics {
             registry: Mutex::new(Registry::with_prefix("olla_operator")),
         };
         metrics.register();
+        metrics.begin();
         metrics
     }
 }
@@ -63,6 +77,23 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.registry.lock());
         out
+    }
+
+    /// Every series is there from the start: of one that appears with its first event, a rate
+    /// over time misses that event.
+    fn begin(&self) {
+        for (family, results) in [
+            (&self.acks, &ACKS[..]),
+            (&self.status_writes, &STATUS_WRITES),
+            (&self.token_reviews, &TOKEN_REVIEWS),
+        ] {
+            for result in results {
+                let _ = family.get_or_create(&ResultLabel { result });
+            }
+        }
+        for kind in KINDS {
+            let _ = self.watch_errors.get_or_create(&KindLabel { kind });
+        }
     }
 
     fn register(&self) {
@@ -121,6 +152,28 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::item::Source;
+
+    #[test]
+    fn every_series_is_there_before_its_first_event() {
+        let text = Metrics::default().text();
+        let sources = [
+            Source::Endpoints,
+            Source::Routes,
+            Source::Services("a".into()),
+            Source::Slices("a".into()),
+            Source::Pods("a".into()),
+            Source::Secret {
+                namespace: "a".into(),
+                name: "b".into(),
+            },
+        ];
+        for kind in sources.each_ref().map(Source::kind) {
+            let line = format!("olla_operator_watch_errors_total{{kind=\"{kind}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("olla_operator_acks_total{result=\"nack\"} 0\n"));
+    }
 
     #[test]
     fn counted_things_show_up_in_the_text() {
