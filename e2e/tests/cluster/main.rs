@@ -12,6 +12,7 @@ mod outage;
 mod pods;
 mod propagation;
 mod scale;
+mod rules;
 mod secrets;
 mod storm;
 mod streams;

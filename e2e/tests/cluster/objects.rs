@@ -2,22 +2,10 @@
 //! `kubectl explain`; and traffic that goes on as it was.
 
 use anyhow::{Result, ensure};
-use e2e::{MockLlm, Tenant, World, wait};
+use e2e::{MockLlm, World, wait};
 use serde_json::{Value, json};
 
-use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
-
-/// Until an Event about the object has this reason, and a note with these words.
-fn wait_event(tenant: &Tenant, name: &str, reason: &str, words: &str) -> Result<()> {
-    wait(&format!("an event tells {reason} of {name}"), SOON, || {
-        let events = tenant.events(name)?;
-        let told = events
-            .iter()
-            .any(|(why, note)| why == reason && note.contains(words));
-        ensure!(told, "{events:?}");
-        Ok(Some(()))
-    })
-}
+use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer, wait_event};
 
 #[test]
 fn an_unknown_type_says_which_are_known_and_disturbs_nobody() -> Result<()> {
@@ -62,44 +50,6 @@ fn a_reference_to_nothing_is_named_and_the_others_serve() -> Result<()> {
     tenant.apply(&endpoint("nowhere", &late.url(), "  priority: 1\n"))?;
     tenant.wait_condition("ollaroutes/main", "ResolvedRefs", "True")?;
     wait_answer(&data_plane, "nowhere")
-}
-
-#[test]
-fn the_api_server_refuses_nonsense_with_words_that_help() -> Result<()> {
-    let world = World::shared()?;
-    let tenant = world.tenant()?;
-    let url = "http://10.88.0.1:1";
-    for (yaml, word) in [
-        (
-            endpoint("a", url, "  service: {name: a, port: 80}\n"),
-            "set exactly one of url, service, podSelector",
-        ),
-        (
-            endpoint("a", url, "  health: {interval: 99ms}\n"),
-            "health.interval: must be at least 100ms",
-        ),
-        (endpoint("a", url, "  priority: -1\n"), "spec.priority"),
-        (
-            endpoint("a", url, "  auth: {}\n"),
-            "auth: set exactly one of",
-        ),
-        (
-            endpoint("a", url, "  auth: {basic: {name: \"cloud,\"}}\n"),
-            "spec.auth.basic.name",
-        ),
-        (endpoint("a", "http://user:pass@host", ""), "spec.url"),
-        (
-            route("a", "{engine: sherpa, circuitBreaker: {}}"),
-            "engine sherpa has no circuit breaker",
-        ),
-        (route("a", "{loadBalancer: random}"), "spec.loadBalancer"),
-        (route("a", "{endpoints: {}}"), "set refs, selector or both"),
-        (route("a", "{nonsense: true}"), "nonsense"),
-    ] {
-        let refused = tenant.apply(&yaml).expect_err(word);
-        assert!(refused.to_string().contains(word), "{refused}");
-    }
-    Ok(())
 }
 
 #[test]

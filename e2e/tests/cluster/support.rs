@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use e2e::{DataPlane, MockLlm, Tenant, wait};
 
 /// For what follows a change of the cluster on a busy machine.
@@ -46,7 +46,19 @@ pub(crate) fn served(tenant: &Tenant) -> Result<(MockLlm, DataPlane)> {
 pub(crate) fn wait_answer(data_plane: &DataPlane, name: &str) -> Result<()> {
     wait(&format!("{name} answers"), SOON, || {
         let answerer = data_plane.client().answerer(MODEL)?;
-        anyhow::ensure!(answerer == name, "{answerer} answers");
+        ensure!(answerer == name, "{answerer} answers");
+        Ok(Some(()))
+    })
+}
+
+/// Until an Event about the object has this reason, and a note with these words.
+pub(crate) fn wait_event(tenant: &Tenant, name: &str, reason: &str, words: &str) -> Result<()> {
+    wait(&format!("an event tells {reason} of {name}"), SOON, || {
+        let events = tenant.events(name)?;
+        let told = events
+            .iter()
+            .any(|(why, note)| why == reason && note.contains(words));
+        ensure!(told, "{events:?}");
         Ok(Some(()))
     })
 }
