@@ -1,6 +1,7 @@
 //! Tests against a real control plane. Run by `./e2e/test cluster [FILTER]`, which makes it and
 //! the private network they live in.
 
+mod breaker;
 mod chart;
 mod clients;
 mod control_plane;
