@@ -8,6 +8,7 @@ mod control_plane;
 mod example;
 mod examples;
 mod litellm;
+mod metrics;
 mod objects;
 mod outage;
 mod pods;

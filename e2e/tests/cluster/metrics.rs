@@ -1,0 +1,131 @@
+//! Do the operator's metrics tell what it did?
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::{DataPlane, MockLlm, World, wait};
+
+use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
+
+/// All families, without the operator's prefix.
+const FAMILIES: [&str; 9] = [
+    "acks",
+    "compile_duration_seconds",
+    "data_planes",
+    "push_to_ack_seconds",
+    "status_writes",
+    "tables_published",
+    "token_reviews",
+    "watch_errors",
+    "watches",
+];
+
+/// What the operator showed at some time.
+struct Scrape(String);
+
+impl Scrape {
+    fn new(world: &World) -> Result<Self> {
+        Ok(Self(world.operator_metrics()?))
+    }
+
+    fn value(&self, series: &str) -> Result<f64> {
+        let mut values = self.0.lines().filter_map(|line| {
+            let line = line.strip_prefix("olla_operator_")?;
+            line.strip_prefix(series)?.strip_prefix(' ')
+        });
+        let value = values
+            .next()
+            .with_context(|| format!("no {series}: {}", self.0))?;
+        Ok(value.parse()?)
+    }
+
+    fn count(&self, series: &str) -> Result<u64> {
+        Ok(self.value(series)? as u64)
+    }
+
+    fn watch_errors(&self) -> Vec<&str> {
+        let lines = self.0.lines();
+        lines
+            .filter(|line| line.contains("watch_errors_total{"))
+            .collect()
+    }
+}
+
+#[test]
+fn the_operators_metrics_count_what_it_does() -> Result<()> {
+    let world = World::alone()?;
+    // Those of tests before this one are gone, but perhaps not missed yet.
+    wait("no data plane is connected", SOON, || {
+        let connected = Scrape::new(&world)?.count("data_planes")?;
+        ensure!(connected == 0, "{connected} are");
+        Ok(Some(()))
+    })?;
+    let before = Scrape::new(&world)?;
+
+    let tenant = world.tenant()?;
+    let (_base, first) = served(&tenant)?;
+    let second = tenant.data_plane()?;
+    let other = MockLlm::start("other", &[MODEL])?;
+    tenant.secret("key", &[("token", "sk-e2e-metrics")])?;
+    let auth = "  priority: 1\n  auth:\n    bearer: {name: key, key: token}\n";
+    tenant.apply(&(endpoint("other", &other.url(), auth) + &route("main", "{}")))?;
+    for data_plane in [&first, &second] {
+        wait_answer(data_plane, "other")?;
+    }
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    let ns = tenant.namespace();
+    let _stranger = DataPlane::start_with_token(tenant.cluster(), ns, "stranger", "no-token")?;
+
+    let after = wait("all is counted", SOON, || {
+        let after = Scrape::new(&world)?;
+        for (series, at_least) in [
+            // A table for each of the two, and the one with the second endpoint.
+            ("tables_published_total", 2),
+            ("acks_total{result=\"ack\"}", 3),
+            // Two endpoints and a route.
+            ("status_writes_total{result=\"ok\"}", 3),
+            ("token_reviews_total{result=\"rejected\"}", 1),
+        ] {
+            let more = after.count(series)? - before.count(series)?;
+            ensure!(more >= at_least, "{series}: {more}");
+        }
+        let connected = after.count("data_planes")?;
+        ensure!(connected == 2, "{connected} are connected");
+        Ok(Some(after))
+    })?;
+    for (series, exactly) in [
+        // This namespace's Secret, beside what is watched for all.
+        ("watches", 1),
+        ("token_reviews_total{result=\"accepted\"}", 2),
+        ("token_reviews_total{result=\"unavailable\"}", 0),
+        ("acks_total{result=\"nack\"}", 0),
+        ("status_writes_total{result=\"error\"}", 0),
+    ] {
+        let more = after.count(series)? - before.count(series)?;
+        assert_eq!(more, exactly, "{series}: {}", after.0);
+    }
+    assert_eq!(after.watch_errors(), before.watch_errors());
+    for (timed, counted) in [
+        ("compile_duration_seconds", "tables_published_total"),
+        ("push_to_ack_seconds", "acks_total{result=\"ack\"}"),
+    ] {
+        let more =
+            |series: &str| -> Result<f64> { Ok(after.value(series)? - before.value(series)?) };
+        let count = more(&format!("{timed}_count"))?;
+        let mean = more(&format!("{timed}_sum"))? / count;
+        assert!(count >= more(counted)?, "{timed}: {}", after.0);
+        assert!(mean > 0.0 && mean < 5.0, "{timed}: {mean} s");
+    }
+    let types = after.0.lines().filter_map(|line| {
+        let family = line.strip_prefix("# TYPE olla_operator_")?;
+        family.split(' ').next()
+    });
+    assert_eq!(types.collect::<BTreeSet<_>>(), BTreeSet::from(FAMILIES));
+
+    drop((first, second));
+    wait("it notices that they left", SOON, || {
+        let connected = Scrape::new(&world)?.count("data_planes")?;
+        ensure!(connected == 0, "{connected} are connected");
+        Ok(Some(()))
+    })
+}
