@@ -17,6 +17,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::api::Api;
+use crate::audit;
 use crate::pki::Pki;
 use crate::process::{Process, run_dir};
 use crate::wait;
@@ -81,6 +82,7 @@ impl Cluster {
             "client-key": cluster.pki.path("admin.key"),
         });
         cluster.write_kubeconfig(&cluster.kubeconfig, "default", &user)?;
+        audit::write_policy(&cluster.scratch.join(audit::POLICY))?;
         cluster.start_processes()?;
         cluster.wait_ready()?;
         cluster.api.create(
@@ -141,6 +143,7 @@ impl Cluster {
 
     fn spawn_api_server(&self) -> Result<()> {
         let file = |name: &str| self.pki.path(name).display().to_string();
+        let scratch = |name: &str| self.scratch.join(name).display().to_string();
         self.spawn(
             API_SERVER,
             &[
@@ -152,6 +155,8 @@ impl Cluster {
                 format!("--tls-private-key-file={}", file("apiserver.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 "--authorization-mode=RBAC".into(),
+                format!("--audit-policy-file={}", scratch(audit::POLICY)),
+                format!("--audit-log-path={}", scratch(audit::LOG)),
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
                 format!("--service-account-key-file={}", file("service-account.pub")),
                 format!(

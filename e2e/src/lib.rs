@@ -6,6 +6,7 @@
 //! the test. It sees the operator and the data plane only from outside: binaries, files, sockets.
 
 pub mod api;
+pub mod audit;
 pub mod client;
 pub mod cluster;
 pub mod data_plane;

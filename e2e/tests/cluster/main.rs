@@ -14,6 +14,7 @@ mod outage;
 mod pods;
 mod propagation;
 mod scale;
+mod rights;
 mod rules;
 mod secrets;
 mod storm;
