@@ -1,4 +1,4 @@
-//! Retries, breakers, saturation, last resort, and the way back.
+//! Breakers, saturation, last resort, and the way back.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::common::{Bench, breaker, endpoint, query, route, serving, shares, tab
 
 const RESET: Outcome = Outcome::Failure(Failure::Reset);
 
-fn two_tiers() -> Bench {
+pub(super) fn two_tiers() -> Bench {
     Bench::new(table(
         vec![(endpoint("a"), 1), (endpoint("b"), 1)],
         vec![route(
@@ -23,7 +23,7 @@ fn two_tiers() -> Bench {
     ))
 }
 
-fn alone(change: impl FnOnce(&mut dataplane_protocol::table::BreakerPolicy)) -> Bench {
+pub(super) fn alone(change: impl FnOnce(&mut dataplane_protocol::table::BreakerPolicy)) -> Bench {
     let mut only = route("r", Balancer::Priority, &[("a", 0, 100)]);
     let mut policy = breaker();
     change(&mut policy);
@@ -31,7 +31,7 @@ fn alone(change: impl FnOnce(&mut dataplane_protocol::table::BreakerPolicy)) -> 
     Bench::new(table(vec![(endpoint("a"), 1)], vec![only]))
 }
 
-fn name(pick: &Pick) -> &str {
+pub(super) fn name(pick: &Pick) -> &str {
     pick.instance.instance.id.as_str()
 }
 
@@ -144,106 +144,6 @@ fn a_lone_instance_that_recovers_takes_everything_at_once() {
     bench.probe_for(30, &["a"]);
     bench.probe_for(11, &[]);
     assert_eq!(bench.share(50), shares(&[("a", 50)]));
-}
-
-#[test]
-fn a_retry_goes_to_another_endpoint_of_the_tier_before_another_pod_of_the_same() {
-    let mut bench = Bench::new(table(
-        vec![(endpoint("a"), 2), (endpoint("b"), 1), (endpoint("c"), 1)],
-        vec![route(
-            "r",
-            Balancer::Priority,
-            &[("a", 0, 1000), ("b", 0, 1), ("c", 1, 100)],
-        )],
-    ));
-    let first = bench.pick(None).unwrap();
-    assert!(name(&first).starts_with("a/"));
-    let mut tried = vec![first.ticket.key()];
-    let second = bench
-        .fleet
-        .retry(&query(None), &tried, &first.ticket, Cause::Reset, bench.now)
-        .unwrap();
-    assert_eq!((name(&second), second.attempt), ("b", 2));
-    tried.push(second.ticket.key());
-    let third = bench
-        .fleet
-        .retry(
-            &query(None),
-            &tried,
-            &second.ticket,
-            Cause::Reset,
-            bench.now,
-        )
-        .unwrap();
-    assert!(name(&third).starts_with("a/"), "same tier first");
-    assert!(!tried.contains(&third.ticket.key()));
-    tried.push(third.ticket.key());
-    let fourth = bench
-        .fleet
-        .retry(&query(None), &tried, &third.ticket, Cause::Reset, bench.now);
-    assert!(fourth.is_none(), "three attempts are used up");
-}
-
-#[test]
-fn there_is_no_retry_when_nobody_else_is_left_or_the_cause_is_not_listed() {
-    let mut bench = two_tiers();
-    let pick = bench.pick(None).unwrap();
-    let tried = [pick.ticket.key()];
-    let not_listed = bench.fleet.retry(
-        &query(None),
-        &tried,
-        &pick.ticket,
-        Cause::Status(500),
-        bench.now,
-    );
-    assert!(not_listed.is_none());
-    let mut bench = alone(|_| {});
-    let pick = bench.pick(None).unwrap();
-    let tried = [pick.ticket.key()];
-    assert!(
-        bench
-            .fleet
-            .retry(&query(None), &tried, &pick.ticket, Cause::Reset, bench.now)
-            .is_none()
-    );
-}
-
-#[test]
-fn there_is_no_retry_once_the_answer_goes_to_the_client() {
-    let mut bench = two_tiers();
-    let mut pick = bench.pick(None).unwrap();
-    let tried = [pick.ticket.key()];
-    pick.ticket.commit();
-    let next = bench
-        .fleet
-        .retry(&query(None), &tried, &pick.ticket, Cause::Reset, bench.now);
-    assert!(next.is_none());
-}
-
-#[test]
-fn a_used_up_budget_stops_retries_but_not_those_of_a_backends_death() {
-    let mut bench = two_tiers();
-    let mut retry = |cause| {
-        let pick = bench.pick(None).unwrap();
-        let tried = [pick.ticket.key()];
-        let second = bench
-            .fleet
-            .retry(&query(None), &tried, &pick.ticket, cause, bench.now);
-        bench
-            .fleet
-            .finish(pick.ticket, Outcome::Cancelled, bench.now);
-        second.map(|pick| {
-            bench
-                .fleet
-                .finish(pick.ticket, Outcome::Cancelled, bench.now)
-        })
-    };
-    let mut granted = |cause| (0..30).filter(|_| retry(cause).is_some()).count();
-    assert_eq!(granted(Cause::Status(503)), 10);
-    // What was in flight when it died must all go elsewhere.
-    for cause in [Cause::ConnectFailure, Cause::Reset, Cause::Unhealthy] {
-        assert_eq!(granted(cause), 30, "{cause:?}");
-    }
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod common;
 mod failover;
 mod models;
 mod probes;
+mod retries;
 mod tables;
