@@ -21,8 +21,8 @@ fn serving(environment: &[(&str, &str)], args: &[&str], files: &Files) -> Servin
     plane
 }
 
-/// Each with a key and a prompt; the names of the requests.
-fn ask(plane: &Serving) -> [&'static str; 3] {
+/// Requests `good`, `refused` and `nowhere`, each with a key and a prompt.
+fn ask(plane: &Serving) {
     let chat = |model: &str, id: &str, path: &str| {
         let headers = format!(
             "x-request-id: {id}\r\nauthorization: Bearer {KEY}\r\nx-api-key: {KEY}\r\n\
@@ -40,7 +40,14 @@ fn ask(plane: &Serving) -> [&'static str; 3] {
     );
     assert_eq!(chat("other", "refused", completions), "404");
     assert_eq!(chat("m", "nowhere", &format!("/nowhere?key={KEY}")), "404");
-    ["good", "refused", "nowhere"]
+}
+
+/// Returns when all that it logs is here.
+fn end(plane: &mut Serving) {
+    assert!(plane.terminate().success());
+    wait_for("its last word is here", || {
+        !plane.logged("\"drained\"").is_empty()
+    });
 }
 
 #[test]
@@ -48,12 +55,9 @@ fn each_request_is_one_line_without_keys_and_prompts() {
     let files = Files::new();
     // Also where everything is logged.
     let mut plane = serving(&[], &["--log-level", "trace"], &files);
-    let ids = ask(&plane);
-    assert!(plane.terminate().success());
+    ask(&plane);
+    end(&mut plane);
     let lines = |id: &str| plane.logged(&format!("\"id\":\"{id}\""));
-    for id in ids {
-        wait_for("it is logged", || !lines(id).is_empty());
-    }
     let line = |id: &str| -> Value {
         let lines = lines(id);
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -89,11 +93,7 @@ fn no_request_is_logged_where_the_access_log_is_off() {
         let files = Files::new();
         let mut plane = serving(environment, args, &files);
         ask(&plane);
-        assert!(plane.terminate().success());
-        // All is written before the process ends.
-        wait_for("it says that it ended", || {
-            !plane.logged("\"drained\"").is_empty()
-        });
+        end(&mut plane);
         assert_eq!(plane.logged("\"request\""), Vec::<String>::new());
     }
 }
