@@ -4,7 +4,7 @@
 //! saves a wake-up between two tasks for each token of a stream.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fmt, io,
     rc::Rc,
@@ -53,6 +53,8 @@ pub(crate) struct Upstream {
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
     attempts: RefCell<Vec<(&'static str, Counter)>>,
     idle: RefCell<Vec<Idle>>,
+    /// The last attempt to connect failed.
+    unreachable: Cell<bool>,
 }
 
 /// A connection to an instance.
@@ -123,6 +125,7 @@ impl Upstream {
             requests: RefCell::default(),
             attempts: RefCell::default(),
             idle: RefCell::new(idle),
+            unreachable: Cell::default(),
             info,
         }
     }
@@ -173,6 +176,20 @@ impl Upstream {
     pub(crate) async fn connect(&self) -> io::Result<Connection> {
         let io = connect::open(&self.info.instance).await?;
         Ok(Connection::new(io))
+    }
+
+    pub(crate) fn reached(&self) {
+        self.unreachable.set(false);
+    }
+
+    /// Says why once, not for each of the requests that go elsewhere.
+    pub(crate) fn not_reached(&self, error: &io::Error) {
+        let instance = &self.info.instance.id;
+        if self.unreachable.replace(true) {
+            tracing::debug!(%instance, %error, "connect failed again");
+        } else {
+            tracing::warn!(%instance, %error, "connect failed");
+        }
     }
 
     /// Takes a connection back whose answer has ended.

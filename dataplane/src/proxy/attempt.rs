@@ -1,7 +1,7 @@
 //! One attempt at one instance: connect, send, and wait for the first byte of its answer. Until
 //! then nothing has gone to the client, so whatever fails here can be tried elsewhere.
 
-use std::{future::poll_fn, pin::Pin, rc::Rc, time::Duration};
+use std::{future::poll_fn, io, pin::Pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, Outcome};
@@ -98,14 +98,20 @@ pub(super) async fn run(
 async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Failed> {
     // Boxed: rare and, with its handshakes, larger than all the rest of a request.
     let connecting = Box::pin(upstream.connect());
-    match timeout(Duration::from_millis(timeouts.connect_ms), connecting).await {
-        Err(_) => Err(Failed::connect(Cause::ConnectTimeout)),
-        Ok(Err(error)) => {
-            tracing::debug!(instance = %upstream.info.instance.id, %error, "connect failed");
-            Err(Failed::connect(Cause::ConnectFailure))
+    let limit = Duration::from_millis(timeouts.connect_ms);
+    let (cause, error) = match timeout(limit, connecting).await {
+        Ok(Ok(connection)) => {
+            upstream.reached();
+            return Ok(connection);
         }
-        Ok(Ok(connection)) => Ok(connection),
-    }
+        Ok(Err(error)) => (Cause::ConnectFailure, error),
+        Err(_) => {
+            let error = format!("no connection within {limit:?}");
+            (Cause::ConnectTimeout, io::Error::other(error))
+        }
+    };
+    upstream.not_reached(&error);
+    Err(Failed::connect(cause))
 }
 
 async fn first_byte(

@@ -107,3 +107,27 @@ fn a_certificate_that_does_not_hold_is_a_502_and_says_why() {
         wait_for("so does the log", || !plane.logged(why).is_empty());
     }
 }
+
+#[test]
+fn a_backend_that_cannot_be_reached_is_logged_with_its_reason_once_not_for_each_request() {
+    let files = Files::new();
+    let stranger = Ca::new("a stranger", &Files::new());
+    let ours = Ca::new("ours", &files);
+    let addr = stranger.backend("localhost");
+    let spec = "  health: { mode: Disabled }\n  models: { static: [m], discovery: { enabled: false } }\n---";
+    let yaml = endpoint("a", &format!("https://localhost:{}", addr.port()), 1);
+    let path = files.write("a.yaml", &yaml.replace("---", spec));
+    let plane = Serving::start_in(
+        &[("SSL_CERT_FILE", &ours.file)],
+        &["-f", &path, "--workers", "1"],
+    );
+    for _ in 0..3 {
+        assert_eq!(plane.chat("m"), "502");
+    }
+    wait_for("three requests are logged", || {
+        plane.logged("\"request\"").len() == 3
+    });
+    let told = plane.logged("connect failed");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("UnknownIssuer"), "{told:?}");
+}
