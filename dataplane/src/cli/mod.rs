@@ -134,9 +134,11 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    /// Warnings only, as text: where a person looks at a screen.
+    /// Warnings only, as text: where a person looks at a picture of the fleet. What the picture
+    /// shows by itself is no warning: a line of it would come between one picture and the next.
     pub(crate) fn quiet() -> (String, Option<crate::logging::Format>) {
-        ("warn".to_owned(), Some(crate::logging::Format::Text))
+        let filter = "warn,dataplane::upstream=error";
+        (filter.to_owned(), Some(crate::logging::Format::Text))
     }
 }
 
