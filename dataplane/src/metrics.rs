@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use dataplane_core::FleetView;
 use dataplane_protocol::sync::{Breaker, Health};
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -48,6 +49,8 @@ pub(crate) struct InstanceLabels {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Two scrapes at once would clear each other's gauges.
+    scrape: Mutex<()>,
     pub requests: Family<RequestLabels, Counter>,
     pub attempts: Family<AttemptLabels, Counter>,
     pub failovers: Family<ReasonLabels, Counter>,
@@ -71,6 +74,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("olla"),
+            scrape: Mutex::default(),
             requests: Family::default(),
             attempts: Family::default(),
             failovers: Family::default(),
@@ -168,6 +172,7 @@ impl Metrics {
     /// OpenMetrics text. What hangs on instances is taken from the fleet at this moment, so
     /// that a metric and a status page cannot disagree, and series of gone instances vanish.
     pub fn render(&self, view: &FleetView, kept_bytes: usize, uptime_seconds: f64) -> String {
+        let _one = self.scrape.lock();
         self.kept_bytes.set(kept_bytes as i64);
         self.uptime.set(uptime_seconds);
         for family in [

@@ -1,5 +1,8 @@
 //! Numbers after known traffic.
 
+use dataplane::config::Settings;
+use futures::future::join_all;
+
 use crate::support::{
     backend::Backend,
     plane::{Plane, Yaml},
@@ -125,6 +128,30 @@ async fn metrics_are_openmetrics_text_with_help_for_each_family() {
         assert!(family.starts_with("olla_"), "{family}");
         assert!(text.contains(&format!("# HELP {family} ")), "{family}");
     }
+}
+
+#[tokio::test]
+async fn two_scrapes_at_once_both_see_every_instance() {
+    let a = Backend::start("a", &["m"]).await;
+    let names: Vec<String> = (0..20).map(|number| format!("a{number}")).collect();
+    let yaml = names.iter().fold(Yaml::default(), |yaml, name| {
+        yaml.endpoint(name, &a.url(), &[])
+    });
+    let settings = Settings {
+        workers: 4,
+        ..Plane::settings()
+    };
+    let plane = Plane::with(settings, &yaml.text()).await;
+    let scrape = async || {
+        let mut client = plane.client().await;
+        for _ in 0..50 {
+            let answer = client.request("GET", "/internal/metrics", &[], b"").await;
+            let text = answer.text();
+            let healthy = text.matches("\nolla_instance_healthy{").count();
+            assert_eq!(healthy, 20, "{text}");
+        }
+    };
+    join_all((0..8).map(|_| scrape())).await;
 }
 
 #[tokio::test]
