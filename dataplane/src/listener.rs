@@ -28,7 +28,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -101,7 +103,6 @@ pub(crate) fn start_workers(
 
 /// Accepts until the drain begins, then lets go of the workers.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
-    let stall = shared.settings.client_stall;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -118,8 +119,10 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
             }
         };
         let _ = stream.set_nodelay(true);
-        // A client that takes nothing for so long, or is gone without a word, is cut.
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(stall));
+        // A client that takes nothing for so long, or is gone without a word, is cut. Elsewhere
+        // (a developer's macOS) the system's own, longer limits hold.
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(shared.settings.client_stall));
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
             continue;
