@@ -33,7 +33,7 @@ pub(crate) enum ProxyError {
         "no endpoint serves model \"{model}\" (is it pulled or loaded? /olla/models lists what is there)"
     )]
     ModelNotFound { model: String },
-    #[error("model \"{model}\" is known, but no endpoint that serves it can take requests now")]
+    #[error("no endpoint that serves model \"{model}\", or may serve it, can take requests now")]
     ModelUnavailable {
         model: String,
         retry_after: Duration,

@@ -128,6 +128,10 @@ impl World {
         Ok(admin().get("/metrics")?.good()?.body)
     }
 
+    pub fn operator_metrics_url(&self) -> String {
+        admin().url() + "/metrics"
+    }
+
     fn wait_operator(&self) -> Result<()> {
         wait("the operator is ready", START, || {
             lock(&self.operator).ensure_running()?;

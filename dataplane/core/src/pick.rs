@@ -107,7 +107,7 @@ pub enum Refusal {
     NoEndpoint,
     #[error("no endpoint of the route serves this model (is it pulled or loaded?)")]
     ModelNotFound,
-    #[error("the model is known, but nobody who serves it can take requests now")]
+    #[error("no endpoint that serves this model, or may serve it, can take requests now")]
     ModelUnavailable { retry_after: Duration },
     #[error("no endpoint of the route can take requests now")]
     Unavailable { retry_after: Duration },

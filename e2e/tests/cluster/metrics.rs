@@ -1,9 +1,9 @@
-//! Do the operator's metrics tell what it did?
+//! Do the metrics tell what was done, in a form that Prometheus reads?
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::{DataPlane, MockLlm, World, wait};
+use e2e::{DataPlane, MockLlm, World, run_python, wait};
 
 use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
 
@@ -128,4 +128,40 @@ fn the_operators_metrics_count_what_it_does() -> Result<()> {
         ensure!(connected == 0, "{connected} are connected");
         Ok(Some(()))
     })
+}
+
+#[test]
+fn prometheus_own_strict_parser_reads_the_metrics_of_both_halves() -> Result<()> {
+    let world = World::shared()?;
+    let tenant = world.tenant()?;
+    let (_base, data_plane) = served(&tenant)?;
+    let url = data_plane.client().url();
+    // One of each kind that has labels: an answer, a refusal.
+    data_plane.client().chat(MODEL)?;
+    data_plane.client().chat("no-such-model")?;
+    let told = run_python("openmetrics.py", &[&format!("{url}/internal/metrics")])?;
+    for (family, kind, unit) in [
+        ("olla_requests", "counter", ""),
+        ("olla_attempts", "counter", ""),
+        ("olla_refusals", "counter", ""),
+        ("olla_request_duration_seconds", "histogram", "seconds"),
+        ("olla_time_to_first_token_seconds", "histogram", "seconds"),
+        ("olla_config_revision", "gauge", ""),
+        ("olla_in_flight_requests", "gauge", ""),
+        ("olla_instance_healthy", "gauge", ""),
+        ("olla_breaker_state", "gauge", ""),
+        ("olla_kept_bodies_bytes", "gauge", "bytes"),
+    ] {
+        assert_eq!(told[family]["type"], kind, "{family}: {told}");
+        assert_eq!(told[family]["unit"], unit, "{family}: {told}");
+        assert_ne!(told[family]["samples"], 0, "{family}: {told}");
+    }
+
+    let told = run_python("openmetrics.py", &[&world.operator_metrics_url()])?;
+    for family in FAMILIES {
+        let family = &told[format!("olla_operator_{family}")];
+        assert_ne!(family["samples"], 0, "{told}");
+        assert!(family["help"].is_string(), "{told}");
+    }
+    Ok(())
 }
