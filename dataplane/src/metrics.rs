@@ -1,7 +1,8 @@
 //! Every metric family: help, unit and labels, in one place.
 //!
 //! Labels come from closed sets or configured names (route, endpoint, instance, reason), never
-//! from a request.
+//! from a request. `instance` and `endpoint` are Prometheus' and its operator's own labels of a
+//! target: a metric's would be renamed to `exported_…`, so ours are called otherwise.
 
 use std::sync::atomic::AtomicU64;
 
@@ -18,19 +19,19 @@ use prometheus_client::{
 pub struct RequestLabels {
     pub route: String,
     /// The endpoint whose answer the client got; empty when there was none.
-    pub endpoint: String,
+    pub llm_endpoint: String,
     /// HTTP status; 499 when the client left first.
     pub code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct EndpointLabels {
-    pub endpoint: String,
+    pub llm_endpoint: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct AttemptLabels {
-    pub endpoint: String,
+    pub llm_endpoint: String,
     /// `answered`, or why not.
     pub result: &'static str,
 }
@@ -42,8 +43,8 @@ pub struct ReasonLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct InstanceLabels {
-    pub endpoint: String,
-    pub instance: String,
+    pub llm_endpoint: String,
+    pub llm_instance: String,
 }
 
 #[derive(Debug)]
@@ -185,8 +186,8 @@ impl Metrics {
         }
         for instance in &view.instances {
             let labels = InstanceLabels {
-                endpoint: instance.endpoint.to_string(),
-                instance: instance.instance.to_string(),
+                llm_endpoint: instance.endpoint.to_string(),
+                llm_instance: instance.instance.to_string(),
             };
             self.in_flight
                 .get_or_create(&labels)

@@ -109,7 +109,7 @@ impl Upstream {
             HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
         };
         let labels = EndpointLabels {
-            endpoint: info.endpoint.id.to_string(),
+            llm_endpoint: info.endpoint.id.to_string(),
         };
         Self {
             address: Address::new(
@@ -140,7 +140,7 @@ impl Upstream {
         }
         let labels = RequestLabels {
             route: route.to_string(),
-            endpoint: self.info.endpoint.id.to_string(),
+            llm_endpoint: self.info.endpoint.id.to_string(),
             code,
         };
         let counter = shared.metrics.requests.get_or_create_owned(&labels);
@@ -155,8 +155,10 @@ impl Upstream {
             counter.inc();
             return;
         }
-        let endpoint = self.info.endpoint.id.to_string();
-        let labels = AttemptLabels { endpoint, result };
+        let labels = AttemptLabels {
+            llm_endpoint: self.info.endpoint.id.to_string(),
+            result,
+        };
         let counter = shared.metrics.attempts.get_or_create_owned(&labels);
         counter.inc();
         known.push((result, counter));

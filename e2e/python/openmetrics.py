@@ -1,6 +1,6 @@
 """What Prometheus' own strict parser makes of a page of metrics.
 
-in: URL; out: one JSON line, family -> {type, help, unit, samples}.
+in: URL; out: one JSON line, family -> {type, help, unit, samples, labels}.
 """
 import json
 import sys
@@ -18,6 +18,7 @@ families = {
         "help": family.documentation,
         "unit": family.unit,
         "samples": len(family.samples),
+        "labels": sorted({label for sample in family.samples for label in sample.labels}),
     }
     for family in text_string_to_metric_families(text)
 }

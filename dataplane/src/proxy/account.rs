@@ -111,7 +111,7 @@ impl Drop for Account {
                 let route = route.map(ToString::to_string).unwrap_or_default();
                 let labels = RequestLabels {
                     route,
-                    endpoint: String::new(),
+                    llm_endpoint: String::new(),
                     code,
                 };
                 metrics.requests.get_or_create(&labels).inc();

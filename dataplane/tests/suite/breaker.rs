@@ -56,7 +56,7 @@ async fn an_open_breaker_is_visible_in_status_metrics_and_explain() {
     );
     assert!(instance["breaker_reopens_in_ms"].as_u64().unwrap() > 500_000);
     assert_eq!(plane.status().await["system"]["status"], "degraded");
-    let labels = ["endpoint=\"a\""];
+    let labels = ["llm_endpoint=\"a\""];
     assert_eq!(plane.metric("olla_breaker_state", &labels).await, 2.0);
     assert_eq!(plane.metric("olla_breaker_opened_total", &[]).await, 1.0);
     let explained = plane.get("/internal/explain?model=m").await.json();
@@ -107,7 +107,7 @@ async fn impatient_clients_do_not_open_a_breaker_nor_count_as_failures() {
         (&instance["breaker"], &instance["failures"]),
         (&"Closed".into(), &0.into())
     );
-    let labels = ["endpoint=\"a\"", "code=\"499\""];
+    let labels = ["llm_endpoint=\"a\"", "code=\"499\""];
     assert_eq!(plane.metric("olla_requests_total", &labels).await, 5.0);
 
     a.answer(Reply::chat("a"));

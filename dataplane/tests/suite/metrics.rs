@@ -27,14 +27,14 @@ async fn each_request_is_counted_once_with_its_route_endpoint_and_status() {
     plane.chat("unknown").await;
     for (labels, count) in [
         (
-            [r#"route="chats""#, r#"endpoint="a""#, r#"code="200""#],
+            [r#"route="chats""#, r#"llm_endpoint="a""#, r#"code="200""#],
             3.0,
         ),
         (
-            [r#"route="chats""#, r#"endpoint="a""#, r#"code="418""#],
+            [r#"route="chats""#, r#"llm_endpoint="a""#, r#"code="418""#],
             1.0,
         ),
-        ([r#"route="""#, r#"endpoint="""#, r#"code="404""#], 1.0),
+        ([r#"route="""#, r#"llm_endpoint="""#, r#"code="404""#], 1.0),
     ] {
         let seen = plane.metric("olla_requests_total", &labels).await;
         assert_eq!(seen, count, "{labels:?}\n{}", plane.metrics().await);
@@ -64,7 +64,7 @@ async fn attempts_are_counted_by_their_result() {
         ("b", "answered", 3.0),
     ] {
         let labels = [
-            &*format!("endpoint=\"{endpoint}\""),
+            &*format!("llm_endpoint=\"{endpoint}\""),
             &*format!("result=\"{result}\""),
         ];
         let seen = plane.metric("olla_attempts_total", &labels).await;
@@ -82,7 +82,7 @@ async fn gauges_show_what_is_now() {
     a.answer(Reply::sse().chunk("data: 1\n\n").hang());
     let (mut client, _) = plane.stream("m").await;
     client.chunk().await.unwrap();
-    let of_a = [r#"endpoint="a""#];
+    let of_a = [r#"llm_endpoint="a""#];
     assert_eq!(plane.metric("olla_in_flight_requests", &of_a).await, 1.0);
     assert_eq!(plane.metric("olla_instance_healthy", &of_a).await, 1.0);
     assert_eq!(plane.metric("olla_instance_models", &of_a).await, 1.0);
@@ -106,7 +106,7 @@ async fn times_are_measured_per_endpoint() {
         "olla_time_to_first_token_seconds_count",
     ] {
         assert_eq!(
-            plane.metric(family, &[r#"endpoint="a""#]).await,
+            plane.metric(family, &[r#"llm_endpoint="a""#]).await,
             4.0,
             "{family}"
         );

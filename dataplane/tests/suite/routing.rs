@@ -267,7 +267,7 @@ async fn the_most_specific_route_takes_a_request() {
         let special = plane.request("POST", path, headers, body.as_bytes()).await;
         assert_eq!(special.endpoint(), "b", "{matches}");
         assert_eq!(plane.chat("m").await.endpoint(), "a", "{matches}");
-        let labels = ["route=\"special\"", "endpoint=\"b\""];
+        let labels = ["route=\"special\"", "llm_endpoint=\"b\""];
         assert_eq!(plane.metric("olla_requests_total", &labels).await, 1.0);
     }
 }

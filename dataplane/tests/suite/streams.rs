@@ -59,7 +59,7 @@ async fn a_whole_stream_is_byte_identical() {
     let (body, whole) = client.rest().await;
     assert_eq!(String::from_utf8(body).unwrap(), events.concat());
     assert!(whole);
-    let labels = ["endpoint=\"a\"", "result=\"answered\""];
+    let labels = ["llm_endpoint=\"a\"", "result=\"answered\""];
     assert_eq!(plane.metric("olla_attempts_total", &labels).await, 1.0);
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::{DataPlane, MockLlm, World, run_python, wait};
+use serde_json::Value;
 
 use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
 
@@ -18,6 +19,18 @@ const FAMILIES: [&str; 9] = [
     "token_reviews",
     "watch_errors",
     "watches",
+];
+
+/// What Prometheus and its operator call a target's own labels.
+const TARGET_LABELS: [&str; 8] = [
+    "container",
+    "endpoint",
+    "instance",
+    "job",
+    "namespace",
+    "node",
+    "pod",
+    "service",
 ];
 
 /// What the operator showed at some time.
@@ -156,6 +169,7 @@ fn prometheus_own_strict_parser_reads_the_metrics_of_both_halves() -> Result<()>
         assert_eq!(told[family]["unit"], unit, "{family}: {told}");
         assert_ne!(told[family]["samples"], 0, "{family}: {told}");
     }
+    assert_own_labels(&told);
 
     let told = run_python("openmetrics.py", &[&world.operator_metrics_url()])?;
     for family in FAMILIES {
@@ -163,5 +177,17 @@ fn prometheus_own_strict_parser_reads_the_metrics_of_both_halves() -> Result<()>
         assert_ne!(family["samples"], 0, "{told}");
         assert!(family["help"].is_string(), "{told}");
     }
+    assert_own_labels(&told);
     Ok(())
+}
+
+/// None that Prometheus or its operator gives a target: it would be renamed to `exported_…`.
+fn assert_own_labels(told: &Value) {
+    let families = told.as_object().expect("families by name");
+    for (family, told) in families {
+        for label in told["labels"].as_array().expect("a list") {
+            let label = label.as_str().expect("a name");
+            assert!(!TARGET_LABELS.contains(&label), "{family}: {label}");
+        }
+    }
 }
