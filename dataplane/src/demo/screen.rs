@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use dataplane_core::FleetView;
+use dataplane_core::{FleetView, InstanceView};
 use dataplane_protocol::InstanceId;
 
 use super::toy::MODEL;
@@ -63,12 +63,15 @@ impl Screen {
             "{:<13} {:>4}  {:<10} {:<9} {:>9} {:>9}  \n",
             "ENDPOINT", "TIER", "HEALTH", "BREAKER", "REQUESTS", "FAILURES"
         );
-        for instance in &view.instances {
+        let tier = |instance: &InstanceView| instance.places.first().map_or(0, |place| place.tier);
+        let mut instances: Vec<&InstanceView> = view.instances.iter().collect();
+        instances.sort_by_key(|instance| tier(instance));
+        for instance in instances {
             let before = self
                 .requests
                 .insert(instance.instance.clone(), instance.requests);
             let busy = before.is_some_and(|before| before < instance.requests);
-            let tier = instance.places.first().map_or(0, |place| place.tier + 1);
+            let tier = tier(instance) + 1;
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,

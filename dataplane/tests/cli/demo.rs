@@ -48,6 +48,11 @@ fn the_demos_keys_work_from_a_pipe() {
         wait_for(&format!("{name} answers"), || demo.chat("toy-llm") == name);
     };
     wait_for("all is well", || shows(&demo, "cloud", "Healthy"));
+    let names = demo.logged("Closed");
+    assert!(
+        names[0].starts_with("local-gpu"),
+        "the best first: {names:?}"
+    );
     answers(&demo, "local-gpu");
     demo.press("k");
     answers(&demo, "edge-server");
