@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -160,6 +161,32 @@ async fn a_folder_is_read_with_all_its_files() {
     fs::write(folder.path().join("README.md"), "{ no yaml").unwrap();
     let both = async || plane.chat("y").await.status == 200 && plane.chat("x").await.status == 200;
     wait_for("both serve", both).await;
+}
+
+/// As the kubelet lays it out: `..data` leads to the files, and is replaced in one step.
+#[tokio::test]
+async fn a_mounted_config_map_is_followed() {
+    let (a, b) = (
+        Backend::start("a", &["m"]).await,
+        Backend::start("b", &["m"]).await,
+    );
+    let mount = tempfile::tempdir().unwrap();
+    let at = |name: &str| mount.path().join(name);
+    for (version, endpoint) in [("..1", ("a", &a)), ("..2", ("b", &b))] {
+        fs::create_dir(at(version)).unwrap();
+        let yaml = Yaml::tiers(&[endpoint]).text();
+        fs::write(at(version).join("olla.yaml"), yaml).unwrap();
+    }
+    symlink("..1", at("..data")).unwrap();
+    symlink("..data/olla.yaml", at("olla.yaml")).unwrap();
+    let plane = serving(mount.path()).await;
+    assert_eq!(plane.chat("m").await.endpoint(), "a");
+    symlink("..2", at("..data_tmp")).unwrap();
+    fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    wait_for("the new one serves", async || {
+        plane.chat("m").await.endpoint() == "b"
+    })
+    .await;
 }
 
 #[tokio::test]
