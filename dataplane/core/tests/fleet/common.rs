@@ -277,6 +277,32 @@ impl Bench {
     }
 }
 
+/// `a` before `b`.
+pub(crate) fn two_tiers() -> Bench {
+    Bench::new(table(
+        vec![(endpoint("a"), 1), (endpoint("b"), 1)],
+        vec![route(
+            "r",
+            Balancer::Priority,
+            &[("a", 0, 100), ("b", 1, 100)],
+        )],
+    ))
+}
+
+/// `a`, and nobody else to go to.
+pub(crate) fn alone(change: impl FnOnce(&mut BreakerPolicy)) -> Bench {
+    let mut only = route("r", Balancer::Priority, &[("a", 0, 100)]);
+    let mut policy = breaker();
+    change(&mut policy);
+    only.breaker = Some(policy);
+    Bench::new(table(vec![(endpoint("a"), 1)], vec![only]))
+}
+
+/// Of the instance.
+pub(crate) fn name(pick: &Pick) -> &str {
+    pick.instance.instance.id.as_str()
+}
+
 pub(crate) fn shares(list: &[(&str, usize)]) -> BTreeMap<String, usize> {
     list.iter()
         .map(|(name, count)| ((*name).to_owned(), *count))

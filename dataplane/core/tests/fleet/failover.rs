@@ -2,38 +2,17 @@
 
 use std::time::Duration;
 
-use dataplane_core::{Cause, Decision, Event, Failure, Outcome, Pick, Refusal};
+use dataplane_core::{Cause, Decision, Event, Failure, Outcome, Refusal};
 use dataplane_protocol::{
     sync::{Breaker, Health},
     table::{Balancer, HealthMode, WhenAllOpen},
 };
 
-use super::common::{Bench, breaker, endpoint, query, route, serving, shares, table};
+use super::common::{
+    Bench, alone, breaker, endpoint, name, query, route, serving, shares, table, two_tiers,
+};
 
 const RESET: Outcome = Outcome::Failure(Failure::Reset);
-
-pub(super) fn two_tiers() -> Bench {
-    Bench::new(table(
-        vec![(endpoint("a"), 1), (endpoint("b"), 1)],
-        vec![route(
-            "r",
-            Balancer::Priority,
-            &[("a", 0, 100), ("b", 1, 100)],
-        )],
-    ))
-}
-
-pub(super) fn alone(change: impl FnOnce(&mut dataplane_protocol::table::BreakerPolicy)) -> Bench {
-    let mut only = route("r", Balancer::Priority, &[("a", 0, 100)]);
-    let mut policy = breaker();
-    change(&mut policy);
-    only.breaker = Some(policy);
-    Bench::new(table(vec![(endpoint("a"), 1)], vec![only]))
-}
-
-pub(super) fn name(pick: &Pick) -> &str {
-    pick.instance.instance.id.as_str()
-}
 
 /// Five resets open the breaker of whoever the balancer prefers.
 fn open_the_first(bench: &mut Bench) {

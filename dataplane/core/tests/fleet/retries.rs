@@ -3,10 +3,7 @@
 use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::table::Balancer;
 
-use super::{
-    common::{Bench, endpoint, query, route, table},
-    failover::{alone, name, two_tiers},
-};
+use super::common::{Bench, alone, endpoint, name, query, route, table, two_tiers};
 
 #[test]
 fn a_retry_goes_to_another_endpoint_of_the_tier_before_another_pod_of_the_same() {
