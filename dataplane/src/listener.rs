@@ -28,8 +28,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -122,7 +120,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
         // A client that takes nothing for so long, or is gone without a word, is cut. Elsewhere
         // (a developer's macOS) the system's own, longer limits hold.
         #[cfg(target_os = "linux")]
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(shared.settings.client_stall));
+        let _ = socket2::SockRef::from(&stream)
+            .set_tcp_user_timeout(Some(shared.settings.client_stall));
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
             continue;
