@@ -49,9 +49,8 @@ pub(crate) struct InstanceLabels {
 
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
-    /// Two scrapes at once would clear each other's gauges.
-    scrape: Mutex<()>,
+    /// Locked for a whole scrape: two at once would clear each other's gauges.
+    registry: Mutex<Registry>,
     pub requests: Family<RequestLabels, Counter>,
     pub attempts: Family<AttemptLabels, Counter>,
     pub failovers: Family<ReasonLabels, Counter>,
@@ -74,8 +73,7 @@ pub struct Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("olla"),
-            scrape: Mutex::default(),
+            registry: Mutex::new(Registry::with_prefix("olla")),
             requests: Family::default(),
             attempts: Family::default(),
             failovers: Family::default(),
@@ -99,7 +97,7 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        let registry = self.registry.get_mut();
         let seconds = || Unit::Seconds;
         registry.register(
             "requests",
@@ -173,7 +171,7 @@ impl Metrics {
     /// OpenMetrics text. What hangs on instances is taken from the fleet at this moment, so
     /// that a metric and a status page cannot disagree, and series of gone instances vanish.
     pub fn render(&self, view: &FleetView, kept_bytes: usize, uptime_seconds: f64) -> String {
-        let _one = self.scrape.lock();
+        let registry = self.registry.lock();
         self.kept_bytes.set(kept_bytes as i64);
         self.uptime.set(uptime_seconds);
         for family in [
@@ -210,7 +208,7 @@ impl Metrics {
         }
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode(&mut text, &registry);
         text
     }
 }
