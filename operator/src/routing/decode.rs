@@ -285,6 +285,25 @@ mod tests {
     }
 
     #[test]
+    fn managed_fields_and_annotations_take_no_memory() {
+        let (item, _) = endpoint(object(json!({
+            "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
+            "metadata": {
+                "namespace": "a", "name": "e", "labels": { "gpu": "h100" },
+                "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" },
+                "managedFields": [{ "manager": "kubectl", "operation": "Apply" }],
+            },
+            "spec": { "url": "http://x" },
+        })));
+        let Fact::Endpoint(Decoded::Object(kept)) = item.fact else {
+            panic!("not decoded")
+        };
+        assert_eq!(kept.metadata.managed_fields, None);
+        assert_eq!(kept.metadata.annotations, None);
+        assert_eq!(kept.labels()["gpu"], "h100");
+    }
+
+    #[test]
     fn a_terminating_pod_is_not_ready_though_its_condition_says_so() {
         let of = |metadata: serde_json::Value| {
             let whole = json!({ "metadata": metadata,
