@@ -18,6 +18,10 @@ pub struct Settings {
     pub replay_bytes: usize,
     /// All kept bodies of the process together, bytes.
     pub replay_total_bytes: usize,
+    /// Those of one client address, bytes.
+    pub replay_client_bytes: usize,
+    /// Connections that one client address may hold; an HTTP/2 connection counts for its streams.
+    pub client_connections: usize,
     /// Between SIGTERM, when it says that it is not ready, and the end of accepting: balancers
     /// need that long to look away.
     pub drain_delay: Duration,
@@ -30,7 +34,8 @@ pub struct Settings {
     pub client_idle: Duration,
     /// Longest time that a client may leave unread what was written to it.
     pub client_stall: Duration,
-    /// Longest silence of a client inside its body.
+    /// Longest silence of a client inside its body; while it is read to be kept, each span of so
+    /// long must bring 1 KiB for each of its seconds, or the end.
     pub body_idle: Duration,
     /// Between two looks at all connections, to both sides.
     pub look_every: Duration,
@@ -44,6 +49,8 @@ impl Default for Settings {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             replay_bytes: 16 << 20,
             replay_total_bytes: 256 << 20,
+            replay_client_bytes: 24 << 20,
+            client_connections: 1024,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,

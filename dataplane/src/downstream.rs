@@ -18,12 +18,14 @@ use std::{
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{bell::Bell, io::Io, state::Shared, upstream::Upstreams};
+use crate::{bell::Bell, clients::Client, io::Io, state::Shared, upstream::Upstreams};
 
 /// One client's connection.
 pub(crate) struct Downstream {
     pub shared: Arc<Shared>,
     pub upstreams: Rc<Upstreams>,
+    /// What its client holds.
+    pub client: Client,
     /// The client's IP address, as `X-Forwarded-For` has it.
     pub address: HeaderValue,
     /// The client came by TLS.
@@ -73,12 +75,14 @@ impl Downstream {
     pub(crate) fn new(
         shared: Arc<Shared>,
         upstreams: Rc<Upstreams>,
+        client: Client,
         address: HeaderValue,
         secure: bool,
     ) -> Self {
         Self {
             shared,
             upstreams,
+            client,
             address,
             secure,
             begun: Cell::default(),
@@ -296,13 +300,15 @@ impl Drop for Listed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::{clients::Clients, config::Settings};
 
     fn connection(list: &Rc<Downstreams>) -> (Rc<Downstream>, Listed) {
         let shared = Shared::new(Settings::default());
         let upstreams = Rc::new(Upstreams::new(shared.clone()));
         let address = HeaderValue::from_static("10.0.0.9");
-        let downstream = Rc::new(Downstream::new(shared, upstreams, address, false));
+        let client = Clients::new(1).admit([10, 0, 0, 9].into()).unwrap();
+        let downstream = Downstream::new(shared, upstreams, client, address, false);
+        let downstream = Rc::new(downstream);
         let listed = list.add(&downstream);
         (downstream, listed)
     }

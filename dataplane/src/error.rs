@@ -18,7 +18,7 @@ pub(crate) enum ProxyError {
         reason: &'static str,
         message: String,
     },
-    #[error("the request's body did not arrive within {}s", limit.as_secs())]
+    #[error("the request's body came too slowly: less than 1 KiB a second for {}s", limit.as_secs())]
     BodyTimeout { limit: Duration },
     #[error("{what} would change one backend of many: ask that backend itself")]
     NotImplemented { what: String },

@@ -12,6 +12,7 @@ pub mod admin;
 pub mod app;
 mod bell;
 pub mod cli;
+mod clients;
 mod clock;
 pub mod config;
 mod connect;

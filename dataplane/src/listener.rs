@@ -18,7 +18,7 @@ use std::{
     },
     task::Poll,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
@@ -38,6 +38,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    clients::{Client, Clients},
     downstream::{ClientIo, Downstream, Downstreams, Wanted},
     io::Io,
     proxy,
@@ -45,8 +46,16 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// Streams on one HTTP/2 connection.
-const MAX_H2_STREAMS: u32 = 1024;
+/// What HTTP/2 holds of an answer that its client does not take, beside the chunk that passed
+/// this bound: for each stream, so no more than a few events of a stream.
+const H2_SEND_BUFFER: usize = 8 * 1024;
+
+/// Longest head of an HTTP/1 request, and what is held of an answer beside the last chunk, which
+/// has up to 32 KiB. As much as nginx takes by default.
+const H1_BUFFER: usize = 32 * 1024;
+
+/// Between two warnings of one kind that anybody could provoke.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// A peer that answers no ping is gone.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -63,10 +72,18 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// A connection as it is handed to a worker.
+#[derive(Debug)]
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    client: Client,
+}
+
 /// A worker as the acceptor sees it.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    connections: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    connections: mpsc::Sender<Accepted>,
     open: Arc<AtomicUsize>,
 }
 
@@ -101,6 +118,8 @@ pub(crate) fn start_workers(
 
 /// Accepts until the drain begins, then lets go of the workers.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
+    let clients = Clients::new(shared.settings.client_connections);
+    let mut warned: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -115,6 +134,16 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
+        };
+        let Some(client) = clients.admit(peer.ip().to_canonical()) else {
+            // Closed at once: an answer would cost what is to be saved.
+            shared.metrics.refused_connections.inc();
+            if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                warned = Some(Instant::now());
+                let limit = shared.settings.client_connections;
+                tracing::warn!(client = %peer.ip(), limit, "client has too many connections");
+            }
+            continue;
         };
         let _ = stream.set_nodelay(true);
         // A client that takes nothing for so long, or is gone without a word, is cut. Elsewhere
@@ -131,7 +160,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
             .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         if let Some(worker) = least {
             worker.open.fetch_add(1, Ordering::Relaxed);
-            if worker.connections.send((stream, peer)).await.is_err() {
+            let accepted = Accepted {
+                stream,
+                peer,
+                client,
+            };
+            if worker.connections.send(accepted).await.is_err() {
                 tracing::error!("a worker is gone");
                 return;
             }
@@ -143,7 +177,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
 async fn serve(
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
-    mut connections: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
+    mut connections: mpsc::Receiver<Accepted>,
     open: Arc<AtomicUsize>,
 ) {
     let upstreams = Rc::new(Upstreams::new(shared.clone()));
@@ -169,14 +203,20 @@ async fn serve(
             downstreams.drain();
         }
     });
-    while let Some((stream, peer)) = connections.recv().await {
+    while let Some(accepted) = connections.recv().await {
+        let Accepted {
+            stream,
+            peer,
+            client,
+        } = accepted;
         let open = Open::new(&shared, open.clone());
         let Ok(stream) = TcpStream::from_std(stream) else {
             continue;
         };
         let address = peer.ip().to_canonical().to_string();
         let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
-        let from = Downstream::new(shared.clone(), upstreams.clone(), address, tls.is_some());
+        let (shared, upstreams) = (shared.clone(), upstreams.clone());
+        let from = Downstream::new(shared, upstreams, client, address, tls.is_some());
         let from = Rc::new(from);
         let listed = downstreams.add(&from);
         let tls = tls.clone();
@@ -217,7 +257,8 @@ async fn connection(
         let io = TokioIo::new(stream);
         let serving = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_H2_STREAMS)
+            .max_concurrent_streams(from.client.streams())
+            .max_send_buf_size(H2_SEND_BUFFER)
             .keep_alive_interval(Some(H2_KEEP_ALIVE))
             .serve_connection(io, service);
         // Boxed: rare, and larger than the other.
@@ -229,7 +270,9 @@ async fn connection(
         .await
     } else {
         let io = TokioIo::new(ClientIo::new(stream, from.clone()));
-        let serving = http1::Builder::new().serve_connection(io, service);
+        let serving = http1::Builder::new()
+            .max_buf_size(H1_BUFFER)
+            .serve_connection(io, service);
         let serving = std::pin::pin!(serving);
         until_ended(&from, serving, |serving, wanted| {
             if wanted == Wanted::Close {

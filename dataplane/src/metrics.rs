@@ -62,6 +62,7 @@ pub struct Metrics {
     pub first_token: Family<EndpointLabels, Histogram>,
     pub config_revision: Gauge,
     pub connections: Gauge,
+    pub refused_connections: Counter,
     kept_bytes: Gauge,
     in_flight: Family<InstanceLabels, Gauge>,
     healthy: Family<InstanceLabels, Gauge>,
@@ -85,6 +86,7 @@ impl Metrics {
             first_token: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
             config_revision: Gauge::default(),
             connections: Gauge::default(),
+            refused_connections: Counter::default(),
             kept_bytes: Gauge::default(),
             in_flight: Family::default(),
             healthy: Family::default(),
@@ -143,6 +145,9 @@ impl Metrics {
             "Open client connections",
             self.connections.clone(),
         );
+        let help = "Connections closed at once, because their client has too many";
+        let refused = self.refused_connections.clone();
+        registry.register("refused_connections", help, refused);
         let help = "Request bodies kept for a retry";
         registry.register_with_unit("kept_bodies", help, Unit::Bytes, self.kept_bytes.clone());
         registry.register(

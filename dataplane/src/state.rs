@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Clock, config::Settings, metrics::Metrics};
+use crate::{clients::Client, clock::Clock, config::Settings, metrics::Metrics};
 
 #[derive(Debug)]
 pub struct Shared {
@@ -247,18 +247,23 @@ impl Shared {
 
     // --- bodies kept for a retry ---
 
-    /// Takes `bytes` of the process's allowance; false when it is used up.
-    pub fn keep(&self, bytes: usize) -> bool {
+    /// Takes `bytes` of the process's allowance and of the client's share of it; false when one of
+    /// them is used up.
+    pub(crate) fn keep(&self, client: &Client, bytes: usize) -> bool {
+        if !client.keep(bytes, self.settings.replay_client_bytes) {
+            return false;
+        }
         let before = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes <= self.settings.replay_total_bytes {
             return true;
         }
-        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.release(client, bytes);
         false
     }
 
-    pub fn release(&self, bytes: usize) {
+    pub(crate) fn release(&self, client: &Client, bytes: usize) {
         self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        client.release(bytes);
     }
 
     pub fn kept(&self) -> usize {

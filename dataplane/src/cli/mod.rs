@@ -104,6 +104,17 @@ pub(crate) struct RunArgs {
     /// Threads that serve requests; default: one a core.
     #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Connections that one client address may hold; more are closed at once. An HTTP/2 connection
+    /// counts as two for each of the streams that it may open, 100 at most. For a proxy in front
+    /// of many clients, raise it.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "OLLA_MAX_CONNECTIONS_PER_CLIENT",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_connections_per_client: u32,
     /// Seconds between SIGTERM, when it says that it is not ready, and the end of accepting;
     /// default: 3 with --operator, where balancers must learn of it, else 0.
     #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]

@@ -38,6 +38,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
             if args.operator.is_some() { 3 } else { 0 }
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
+        client_connections: args.max_connections_per_client as usize,
         access_log: args.access_log,
         ..Settings::default()
     };

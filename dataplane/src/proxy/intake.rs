@@ -1,13 +1,14 @@
 //! The client's request comes in: its body is read, kept for a retry as far as the bounds
 //! allow, and scanned for its model on the way.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::Version;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 use translate::scan::{Facts, Problem, Scanner};
 
 use super::body::{Chunks, Outgoing, Upload};
@@ -87,7 +88,7 @@ impl Kept {
     fn push(&mut self, chunk: Bytes) {
         let shared = &self.from.shared;
         let within = self.bytes + chunk.len() <= shared.settings.replay_bytes;
-        let kept = shared.keep(chunk.len());
+        let kept = shared.keep(&self.from.client, chunk.len());
         if kept {
             self.bytes += chunk.len();
         }
@@ -127,7 +128,35 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.from.shared.release(self.bytes);
+        let from = &self.from;
+        from.shared.release(&from.client, self.bytes);
+    }
+}
+
+/// What a body must bring in each span of the longest silence, bytes a second: what is kept for
+/// those who send it more slowly would be kept for hours.
+const SLOWEST: u128 = 1024;
+
+/// Whether a body comes fast enough.
+#[derive(Debug)]
+struct Pace {
+    until: Instant,
+    /// Bytes that are still to come until then.
+    due: usize,
+}
+
+impl Pace {
+    fn new(span: Duration) -> Self {
+        Self {
+            until: Instant::now() + span,
+            due: (span.as_millis() * SLOWEST / 1000) as usize,
+        }
+    }
+
+    /// More has come: true if that is enough for this span.
+    fn is_met(&mut self, bytes: usize) -> bool {
+        self.due = self.due.saturating_sub(bytes);
+        self.due == 0
     }
 }
 
@@ -143,6 +172,7 @@ pub(super) async fn read(
     }
     let limit = from.shared.settings.body_idle;
     let mut scanner = Scanner::new();
+    let mut pace = None;
     loop {
         // Mostly it is here: then no clock is needed, and taking the last of it asks for no more.
         let (ready, rang) = bell::hushed(|| body.frame().now_or_never());
@@ -152,7 +182,10 @@ pub(super) async fn read(
         }
         let frame = match ready {
             Some(frame) => Ok(frame),
-            None => tokio::time::timeout(limit, body.frame()).await,
+            None => {
+                let pace: &mut Pace = pace.get_or_insert_with(|| Pace::new(limit));
+                tokio::time::timeout_at(pace.until, body.frame()).await
+            }
         };
         let frame = match frame {
             Err(_) => return Err(ProxyError::BodyTimeout { limit }),
@@ -169,6 +202,9 @@ pub(super) async fn read(
         let Ok(chunk) = frame.into_data() else {
             continue;
         };
+        if pace.as_mut().is_some_and(|pace| pace.is_met(chunk.len())) {
+            pace = None;
+        }
         scanner.push(&chunk).map_err(refused)?;
         kept.push(chunk);
         if !kept.complete || body.is_end_stream() {

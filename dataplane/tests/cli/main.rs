@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod explain;
 mod https;
+mod memory;
 mod run;
 mod signals;
 mod support;

@@ -101,6 +101,26 @@ async fn a_client_that_stops_inside_its_body_is_answered_408() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_its_body_byte_by_byte_is_answered_408() {
+    let (_a, plane) = one("engine: olla").await;
+    let mut client = plane.client().await;
+    let length = [("content-length", "1000")];
+    client.send("POST", "/v1/x", &length, b"").await;
+    let (mut reader, mut writer) = client.into_split();
+    // Never silent for as long as a client may be.
+    let mut often = tokio::time::interval(SHORT / 10);
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"x").await.is_ok() {
+            often.tick().await;
+        }
+    });
+    let mut answer = [0; 12];
+    reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    writing.abort();
+}
+
+#[tokio::test]
 async fn a_client_that_breaks_off_its_upload_after_the_answer_began_is_no_failure() {
     let (a, plane) = one("circuitBreaker: { consecutiveFailures: 1 }").await;
     a.reads(Ear::Head);

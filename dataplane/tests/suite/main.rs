@@ -14,6 +14,7 @@
 mod balance;
 mod bodies;
 mod breaker;
+mod clients;
 mod drain;
 mod failover;
 mod garbage;

@@ -130,6 +130,15 @@ impl Serving {
         send(self.addr, "GET", path, "", "")
     }
 
+    /// Memory of the process that is in use.
+    pub(crate) fn resident_mib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse::<usize>().unwrap() / 1024
+    }
+
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         self.signal("TERM");

@@ -76,7 +76,7 @@ impl Client {
         Self::on(socket.connect(addr).await.unwrap())
     }
 
-    fn on(stream: TcpStream) -> Self {
+    pub(crate) fn on(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self {
             stream,

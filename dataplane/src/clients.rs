@@ -1,0 +1,183 @@
+//! What each client address holds of this process: connections, streams, kept bodies. One client
+//! that takes all it can get leaves enough for the others.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+/// Requests that one HTTP/2 connection may run at once: the least that RFC 9113, 6.5.2 advises.
+const MAX_STREAMS: usize = 100;
+
+/// A stream counts as two connections: what its client does not take waits in this process, where
+/// a connection's waits in the kernel too.
+const STREAM_WEIGHT: usize = 2;
+
+/// An HTTP/2 connection gets streams for this part of what its client has left, so that a client
+/// with many such connections has some on each.
+const PART: usize = 4;
+
+/// The clients that hold anything now, by address.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    /// Connections of one address.
+    limit: usize,
+    held: Mutex<HashMap<IpAddr, Arc<Holding>>>,
+}
+
+/// What one address holds.
+#[derive(Debug, Default)]
+struct Holding {
+    connections: AtomicUsize,
+    kept_bytes: AtomicUsize,
+}
+
+/// One connection's part of what its client holds, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Client {
+    of: Arc<Clients>,
+    address: IpAddr,
+    holding: Arc<Holding>,
+    weight: AtomicUsize,
+}
+
+impl Clients {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            held: Mutex::default(),
+        })
+    }
+
+    /// One more connection of `address`; `None` when it has all that it may have.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Client> {
+        let mut held = self.held.lock();
+        let holding = held.entry(address).or_default();
+        // Under the lock, as the end of a connection is: a holding that is used is never removed.
+        if holding.take(1, self.limit) == 0 {
+            return None;
+        }
+        Some(Client {
+            of: self.clone(),
+            address,
+            holding: holding.clone(),
+            weight: AtomicUsize::new(1),
+        })
+    }
+}
+
+impl Holding {
+    /// Takes `wanted` of the connections left, or nothing.
+    fn take(&self, wanted: usize, limit: usize) -> usize {
+        let take = |now: usize| now.checked_add(wanted).filter(|then| *then <= limit);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        match self.connections.fetch_update(set, fetch, take) {
+            Ok(_) => wanted,
+            Err(_) => 0,
+        }
+    }
+}
+
+impl Client {
+    /// How many requests this connection, which turned out to be HTTP/2, may run at once.
+    pub(crate) fn streams(&self) -> u32 {
+        let held = self.holding.connections.load(Ordering::Relaxed);
+        let left = self.of.limit.saturating_sub(held);
+        let streams = (left / PART / STREAM_WEIGHT).min(MAX_STREAMS);
+        // Its own weight is one: with nothing left it still has one stream.
+        let taken = self.holding.take(streams * STREAM_WEIGHT, self.of.limit);
+        self.weight.fetch_add(taken, Ordering::Relaxed);
+        (taken / STREAM_WEIGHT).max(1) as u32
+    }
+
+    /// Takes `bytes` of what its client may have kept; false when that is used up.
+    pub(crate) fn keep(&self, bytes: usize, limit: usize) -> bool {
+        let before = self.holding.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes <= limit {
+            return true;
+        }
+        self.release(bytes);
+        false
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        self.holding.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let mut held = self.of.held.lock();
+        let weight = self.weight.load(Ordering::Relaxed);
+        let before = self
+            .holding
+            .connections
+            .fetch_sub(weight, Ordering::Relaxed);
+        if before == weight {
+            held.remove(&self.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn one_client_at_its_bound_leaves_others_alone() {
+        let clients = Clients::new(2);
+        let (first, _second) = (clients.admit(ONE).unwrap(), clients.admit(ONE).unwrap());
+        assert!(clients.admit(ONE).is_none());
+        assert!(clients.admit(OTHER).is_some());
+        drop(first);
+        assert!(clients.admit(ONE).is_some());
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_clients_that_left() {
+        let clients = Clients::new(64);
+        let one = clients.admit(ONE).unwrap();
+        one.streams();
+        assert!(one.keep(10, 10));
+        one.release(10);
+        drop(one);
+        assert!(clients.held.lock().is_empty());
+    }
+
+    #[test]
+    fn many_http2_connections_of_one_client_share_its_streams() {
+        let clients = Clients::new(1024);
+        let mut open = Vec::new();
+        let mut streams = Vec::new();
+        while let Some(client) = clients.admit(ONE) {
+            streams.push(client.streams());
+            open.push(client);
+        }
+        assert_eq!(streams[..2], [100, 100]);
+        // Eight processes of one machine, each with its connection, have room.
+        assert!(streams[..8].iter().all(|streams| *streams > 10));
+        let (with, alone): (Vec<_>, Vec<_>) = streams.into_iter().partition(|streams| *streams > 1);
+        assert!(with.iter().sum::<u32>() <= 512);
+        assert!(alone.len() + open.len() <= 1024);
+    }
+
+    #[test]
+    fn a_client_keeps_no_more_than_its_share() {
+        let clients = Clients::new(8);
+        let (a, b) = (clients.admit(ONE).unwrap(), clients.admit(ONE).unwrap());
+        let other = clients.admit(OTHER).unwrap();
+        assert!(a.keep(60, 100) && !b.keep(60, 100) && b.keep(40, 100));
+        assert!(other.keep(100, 100));
+        a.release(60);
+        assert!(b.keep(60, 100));
+    }
+}
