@@ -58,8 +58,8 @@ pub(crate) trait Watched: fmt::Debug {
 pub(crate) enum Wanted {
     #[default]
     Serve,
-    /// End after the requests that run.
-    Drain,
+    /// The process is to end: answers say that the connection does, HTTP/2 takes no new requests.
+    Leave,
     /// Nothing has come for too long.
     Close,
 }
@@ -99,6 +99,10 @@ impl Downstream {
 
     pub(crate) fn request_begins(&self) {
         self.begun.set(self.begun.get() + 1);
+        if self.is_leaving() {
+            // An HTTP/2 connection that came late ends after its first requests.
+            self.bell.ring();
+        }
         self.running.set(self.running.get() + 1);
     }
 
@@ -136,6 +140,16 @@ impl Downstream {
     /// What is wanted now; the bell rings when that changes.
     pub(crate) fn wanted(&self) -> Wanted {
         self.wanted.get()
+    }
+
+    /// Whether it is to end soon.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.wanted.get() != Wanted::Serve
+    }
+
+    /// Whether it has asked for anything yet.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.begun.get() > 0
     }
 
     fn want(&self, wanted: Wanted) {
@@ -251,7 +265,7 @@ impl AsyncWrite for ClientIo {
 pub(crate) struct Downstreams {
     open: RefCell<HashMap<u64, Rc<Downstream>>>,
     next: Cell<u64>,
-    draining: Cell<bool>,
+    leaving: Cell<bool>,
 }
 
 /// Takes a connection off its worker's list when dropped.
@@ -266,8 +280,8 @@ impl Downstreams {
         let number = self.next.get();
         self.next.set(number + 1);
         self.open.borrow_mut().insert(number, downstream.clone());
-        if self.draining.get() {
-            downstream.want(Wanted::Drain);
+        if self.leaving.get() {
+            downstream.want(Wanted::Leave);
         }
         Listed {
             of: self.clone(),
@@ -276,10 +290,10 @@ impl Downstreams {
     }
 
     /// Asks all to end, and those that are still to come.
-    pub(crate) fn drain(&self) {
-        self.draining.set(true);
+    pub(crate) fn leave(&self) {
+        self.leaving.set(true);
         for downstream in self.open.borrow().values() {
-            downstream.want(Wanted::Drain);
+            downstream.want(Wanted::Leave);
         }
     }
 
@@ -337,13 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_reaches_connections_that_come_after_it_too() {
+    fn the_end_reaches_connections_that_come_after_it_too() {
         let list = Rc::new(Downstreams::default());
         let (before, _listed) = connection(&list);
-        list.drain();
+        list.leave();
         let (after, listed) = connection(&list);
-        assert_eq!(before.wanted(), Wanted::Drain);
-        assert_eq!(after.wanted(), Wanted::Drain);
+        assert_eq!(before.wanted(), Wanted::Leave);
+        assert_eq!(after.wanted(), Wanted::Leave);
         drop(listed);
         assert_eq!(list.open.borrow().len(), 1);
     }

@@ -20,6 +20,12 @@ pub(crate) enum ProxyError {
     },
     #[error("the request's body came too slowly: less than 1 KiB a second for {}s", limit.as_secs())]
     BodyTimeout { limit: Duration },
+    #[error(
+        "the request came through here {hops} times: an endpoint leads back to this data plane"
+    )]
+    LoopDetected { hops: usize },
+    #[error("upgrades of a connection (WebSocket) are not passed on: use plain HTTP")]
+    UpgradeUnsupported,
     #[error("{what} would change one backend of many: ask that backend itself")]
     NotImplemented { what: String },
     // Ours: what the table says.
@@ -87,7 +93,8 @@ impl ProxyError {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::NotImplemented { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::LoopDetected { .. } => StatusCode::LOOP_DETECTED,
+            Self::NotImplemented { .. } | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::ModelUnavailable { .. } | Self::Unavailable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -105,6 +112,8 @@ impl ProxyError {
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadRequest { reason, .. } => reason,
             Self::BodyTimeout { .. } => "body_timeout",
+            Self::LoopDetected { .. } => "loop_detected",
+            Self::UpgradeUnsupported => "upgrade_unsupported",
             Self::NotImplemented { .. } => "not_implemented",
             Self::NoRoute => "no_route",
             Self::NoEndpoint { .. } => "no_endpoint",

@@ -7,13 +7,14 @@ use http::{HeaderMap, Method};
 use crate::{
     admin::bare_query,
     error::ProxyError,
-    proxy::{Surface, normalised, refuse_ambiguous, surface_of},
+    proxy::{Surface, folded, normalised, refuse_ambiguous, surface_of},
     state::Shared,
 };
 
 /// For a POST of `model` to `path`, as a client would send it. Where a GET of `path` is answered
 /// without a backend, that is said instead: nobody posts there.
 pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanation {
+    let path = &*folded(path);
     let path = &*normalised(path);
     if let Some(error) = refuse_ambiguous(path) {
         return refused(&error);
@@ -38,7 +39,7 @@ fn answered_here(surface: &Surface<'_>) -> Option<&'static str> {
     match surface {
         Surface::Models { .. } => Some("the models that the backends list, no backend is asked"),
         Surface::Model { .. } => Some("one model of those that the backends list"),
-        Surface::Admin(_) => Some("the data plane tells about itself"),
+        Surface::Root | Surface::Admin(_) => Some("the data plane tells about itself"),
         Surface::Forward(_) | Surface::OneBackendOnly { .. } | Surface::Unknown => None,
     }
 }

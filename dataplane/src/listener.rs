@@ -54,6 +54,11 @@ const H2_SEND_BUFFER: usize = 8 * 1024;
 /// has up to 32 KiB. As much as nginx takes by default.
 const H1_BUFFER: usize = 32 * 1024;
 
+/// At the end, a connection that two looks see idle is closed: half a second is longer than a
+/// client that has its answer needs to write its next request, on another continent too.
+const LAST_LOOKS: u32 = 2;
+const LAST_LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// Between two warnings of one kind that anybody could provoke.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -118,44 +123,66 @@ pub(crate) fn start_workers(
 
 /// Accepts until the drain begins, then lets go of the workers.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
-    let clients = Clients::new(shared.settings.client_connections);
-    let mut warned: Option<Instant> = None;
+    let mut acceptor = Acceptor {
+        clients: Clients::new(shared.settings.client_connections),
+        workers,
+        warned: None,
+        shared: shared.clone(),
+    };
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.drain.cancelled() => return,
+            () = shared.drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => acceptor.take(stream, peer).await,
             Err(error) => {
                 // Out of files, most likely: let some connections end before the next try.
                 tracing::warn!(%error, "accept failed");
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
             }
-        };
-        let Some(client) = clients.admit(peer.ip().to_canonical()) else {
+        }
+    }
+    // For their clients these are made: closing the listener would reset them.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        acceptor.take(stream, peer).await;
+    }
+}
+
+/// Who gives connections to the workers.
+struct Acceptor {
+    shared: Arc<Shared>,
+    clients: Arc<Clients>,
+    workers: Vec<Worker>,
+    /// When it last said that a client has too many connections.
+    warned: Option<Instant>,
+}
+
+impl Acceptor {
+    async fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let settings = &self.shared.settings;
+        let Some(client) = self.clients.admit(peer.ip().to_canonical()) else {
             // Closed at once: an answer would cost what is to be saved.
-            shared.metrics.refused_connections.inc();
-            if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-                warned = Some(Instant::now());
-                let limit = shared.settings.client_connections;
+            self.shared.metrics.refused_connections.inc();
+            if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                self.warned = Some(Instant::now());
+                let limit = settings.client_connections;
                 tracing::warn!(client = %peer.ip(), limit, "client has too many connections");
             }
-            continue;
+            return;
         };
         let _ = stream.set_nodelay(true);
         // A client that takes nothing for so long, or is gone without a word, is cut. Elsewhere
         // (a developer's macOS) the system's own, longer limits hold.
         #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream)
-            .set_tcp_user_timeout(Some(shared.settings.client_stall));
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(settings.client_stall));
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
-            continue;
+            return;
         };
-        let least = workers
+        let least = self
+            .workers
             .iter()
             .min_by_key(|worker| worker.open.load(Ordering::Relaxed));
         if let Some(worker) = least {
@@ -167,7 +194,6 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
             };
             if worker.connections.send(accepted).await.is_err() {
                 tracing::error!("a worker is gone");
-                return;
             }
         }
     }
@@ -199,8 +225,14 @@ async fn serve(
     let drain = tokio::task::spawn_local({
         let (shared, downstreams) = (shared.clone(), downstreams.clone());
         async move {
+            shared.leaving.cancelled().await;
+            downstreams.leave();
             shared.drain.cancelled().await;
-            downstreams.drain();
+            // Who was just answered may be writing the next request.
+            loop {
+                downstreams.look(LAST_LOOKS);
+                tokio::time::sleep(LAST_LOOK_EVERY).await;
+            }
         }
     });
     while let Some(accepted) = connections.recv().await {
@@ -241,7 +273,7 @@ async fn connection(
     let greeting = tokio::select! {
         greeting = tokio::time::timeout(limit, greet(tls, stream)) => greeting,
         // Nothing was asked yet.
-        () = from.shared.drain.cancelled() => return,
+        () = too_late(&from.shared) => return,
     };
     let (stream, h2) = match greeting {
         Ok(Ok(greeted)) => greeted,
@@ -263,7 +295,7 @@ async fn connection(
             .serve_connection(io, service);
         // Boxed: rare, and larger than the other.
         let mut serving = Box::pin(serving);
-        until_ended(&from, serving.as_mut(), |serving, _| {
+        until_ended(&from, true, serving.as_mut(), |serving, _| {
             serving.graceful_shutdown();
             Poll::Pending
         })
@@ -274,12 +306,12 @@ async fn connection(
             .max_buf_size(H1_BUFFER)
             .serve_connection(io, service);
         let serving = std::pin::pin!(serving);
-        until_ended(&from, serving, |serving, wanted| {
+        until_ended(&from, false, serving, |_, wanted| {
             if wanted == Wanted::Close {
                 // A graceful end would wait for the rest of a head that has begun.
                 return Poll::Ready(Ok(()));
             }
-            serving.graceful_shutdown();
+            // Its next answer says that it ends.
             Poll::Pending
         })
         .await
@@ -293,6 +325,7 @@ async fn connection(
 /// Serves a connection to its end, or until `end` has ended it because the worker wants it to.
 async fn until_ended<C: Future<Output = hyper::Result<()>>>(
     from: &Downstream,
+    h2: bool,
     mut serving: Pin<&mut C>,
     end: impl Fn(Pin<&mut C>, Wanted) -> Poll<C::Output>,
 ) -> C::Output {
@@ -303,6 +336,10 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
             let ended = from.bell.poll(|cx| serving.as_mut().poll(cx));
             let wanted = from.wanted();
             if ended.is_ready() || wanted == known {
+                return ended;
+            }
+            if wanted == Wanted::Leave && h2 && !from.has_asked() {
+                // One that comes so late is answered once, as others are.
                 return ended;
             }
             if wanted == Wanted::Close && !from.is_idle() {
@@ -316,6 +353,13 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
+}
+
+/// Resolves when the data plane has stopped accepting, and a client that had just connected
+/// would have spoken.
+async fn too_late(shared: &Shared) {
+    shared.drain.cancelled().await;
+    tokio::time::sleep(LAST_LOOK_EVERY * LAST_LOOKS).await;
 }
 
 /// The connection as its requests come over it, and whether they come as HTTP/2.

@@ -119,12 +119,12 @@ pub(crate) struct RunArgs {
     /// default: 3 with --operator, where balancers must learn of it, else 0.
     #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]
     drain_delay_seconds: Option<u64>,
-    /// Seconds that running answers get to end after that.
+    /// Seconds that running answers get to end after that; a second signal ends at once.
     #[arg(
         long,
         value_name = "SECONDS",
         env = "OLLA_DRAIN_SECONDS",
-        default_value_t = 25
+        default_value_t = 300
     )]
     drain_seconds: u64,
     /// One log line a request.

@@ -81,8 +81,12 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
             () = running.failed() => return Ok(ExitCode::FAILURE),
         }
     }
-    running.drain().await;
-    Ok(ExitCode::SUCCESS)
+    tokio::select! {
+        _ = running.drain() => Ok(ExitCode::SUCCESS),
+        // Somebody has no time.
+        _ = terminate.recv() => Ok(ExitCode::FAILURE),
+        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// Olla's config.yaml may say where to listen. Whether the files can be used at all is found out

@@ -28,14 +28,17 @@ mod surface;
 
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Request, Response, Version, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Version,
+    header::{CONNECTION, CONTENT_LENGTH},
+};
 use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     body::{OutBody, Outgoing},
     headers::Address,
-    path::{normalised, refuse_ambiguous},
+    path::{folded, normalised, refuse_ambiguous},
     respond::Stamps,
     surface::{Surface, of as surface_of},
 };
@@ -55,35 +58,39 @@ pub(crate) fn handle(
     let (method, uri, version) = (head.method, head.uri, head.version);
     let headers = head.headers;
     async move {
-        let path = &*normalised(uri.path());
+        let came = &*folded(uri.path());
+        let path = &*normalised(came);
         let surface = surface::of(&method, path, &headers);
-        if let Surface::Admin(path) = surface {
+        if let Surface::Admin(path) = surface
+            && headers::has_its_host(&headers, version)
+        {
             // No account counts it, but the connection is not idle.
             from.request_begins();
             let query = uri.query().unwrap_or_default();
             let answer = admin::answer(&from.shared, &method, path, query);
             from.request_ended();
-            return without_body_for_head(answer, &method, version);
+            return finished(answer, &from, &method, version);
         }
         let id = headers::request_id(&headers);
         let client = surface.client(path);
         // Boxed: it goes from phase to phase.
         let account = Account::new(from.clone(), id, method.clone(), uri.path());
         let account = Box::new(account);
-        let answer = match permitted(&method, path, surface) {
+        let answer = match permitted(&method, &headers, version, path, surface) {
             Ok(Surface::Forward(to)) => {
                 let call = Call {
                     from: &from,
                     method: &method,
                     uri: &uri,
                     path,
-                    asked: path::as_it_came(uri.path(), to.path),
+                    asked: path::as_it_came(came, to.path),
                     version,
                     headers: &headers,
                     to,
                 };
                 call.forward(account, body).await
             }
+            Ok(Surface::Root) => respond::text(account, "Ollama is running"),
             Ok(Surface::Models {
                 shape,
                 prefix,
@@ -102,8 +109,23 @@ pub(crate) fn handle(
             }
             Err(error) => respond::error(account, client, &error),
         };
-        without_body_for_head(answer, &method, version)
+        finished(answer, &from, &method, version)
     }
+}
+
+/// The answer as this connection needs it.
+fn finished(
+    mut answer: Answered,
+    from: &Downstream,
+    method: &Method,
+    version: Version,
+) -> Answered {
+    if from.is_leaving() && version != Version::HTTP_2 {
+        // Told before it is closed, the client writes nothing more into it.
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    without_body_for_head(answer, method, version)
 }
 
 /// hyper keeps a body of ours from an answer to HEAD on HTTP/1 only.
@@ -121,6 +143,8 @@ fn without_body_for_head(mut answer: Answered, method: &Method, version: Version
 
 fn permitted<'a>(
     method: &Method,
+    headers: &HeaderMap,
+    version: Version,
     path: &str,
     surface: Surface<'a>,
 ) -> Result<Surface<'a>, ProxyError> {
@@ -131,5 +155,8 @@ fn permitted<'a>(
         let method = method.clone();
         return Err(ProxyError::MethodNotAllowed { method });
     }
-    Ok(surface)
+    match headers::refuse(headers, version) {
+        Some(error) => Err(error),
+        None => Ok(surface),
+    }
 }

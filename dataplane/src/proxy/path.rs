@@ -7,6 +7,21 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::ProxyError;
 
+/// The path without empty segments: a base URL that ends with a slash makes two of one, and some
+/// readers take them for one. Backends get it so, too.
+pub(crate) fn folded(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut plain = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter != '/' || !plain.ends_with('/') {
+            plain.push(letter);
+        }
+    }
+    Cow::Owned(plain)
+}
+
 /// The same path with nothing escaped that need not be (RFC 3986, 6.2.2.2): what is decided by.
 pub(crate) fn normalised(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
@@ -51,6 +66,28 @@ pub(super) fn decoded(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 
+/// What a backend sees that forgives everything: escapes, parameters after `;`, backslashes and
+/// empty segments.
+pub(super) fn as_the_laxest_reads(path: &str) -> Cow<'_, str> {
+    let decoded = decoded(path);
+    if !decoded.contains([';', '\\']) && !decoded.contains("//") {
+        return decoded;
+    }
+    let mut plain = String::with_capacity(decoded.len());
+    for segment in decoded.split(['/', '\\']) {
+        let segment = without_parameters(segment);
+        if !segment.is_empty() {
+            plain.push('/');
+            plain.push_str(segment);
+        }
+    }
+    Cow::Owned(plain)
+}
+
+fn without_parameters(segment: &str) -> &str {
+    segment.split(';').next().unwrap_or_default()
+}
+
 /// Why a path is refused that means different things to different readers.
 pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
     is_ambiguous(path).then(|| ProxyError::BadRequest {
@@ -67,6 +104,7 @@ fn is_ambiguous(path: &str) -> bool {
     }
     decoded(path)
         .split(['/', '\\'])
+        .map(without_parameters)
         .any(|segment| segment == "." || segment == "..")
 }
 
@@ -85,11 +123,25 @@ mod tests {
             "/a%2F../b",
             "/a/..\\b",
             "/a/..%5Cb",
+            "/a/..;/b",
+            "/a/%2e.;x=1/b",
         ] {
             assert!(is_ambiguous(path), "{path}");
         }
         assert!(!is_ambiguous("/v1/models/a..b/c.d"));
         assert!(!is_ambiguous("/v1/files/50%25"));
+    }
+
+    #[test]
+    fn empty_segments_are_folded() {
+        for (path, plain) in [
+            ("//v1/chat", "/v1/chat"),
+            ("/olla/openai///v1//chat/", "/olla/openai/v1/chat/"),
+            ("/v1/a%2F%2Fb", "/v1/a%2F%2Fb"),
+            ("//", "/"),
+        ] {
+            assert_eq!(folded(path), plain);
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{
 use crate::{error::ProxyError, upstream::Upstream};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const OLLA_REQUEST_ID: HeaderName = HeaderName::from_static("x-olla-request-id");
 const STRATEGY: HeaderName = HeaderName::from_static("x-olla-routing-strategy");
 const DECISION: HeaderName = HeaderName::from_static("x-olla-routing-decision");
@@ -62,6 +63,16 @@ pub(super) fn error(mut account: Box<Account>, client: Dialect, error: &ProxyErr
             HeaderValue::from(after.as_millis().div_ceil(1000) as u64),
         );
     }
+    rsp
+}
+
+/// Ends the account with this text.
+pub(super) fn text(mut account: Box<Account>, text: &'static str) -> Answered {
+    account.status = StatusCode::OK.as_u16();
+    account.ended = Some(Instant::now());
+    let mut rsp = Response::new(OutBody::whole(Bytes::from_static(text.as_bytes())));
+    rsp.headers_mut().insert(CONTENT_TYPE, TEXT);
+    stamp(rsp.headers_mut(), &account);
     rsp
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Surface<'a> {
         id: &'a str,
         prefix: Option<&'a str>,
     },
+    /// Asked by clients of Ollama whether it is there.
+    Root,
     /// `/internal/…`, `/version`.
     Admin(&'a str),
     /// Changes one backend's store; no pool can do that.
@@ -80,6 +82,9 @@ pub(crate) fn of<'a>(method: &Method, path: &'a str, headers: &HeaderMap) -> Sur
     let reads = method == Method::GET || method == Method::HEAD;
     if path == "/version" || under(path, "/internal").is_some() {
         return Surface::Admin(path);
+    }
+    if path == "/" && reads {
+        return Surface::Root;
     }
     if path == "/olla/models" && reads {
         return Surface::Models {
@@ -151,8 +156,8 @@ fn inside<'a>(
             };
         }
     }
-    // However it is spelt: Ollama decodes a path before it looks.
-    let decoded = path::decoded(rest);
+    // However it is spelt: Ollama decodes a path before it looks, proxies before it do more.
+    let decoded = path::as_the_laxest_reads(rest);
     if OLLAMA_STORE
         .iter()
         .any(|store| under(&decoded, store).is_some())
@@ -323,12 +328,21 @@ mod tests {
             "/api/%64elete",
             "/olla/proxy/api%2Fdelete",
             "/olla/anthropic/api/pull",
+            "/olla/proxy/api/delete;x=1",
+            "/olla/proxy/api;x/delete",
+            "/olla/proxy/api%2F%2Fdelete",
+            "/olla/proxy/api%5Cdelete",
         ] {
             assert!(
                 matches!(post(path), Surface::OneBackendOnly { .. }),
                 "{path}"
             );
         }
+    }
+
+    #[test]
+    fn the_root_says_that_it_is_there() {
+        assert_eq!(get("/"), Surface::Root);
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! The end of a data plane: nothing new, and what runs may end.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use dataplane::config::Settings;
 use tokio::net::TcpStream;
 
 use crate::support::{
     backend::Backend,
+    client::Client,
     plane::{Plane, Yaml},
     reply::{Gate, Reply},
     wait_for,
@@ -84,4 +92,102 @@ async fn a_client_that_leaves_is_not_waited_for() {
     drop(waiting);
     assert!(drained.await.unwrap());
     wait_for("the backend sees it", async || a.left() == 1).await;
+}
+
+/// Stays for a while after it has said that it is leaving.
+fn lingering() -> Settings {
+    Settings {
+        drain_delay: Duration::from_millis(500),
+        ..Plane::settings()
+    }
+}
+
+#[tokio::test]
+async fn from_the_signal_on_every_answer_says_that_its_connection_ends() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Plane::with(lingering(), &Yaml::tiers(&[("a", &a)]).text()).await;
+    let shared = plane.running.shared.clone();
+    let addr = plane.addr;
+    let mut idle = plane.client().await;
+    let answer = idle.request("GET", "/v1/models", &[], b"").await;
+    assert!(!answer.has("connection"));
+    let gate = Gate::new();
+    let ok = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    a.answer_next(Reply::default().wait(&gate).raw(ok));
+    let mut running = plane.send_stream("/v1/chat/completions", "m").await;
+    wait_for("it waits", async || a.answering() == 1).await;
+    let drained = tokio::spawn(plane.running.drain());
+    wait_for("it leaves", async || shared.leaving.is_cancelled()).await;
+    gate.cancel();
+    let mut new = Client::connect(addr).await;
+    new.send("GET", "/v1/models", &[], b"").await;
+    idle.send("GET", "/internal/health", &[], b"").await;
+    for client in [&mut running, &mut new, &mut idle] {
+        let answer = client.answer().await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+        assert!(client.is_closed().await);
+    }
+    assert!(drained.await.unwrap());
+}
+
+/// Sends requests over kept-alive connections for as long as there is a data plane; returns how
+/// many of them came to nothing.
+async fn client_of(ready: Arc<Mutex<Vec<SocketAddr>>>, answered: Arc<AtomicUsize>) -> usize {
+    let mut broken = 0;
+    let mut kept: Option<Client> = None;
+    for turn in 0.. {
+        let addr = {
+            let ready = ready.lock().unwrap();
+            let Some(addr) = ready.get(turn % ready.len().max(1)) else {
+                break;
+            };
+            *addr
+        };
+        let mut client = match kept.take() {
+            Some(client) => client,
+            None => Client::connect(addr).await,
+        };
+        client.send("GET", "/v1/x", &[], b"").await;
+        match client.head().await {
+            Some(head) if head.status == 200 && client.rest().await.1 => {
+                answered.fetch_add(1, Ordering::Relaxed);
+                kept = (head.header("connection") != Some("close")).then_some(client);
+            }
+            _ => broken += 1,
+        }
+    }
+    broken
+}
+
+#[tokio::test]
+async fn a_rolling_restart_under_load_breaks_no_request() {
+    let a = Backend::start("a", &["m"]).await;
+    let yaml = Yaml::tiers(&[("a", &a)]).text();
+    let mut plane = Plane::with(lingering(), &yaml).await;
+    let ready = Arc::new(Mutex::new(vec![plane.addr]));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(client_of(ready.clone(), answered.clone())))
+        .collect();
+    for _ in 0..3 {
+        let before = answered.load(Ordering::Relaxed);
+        let more = async || answered.load(Ordering::Relaxed) > before + 100;
+        wait_for("requests are answered", more).await;
+        let next = Plane::with(lingering(), &yaml).await;
+        ready.lock().unwrap().push(next.addr);
+        let shared = plane.running.shared.clone();
+        let drained = tokio::spawn(plane.running.drain());
+        // A balancer looks away when it sees that it is not ready any more.
+        wait_for("it is not ready", async || shared.leaving.is_cancelled()).await;
+        ready.lock().unwrap().retain(|addr| *addr == next.addr);
+        assert!(drained.await.unwrap());
+        plane = next;
+    }
+    ready.lock().unwrap().clear();
+    for client in clients {
+        assert_eq!(client.await.unwrap(), 0);
+    }
 }

@@ -30,4 +30,5 @@ mod routing;
 mod secrets;
 mod streams;
 mod support;
+mod surface;
 mod tls;
