@@ -92,7 +92,8 @@ pub struct OllaRouteSpec {
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
     /// Path as the client sent it, by whole segments: `/olla/openai` fits
-    /// `/olla/openai/v1/models`, not `/olla/openaix`.
+    /// `/olla/openai/v1/models`, not `/olla/openaix`. Also what follows `/olla/` and the next
+    /// segment: `/v1/audio` fits `/olla/openai/v1/audio/speech`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path_prefix: Option<String>,

@@ -52,15 +52,24 @@ pub(crate) fn reaches(profile: &Profile, prefix: Option<&str>, dialect: Option<D
 
 fn fits(matches: &RouteMatch, query: &Query<'_>) -> bool {
     let path = matches.path_prefix.as_deref();
-    path.is_none_or(|prefix| has_prefix(query.path, prefix))
-        && (matches.models.is_empty()
-            || query
-                .model
-                .is_some_and(|model| glob::any_fits(&matches.models, model)))
+    let inner = || after_product_prefix(query.path);
+    path.is_none_or(|prefix| {
+        has_prefix(query.path, prefix) || inner().is_some_and(|path| has_prefix(path, prefix))
+    }) && (matches.models.is_empty()
+        || query
+            .model
+            .is_some_and(|model| glob::any_fits(&matches.models, model)))
         && matches
             .headers
             .iter()
             .all(|header| (query.header)(&header.name) == Some(header.value.as_str()))
+}
+
+/// What follows `/olla/<prefix>`: the same operation is asked for by both paths.
+fn after_product_prefix(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/olla/")?;
+    let (_, inner) = rest.split_at_checked(rest.find('/')?)?;
+    Some(inner)
 }
 
 /// By whole segments: `/v1` holds `/v1` and `/v1/chat`, not `/v1beta`.
@@ -103,6 +112,11 @@ mod tests {
             ("/v1/", "/v1", true),
             ("/v1", "/v1beta", false),
             ("/v1/chat", "/v1", false),
+            ("/v1/audio", "/olla/openai/v1/audio/speech", true),
+            ("/olla/openai", "/olla/openai/v1/audio", true),
+            ("/v1/audio", "/olla/openai/v1/chat", false),
+            ("/v1", "/olla/v1", false),
+            ("/v1/audio", "/olla/openai/x/v1/audio", false),
         ] {
             let fit = fits(&by_path(prefix), &query(path, None));
             assert_eq!(fit, expected, "{prefix} on {path}");

@@ -181,7 +181,8 @@ pub struct Route {
 /// All members that are present must fit. An empty one fits everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteMatch {
-    /// Matched by whole segments against the path as the client sent it.
+    /// Matched by whole segments against the path as the client sent it, and
+    /// against what of it follows `/olla/<prefix>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<String>,
     /// Globs (`*`, `?`), any of them.
