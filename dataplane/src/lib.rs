@@ -15,6 +15,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod connect;
+mod cut;
 mod demo;
 mod downstream;
 mod error;
