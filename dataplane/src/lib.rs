@@ -16,6 +16,7 @@ mod clients;
 mod clock;
 pub mod config;
 mod connect;
+mod cut;
 mod demo;
 mod downstream;
 mod error;

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clients::Client, clock::Clock, config::Settings, metrics::Metrics};
+use crate::{clients::Client, clock::Clock, config::Settings, cut::Cut, metrics::Metrics};
 
 #[derive(Debug)]
 pub struct Shared {
@@ -32,7 +32,7 @@ pub struct Shared {
     pub metrics: Metrics,
     fleet: Mutex<Fleet>,
     /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
-    cuts: Mutex<HashMap<InstanceKey, Arc<Notify>>>,
+    cuts: Mutex<HashMap<InstanceKey, Arc<Cut>>>,
     /// Instances of the table in use: workers drop the connections of others.
     live: ArcSwap<HashSet<InstanceKey>>,
     /// Something a report, a status page or the prober should look at has changed.
@@ -218,10 +218,9 @@ impl Shared {
                 } => {
                     tracing::info!(%endpoint, %instance, count, "models listed");
                 }
-                Event::CutUnanswered { key } => {
-                    if let Some(cut) = self.cuts.lock().get(&key) {
-                        cut.notify_waiters();
-                    }
+                Event::CutUnanswered { key, outages } => {
+                    // Also where nobody waits yet: who was picked a moment ago soon does.
+                    self.cut_signal(key).tell(outages);
                 }
                 Event::Gone { .. } => {}
             }
@@ -229,7 +228,7 @@ impl Shared {
         self.touch();
     }
 
-    pub fn cut_signal(&self, key: InstanceKey) -> Arc<Notify> {
+    pub fn cut_signal(&self, key: InstanceKey) -> Arc<Cut> {
         self.cuts.lock().entry(key).or_default().clone()
     }
 

@@ -16,10 +16,11 @@ use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
 use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
-use tokio::sync::Notify;
 
 use crate::{
-    connect, http1,
+    connect,
+    cut::Cut,
+    http1,
     io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::{Address, Outgoing, Stamps},
@@ -45,7 +46,7 @@ pub(crate) struct Upstream {
     pub endpoint: HeaderValue,
     pub backend_type: HeaderValue,
     /// Fires when it fails its health check.
-    pub cut: Arc<Notify>,
+    pub cut: Arc<Cut>,
     pub first_token: Histogram,
     pub duration: Histogram,
     /// Headers of its answers that are ours.

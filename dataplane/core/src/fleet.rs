@@ -311,6 +311,7 @@ impl Fleet {
                 started: now,
                 pass,
                 committed: false,
+                outages: slot.outages,
             },
             instance: slot.info.clone(),
             route: plan.route.clone(),

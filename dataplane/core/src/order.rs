@@ -74,8 +74,9 @@ pub enum Event {
         instance: InstanceId,
         count: usize,
     },
-    /// It went unhealthy: cut its attempts that have no first byte yet; they may be retried.
-    CutUnanswered { key: InstanceKey },
+    /// It went unhealthy, for the `outages`th time: cut its attempts that have no first byte yet
+    /// and whose [ticket](crate::Ticket::outages) knows of fewer; they may be retried.
+    CutUnanswered { key: InstanceKey, outages: u32 },
     /// It left the table. Its running requests finish; idle connections to it are closed.
     Gone { key: InstanceKey },
 }

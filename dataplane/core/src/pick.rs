@@ -85,11 +85,18 @@ pub struct Ticket {
     pub(crate) started: Mono,
     pub(crate) pass: Pass,
     pub(crate) committed: bool,
+    pub(crate) outages: u32,
 }
 
 impl Ticket {
     pub fn key(&self) -> InstanceKey {
         self.key
+    }
+
+    /// How often its instance had gone unhealthy when it was picked. One that the shell hears of
+    /// beyond these came after the pick, however late the shell begins to listen.
+    pub fn outages(&self) -> u32 {
+        self.outages
     }
 
     /// Its answer goes to the client from here on: however it ends, no other attempt follows.

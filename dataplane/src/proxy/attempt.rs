@@ -63,16 +63,16 @@ impl Failed {
 }
 
 /// `make` builds the request anew, for a second connection if the first was stale. Only a body
-/// that is here whole is sent a second time.
+/// that is here whole is sent a second time. Ends once the instance has gone unhealthy more often
+/// than `outages` times.
 pub(super) async fn run(
     upstream: &Rc<Upstream>,
     timeouts: &Timeouts,
     stream: bool,
     upload: &Upload,
+    outages: u32,
     make: impl Fn() -> Message,
 ) -> Result<Box<Answer>, Failed> {
-    // Made before anything is sent, so that no signal is missed.
-    let cut = upstream.cut.notified();
     let exchange = async {
         // A pooled connection may be stale; a body that can be sent once only gets a new one.
         let replayable = upload.progress() == Progress::Whole;
@@ -91,7 +91,7 @@ pub(super) async fn run(
     tokio::select! {
         biased;
         result = exchange => result,
-        () = cut => Err(Failed::UNHEALTHY),
+        () = upstream.cut.beyond(outages) => Err(Failed::UNHEALTHY),
     }
 }
 
@@ -225,3 +225,6 @@ fn seconds(value: &HeaderValue) -> Option<Duration> {
         .ok()
         .map(Duration::from_secs)
 }
+
+#[cfg(test)]
+mod tests;

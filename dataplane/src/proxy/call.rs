@@ -108,7 +108,8 @@ impl Call<'_> {
         loop {
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
             let timeouts = &picked.route.timeouts;
-            let attempt = attempt::run(&picked.upstream, timeouts, account.stream, upload, make);
+            let (stream, outages) = (account.stream, picked.flight.outages());
+            let attempt = attempt::run(&picked.upstream, timeouts, stream, upload, outages, make);
             let result = tokio::select! {
                 biased;
                 result = attempt => result,

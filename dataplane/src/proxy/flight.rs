@@ -32,6 +32,11 @@ impl Flight {
         self.from.shared.retry(query, tried, ticket, cause)
     }
 
+    /// How often its instance had gone unhealthy when it was picked.
+    pub(super) fn outages(&self) -> u32 {
+        self.ticket.as_ref().map_or(0, Ticket::outages)
+    }
+
     /// From here on nothing can be tried elsewhere.
     pub(super) fn commit(&mut self) {
         if let Some(ticket) = &mut self.ticket {

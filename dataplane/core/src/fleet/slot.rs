@@ -30,6 +30,8 @@ pub(crate) struct Slot {
     pub(crate) ramp: Ramp,
     pub(crate) load: Load,
     pub(crate) models: Models,
+    /// How often it has gone unhealthy.
+    pub(crate) outages: u32,
     /// Its entry in the fleet's agenda.
     scheduled: Option<Mono>,
 }
@@ -44,6 +46,7 @@ impl Slot {
             ramp: Ramp::default(),
             load: Load::default(),
             models: Models::new(&endpoint.models),
+            outages: 0,
             info: Arc::new(info),
             scheduled: None,
         };
@@ -169,7 +172,11 @@ impl Slot {
         match to {
             Health::Unhealthy => {
                 self.models.rest();
-                events.push(Event::CutUnanswered { key: self.key() });
+                self.outages = self.outages.saturating_add(1);
+                events.push(Event::CutUnanswered {
+                    key: self.key(),
+                    outages: self.outages,
+                });
             }
             Health::Healthy => {
                 if from == Health::Unhealthy {

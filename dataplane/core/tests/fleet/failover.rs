@@ -289,7 +289,20 @@ fn going_unhealthy_tells_the_shell_to_cut_what_is_unanswered() {
     let mut bench = two_tiers();
     let a = bench.key("a");
     bench.probe_for(30, &["a"]);
-    assert!(bench.events.contains(&Event::CutUnanswered { key: a }));
+    let outages = 1;
+    let cut = Event::CutUnanswered { key: a, outages };
+    assert!(bench.events.contains(&cut));
+}
+
+#[test]
+fn a_ticket_knows_of_the_outages_before_its_pick_and_of_no_other() {
+    let mut bench = two_tiers();
+    let before = bench.pick(None).unwrap();
+    bench.probe_for(30, &["a"]);
+    bench.probe_for(30, &[]);
+    let after = bench.pick(None).unwrap();
+    assert_eq!((name(&before), name(&after)), ("a", "a"));
+    assert_eq!((before.ticket.outages(), after.ticket.outages()), (0, 1));
 }
 
 #[test]

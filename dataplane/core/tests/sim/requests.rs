@@ -221,7 +221,7 @@ impl Sim {
         for event in events {
             self.note(format!("{event:?}"));
             match event {
-                Event::CutUnanswered { key } => self.cut(key),
+                Event::CutUnanswered { key, .. } => self.cut(key),
                 Event::Gone { key } => {
                     self.trials.remove(&key);
                 }
