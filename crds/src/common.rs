@@ -150,7 +150,8 @@ pub enum Reason {
     ClusterRequired,
     /// No ready address, or no data plane sees one that works.
     NoReadyInstances,
-    /// Not all data planes have acknowledged it yet, or there is none.
+    /// Not known yet: not all data planes have acknowledged it, none has reported, or the API
+    /// server has not listed what it depends on.
     Pending,
     /// A data plane refused the table.
     Refused,

@@ -4,7 +4,6 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use compile::manifest::Source;
-use dataplane_protocol::Revision;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -75,16 +74,18 @@ impl App {
                 let sources = file::read(&paths)?;
                 let understood = file::usable(&sources, namespace.as_deref())?;
                 understood.warn();
-                shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
+                let table = Arc::new(understood.compiled.table);
+                shared.apply(table.clone(), table.revision(), "file");
                 let namespace = Some(understood.namespace);
                 tasks.spawn(file::follow(shared.clone(), paths, namespace, sources));
             }
             From::Text { sources, namespace } => {
                 let understood = file::usable(&sources, namespace.as_deref())?;
-                shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
+                let table = Arc::new(understood.compiled.table);
+                shared.apply(table.clone(), table.revision(), "file");
             }
             From::Operator(config) => {
-                let client = operator::Client::prepare(config)?;
+                let mut client = operator::Client::prepare(config)?;
                 client.load_last_good(&shared);
                 tasks.spawn(client.follow(shared.clone()));
             }

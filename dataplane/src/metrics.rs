@@ -138,7 +138,7 @@ impl Metrics {
             seconds(),
             self.first_token.clone(),
         );
-        let help = "Revision of the routing table in use";
+        let help = "Number derived from the content of the routing table in use; equal numbers, equal tables";
         registry.register("config_revision", help, self.config_revision.clone());
         registry.register(
             "connections",

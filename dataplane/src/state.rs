@@ -92,7 +92,9 @@ impl Shared {
         };
         self.cuts.lock().retain(|key, _| live.contains(key));
         self.live.store(Arc::new(live));
-        self.metrics.config_revision.set(revision.0 as i64);
+        self.metrics
+            .config_revision
+            .set(revision.as_number() as i64);
         self.source.send_modify(|state| {
             *state = SourceState {
                 revision: Some(revision),

@@ -68,8 +68,8 @@ fn every_example_can_be_applied_without_a_word_of_complaint() {
         for table in tables(&pattern, &loaded) {
             assert!(!table.routes.is_empty(), "{pattern} routes nothing");
             let routed = |id| {
-                let targets = table.routes.iter().flat_map(|route| &route.targets);
-                targets.into_iter().any(|target| target.endpoint == id)
+                let mut targets = table.routes.iter().flat_map(|route| table.targets(route));
+                targets.any(|target| target.endpoint == id)
             };
             for id in table.endpoints.keys() {
                 assert!(routed(id.clone()), "{pattern}: no route reaches {id}");
@@ -122,9 +122,9 @@ fn both_olla_layouts_load_with_one_warning_about_the_direction_of_priority() {
         assert_eq!(note.severity, Severity::Warning, "{note}");
         assert_eq!(note.field, "proxy.priority_order", "{note}");
         let tables = tables(file, &loaded);
-        let first = tables[0].routes[0]
-            .targets
-            .iter()
+        let first = tables[0]
+            .targets(&tables[0].routes[0])
+            .into_iter()
             .find(|target| target.tier == 0)
             .expect("a best endpoint");
         assert_eq!(first.endpoint.as_str(), best, "{file}");

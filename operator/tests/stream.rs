@@ -31,25 +31,27 @@ async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
     let first = served.publish("a", &[instance("1", "10.0.0.1")]);
     let mut plane = served.plane("a", None).await;
     let full = plane.transaction().await;
-    assert_eq!((full.full, full.upserts, full.hash), (true, 1, first.hash));
+    assert_eq!(
+        (full.full, full.upserts, full.revision),
+        (true, 1, first.revision)
+    );
     let second = served.publish("a", &[]);
     let step = plane.transaction().await;
     assert_eq!(
-        (step.full, step.upserts, step.removes, step.hash),
-        (false, 1, 0, second.hash)
+        (step.full, step.upserts, step.removes, step.revision),
+        (false, 0, 1, second.revision)
     );
-    assert_eq!(step.revision, Revision(2));
 }
 
 #[tokio::test]
 async fn a_data_plane_that_holds_the_table_already_is_only_told_its_revision() {
     let served = serve().await;
     let snapshot = served.publish("a", &[instance("1", "10.0.0.1")]);
-    let mut plane = served.plane("a", Some(snapshot.hash)).await;
+    let mut plane = served.plane("a", Some(snapshot.revision)).await;
     let told = plane.transaction().await;
     assert_eq!((told.full, told.upserts, told.removes), (false, 0, 0));
     served.publish("a", &[]);
-    assert_eq!(plane.transaction().await.upserts, 1);
+    assert_eq!(plane.transaction().await.removes, 1);
 }
 
 /// Has a data plane of `a` refuse a table, and waits until that is known.
@@ -78,17 +80,17 @@ async fn after_a_refusal_the_next_step_starts_from_what_the_data_plane_has() {
     refuse(&served, &mut plane, revision).await;
     // As it was at first: nothing is to be changed in what the data plane has.
     let third = served.publish("a", &[instance("1", "10.0.0.1")]);
-    assert_eq!(third.hash, first.hash);
+    assert_eq!(third.revision, first.revision);
     let step = plane.transaction().await;
     assert_eq!((step.full, step.upserts, step.removes), (false, 0, 0));
-    assert_eq!(step.hash, first.hash);
+    assert_eq!(step.revision, first.revision);
 }
 
 #[tokio::test]
 async fn who_refuses_its_first_table_gets_the_next_one_whole() {
     let served = serve().await;
-    let hash = served.publish("a", &[instance("1", "10.0.0.1")]).hash;
-    let mut plane = served.plane("a", Some(hash)).await;
+    let held = served.publish("a", &[instance("1", "10.0.0.1")]).revision;
+    let mut plane = served.plane("a", Some(held)).await;
     let revision = plane.transaction().await.revision;
     refuse(&served, &mut plane, revision).await;
     served.publish("a", &[instance("1", "10.0.0.2")]);
@@ -103,9 +105,9 @@ async fn another_namespace_s_table_is_never_sent() {
     let mut plane = served.plane("a", None).await;
     assert_eq!(plane.transaction().await.namespace, "a");
     served.publish("b", &[instance("1", "10.0.0.9")]);
-    served.publish("a", &[instance("1", "10.0.0.1")]);
+    let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
     let next = plane.transaction().await;
-    assert_eq!((&*next.namespace, next.revision), ("a", Revision(2)));
+    assert_eq!((&*next.namespace, next.revision), ("a", newer.revision));
 }
 
 #[tokio::test]
@@ -136,21 +138,21 @@ async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
     served.publish("a", &large(1));
     let mut plane = served.connect("a", Some(16 << 10)).await;
     plane.hello(None).await;
-    let begin = plane.line().await;
     assert!(matches!(
-        begin,
-        Some(ToDataPlane::Begin {
-            revision: Revision(1),
-            ..
-        })
+        plane.line().await,
+        Some(ToDataPlane::Welcome { .. })
+    ));
+    assert!(matches!(
+        plane.line().await,
+        Some(ToDataPlane::Begin { full: true, .. })
     ));
     for turn in 2..=20 {
         served.publish("a", &large(turn));
     }
     while !matches!(plane.line().await, Some(ToDataPlane::Commit { .. })) {}
     let next = plane.transaction().await;
-    assert_eq!((next.revision, next.full), (Revision(20), false));
-    assert_eq!(next.hash, served.hub.current("a").unwrap().hash);
+    let newest = served.hub.current("a").unwrap();
+    assert_eq!((next.revision, next.full), (newest.revision, false));
 }
 
 #[tokio::test]
@@ -196,10 +198,10 @@ async fn a_release_too_far_away_is_refused_with_what_to_do() {
     let mut plane = served.connect("a", None).await;
     plane
         .say(&ToOperator::Hello(Hello {
-            format: 99,
+            formats: vec![98, 99],
             data_plane: "gateway-0".into(),
             version: "9.9.9".into(),
-            hash: None,
+            revision: None,
         }))
         .await;
     let Some(ToDataPlane::Refused { reason }) = plane.line().await else {
@@ -238,7 +240,7 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
         let view = served.sessions.view("a", Instant::now());
         let said = Said {
             view: &view,
-            revision: snapshot.route_revisions["r"],
+            number: snapshot.route_numbers["r"],
             settled: true,
         };
         let before = ObjectStatus::default();
@@ -250,12 +252,14 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let reason = "no memory".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
     until("the Nack is in", || {
-        programmed() == "Refused: data plane gateway-0 keeps revision 0: no memory"
+        programmed() == "Refused: data plane gateway-0 keeps its last good table: no memory"
     })
     .await;
+    served.publish("a", &[instance("1", "10.0.0.2")]);
+    let revision = plane.transaction().await.revision;
     plane.say(&ToOperator::Ack { revision }).await;
     until("the Ack is in", || {
-        programmed() == "Programmed: 1 of 1 data planes at revision 1"
+        programmed() == "Programmed: all connected data planes use it"
     })
     .await;
 }
@@ -275,6 +279,7 @@ async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
     plane.transaction().await;
     for breaker in [Breaker::Closed, Breaker::Open, Breaker::Closed] {
         let report = Report {
+            full: false,
             instances: vec![InstanceReport {
                 endpoint: "e".into(),
                 instance: "e/pod-1".into(),
@@ -307,7 +312,7 @@ async fn who_has_not_said_hello_gets_no_room_for_a_long_line() {
     plane.tx.send_data(long.into()).await.unwrap();
     plane.say(&ToOperator::Ack { revision }).await;
     until("its Ack is in", || {
-        served.sessions.view("a", Instant::now()).acked == [revision]
+        served.sessions.view("a", Instant::now()).acked == [1]
     })
     .await;
 }
@@ -347,8 +352,8 @@ async fn a_connection_that_proves_nothing_loses_its_place_and_one_that_does_keep
     let (response, _tx) = request_over(&mut stranger, STREAM_PATH, token).await;
     assert_eq!(response.status(), 401);
     ended(connection).await;
-    served.publish("a", &[instance("1", "10.0.0.1")]);
-    assert_eq!(plane.transaction().await.revision, Revision(2));
+    let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(plane.transaction().await.revision, newer.revision);
 }
 
 #[tokio::test]
@@ -365,6 +370,42 @@ async fn a_connection_whose_last_stream_ended_is_closed_soon() {
 }
 
 #[tokio::test]
+async fn an_answer_to_what_was_not_sent_counts_for_nothing() {
+    let served = serve().await;
+    served.publish("a", &[instance("1", "10.0.0.1")]);
+    let mut plane = served.plane("a", None).await;
+    let sent = plane.transaction().await.revision;
+    let revision = Revision(u128::MAX);
+    plane.say(&ToOperator::Ack { revision }).await;
+    let reason = "made up".to_owned();
+    plane.say(&ToOperator::Nack { revision, reason }).await;
+    plane.say(&ToOperator::Ack { revision: sent }).await;
+    until("its Ack is in", || {
+        served.sessions.view("a", Instant::now()).connected == 1
+    })
+    .await;
+    let view = served.sessions.view("a", Instant::now());
+    assert!(view.refusals.is_empty());
+    // What it holds was in doubt, so the next one comes whole.
+    served.publish("a", &[instance("1", "10.0.0.2")]);
+    assert!(plane.transaction().await.full);
+}
+
+#[tokio::test]
+async fn a_line_without_an_end_ends_the_stream() {
+    let served = serve_with(Limits {
+        line: Duration::from_millis(200),
+        ..Limits::default()
+    })
+    .await;
+    served.publish("a", &[]);
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    plane.tx.send_data("{\"report\":".into()).await.unwrap();
+    assert_eq!(plane.line().await, None);
+}
+
+#[tokio::test]
 async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
     let served = serve_with(Limits {
         lifetime: Duration::from_millis(500),
@@ -378,13 +419,13 @@ async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
     assert_eq!(plane.line().await, None, "a clean end");
     until("it takes no place", || served.sessions.connected("a") == 0).await;
     let view = served.sessions.view("a", Instant::now());
-    assert_eq!((view.connected, view.acked), (1, vec![revision]));
-    let mut plane = served.plane("a", Some(snapshot.hash)).await;
+    assert_eq!((view.connected, view.acked), (1, vec![1]));
+    let mut plane = served.plane("a", Some(snapshot.revision)).await;
     let told = plane.transaction().await;
     assert_eq!(
         (told.full, told.upserts, told.revision),
         (false, 0, revision)
     );
     let view = served.sessions.view("a", Instant::now());
-    assert_eq!((view.connected, view.acked), (1, vec![revision]));
+    assert_eq!((view.connected, view.acked), (1, vec![1]));
 }

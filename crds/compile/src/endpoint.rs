@@ -27,9 +27,11 @@ use crate::{
 /// What an accepted endpoint adds to the table.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) endpoint: Endpoint,
+    /// Absent: what data planes hold is to be kept, since its credential is not known now.
+    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) profile: Arc<Profile>,
-    pub(crate) instances: Vec<Instance>,
+    /// Absent: to be kept, too.
+    pub(crate) instances: Option<Vec<Instance>>,
 }
 
 /// `None` beside a verdict that says why it is not accepted. A reference that does not resolve
@@ -41,16 +43,7 @@ pub(crate) fn compile(
     pods: &LabelIndex<'_>,
 ) -> (Verdict, Option<Part>) {
     let name = object.metadata.name.clone().unwrap_or_default();
-    let mut verdict = Verdict {
-        kind: Kind::LlmEndpoint,
-        name: name.clone(),
-        uid: object.metadata.uid.clone(),
-        generation: object.metadata.generation.unwrap_or_default(),
-        accepted: Ok(()),
-        resolved_refs: Ok(()),
-        instances: 0,
-        in_use: None,
-    };
+    let mut verdict = Verdict::good(Kind::LlmEndpoint, &name, &object.metadata);
     let checked = match check(&object.spec) {
         Ok(checked) => checked,
         Err(problem) => {
@@ -58,30 +51,62 @@ pub(crate) fn compile(
             return (verdict, None);
         }
     };
-    let found = checked.target.instances(&name, facts, pods);
+    if let Some(secret) = unlisted_secret(&object.spec, facts) {
+        verdict.resolved_refs = Err(not_listed(&format!("Secret `{secret}`")));
+        let part = Part {
+            endpoint: None,
+            profile: checked.profile,
+            instances: None,
+        };
+        return (verdict, Some(part));
+    }
+    let instances = match checked.target.unlisted(facts) {
+        Some(what) => {
+            verdict.resolved_refs = Err(not_listed(what));
+            Ok(None)
+        }
+        None => checked.target.instances(&name, facts, pods).map(Some),
+    };
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
-    let (instances, credential) = match (found, credential) {
+    let (instances, credential) = match (instances, credential) {
         (Ok(instances), Ok(credential)) => (instances, credential),
         (Ok(_), Err(problem)) | (Err(problem), _) => {
             verdict.resolved_refs = Err(problem);
-            (Vec::new(), unresolved(&object.spec))
+            (Some(Vec::new()), unresolved(&object.spec))
         }
     };
-    verdict.instances = instances.len() as u32;
+    verdict.instances = instances.as_ref().map_or(0, Vec::len) as u32;
     let endpoint = Endpoint {
         id: EndpointId::from(name),
         profile: checked.profile.name.clone(),
+        priority: object.spec.priority,
+        weight: object.spec.weight,
         base_path: checked.target.base_path(),
         credential,
         health: checked.health,
         models: checked.models,
     };
     let part = Part {
-        endpoint,
+        endpoint: Some(endpoint),
         profile: checked.profile,
         instances,
     };
     (verdict, Some(part))
+}
+
+fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a str> {
+    let mut secrets = spec.auth.iter().flat_map(crds::endpoint::AuthSpec::secrets);
+    let unlisted = |name: &str| facts.unlisted.secrets.contains(name);
+    secrets
+        .find(|(_, name)| unlisted(name))
+        .map(|(_, name)| name)
+}
+
+fn not_listed(what: &str) -> Problem {
+    let message = format!(
+        "the API server has not listed {what} yet; data planes keep what they have until it does"
+    );
+    Problem::new(Reason::Pending, "", message)
 }
 
 /// Says that there should be a credential, so that no reader takes the endpoint for an open one.
@@ -159,6 +184,15 @@ impl<'a> Target<'a> {
             Self::Url(url) => Ok(instances::of_url(name, url)),
             Self::Service(service) => instances::of_service(name, service, facts),
             Self::Pods(target) => instances::of_pods(name, target, facts, pods),
+        }
+    }
+
+    /// What it depends on that has not been listed.
+    fn unlisted(&self, facts: &Facts) -> Option<&'static str> {
+        match self {
+            Self::Service(_) if facts.unlisted.services => Some("Services and EndpointSlices"),
+            Self::Pods(_) if facts.unlisted.pods => Some("pods"),
+            Self::Url(_) | Self::Service(_) | Self::Pods(_) => None,
         }
     }
 

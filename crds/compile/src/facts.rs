@@ -2,7 +2,7 @@
 //! Secrets. Plain values: the operator fills them from its watches, the standalone data plane
 //! from Secret documents in its files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_protocol::Secret;
 
@@ -15,6 +15,18 @@ pub struct Facts {
     pub pods: BTreeMap<String, PodFact>,
     /// Secrets by name, their values by key.
     pub secrets: BTreeMap<String, BTreeMap<String, Secret>>,
+    /// What has not been listed yet, so that nothing is known of it.
+    pub unlisted: Unlisted,
+}
+
+/// What is missing here is not known to be absent: data planes keep what they hold of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Services or their EndpointSlices.
+    pub services: bool,
+    pub pods: bool,
+    /// Secrets by name.
+    pub secrets: BTreeSet<String>,
 }
 
 /// A Service and its EndpointSlices.

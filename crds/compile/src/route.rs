@@ -4,96 +4,127 @@
 mod policy;
 
 use std::{
-    cmp::{Ordering, Reverse},
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use crds::{
-    LlmEndpoint, OllaRoute, Reason,
-    route::{EndpointsSpec, LoadBalancer, PriorityOrder},
+    LabelSelector, OllaRoute, Reason,
+    route::{EndpointsSpec, LoadBalancer, PriorityOrder as PriorityOrderSpec},
 };
 use dataplane_protocol::{
     EndpointId, RouteId,
-    table::{Balancer, HeaderMatch, Route, RouteMatch, Target},
+    table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Kind, Problem, Verdict, labels::LabelIndex, verdict::some_of};
+use crate::{Kind, Objects, Problem, Verdict, sets, verdict::some_of};
 
-/// Accepted endpoints by name.
-pub(crate) type Accepted = BTreeMap<String, Arc<LlmEndpoint>>;
-
-/// What becomes of all routes of a namespace.
-pub(crate) fn compile(
-    objects: &[Arc<OllaRoute>],
-    accepted: &Accepted,
-) -> (Vec<Verdict>, Vec<Arc<Route>>) {
-    let index = by_labels(accepted);
-    let mut ordered: Vec<_> = objects.iter().map(AsRef::as_ref).collect();
-    ordered.sort_by(|a: &&OllaRoute, b| by_age(a, b));
-    let mut verdicts = Vec::new();
-    let mut routes = Vec::new();
-    let mut taken: BTreeMap<Match, &OllaRoute> = BTreeMap::new();
-    for object in ordered {
-        let mut verdict = Verdict {
-            kind: Kind::OllaRoute,
-            name: name_of(object).to_owned(),
-            uid: object.metadata.uid.clone(),
-            generation: object.metadata.generation.unwrap_or_default(),
-            accepted: Ok(()),
-            resolved_refs: Ok(()),
-            instances: 0,
-            in_use: None,
-        };
-        let made = make(object, accepted, &index).and_then(|(route, resolved)| {
-            let key = Match::of(&route.matches);
-            if let Some(winner) = taken.get(&key) {
-                return Err(conflict(winner, object));
-            }
-            taken.insert(key, object);
-            Ok((route, resolved))
-        });
-        match made {
-            Ok((route, resolved)) => {
-                verdict.resolved_refs = resolved;
-                routes.push(Arc::new(route));
-            }
-            Err(problem) => verdict.accepted = Err(problem),
-        }
-        verdicts.push(verdict);
-    }
-    // Stable: among equals, age and name have already decided.
-    routes.sort_by_key(|route| specificity(&route.matches));
-    (verdicts, routes)
+/// A route of the table, and the selector of its set.
+pub(crate) struct Made {
+    pub(crate) route: Arc<Route>,
+    pub(crate) selector: Option<LabelSelector>,
 }
 
-fn by_labels(accepted: &Accepted) -> LabelIndex<'_> {
-    static NONE: BTreeMap<String, String> = BTreeMap::new();
-    let mut index = LabelIndex::default();
-    for (name, endpoint) in accepted {
-        index.add(name, endpoint.metadata.labels.as_ref().unwrap_or(&NONE));
+/// What becomes of all routes of a namespace.
+pub(crate) struct Routes {
+    /// In order of precedence.
+    pub(crate) made: Vec<Made>,
+    pub(crate) verdicts: Vec<Verdict>,
+    /// Names of those that are refused, and of which no accepted form is known.
+    pub(crate) unknown: Vec<String>,
+}
+
+/// The forms of one object that may be used, the newest first.
+struct Forms<'a> {
+    verdict: Verdict,
+    newest: Option<&'a OllaRoute>,
+    accepted: Option<&'a OllaRoute>,
+}
+
+/// `endpoints` are those that were accepted. Whoever is older takes its requests first, by its
+/// newest form or, where that is refused, by the one that was accepted last: so one pass over the
+/// objects is enough, and no edit of an older route frees requests for a younger one by mistake.
+pub(crate) fn compile(objects: &Objects, endpoints: &BTreeSet<String>) -> Routes {
+    let mut all = Routes {
+        made: Vec::new(),
+        verdicts: Vec::new(),
+        unknown: Vec::new(),
+    };
+    let mut taken: BTreeMap<Match, &OllaRoute> = BTreeMap::new();
+    for forms in by_age(objects) {
+        let Forms {
+            mut verdict,
+            newest,
+            accepted,
+        } = forms;
+        let mut used = None;
+        if let Some(newest) = newest {
+            match make(newest, &mut taken) {
+                Ok(route) => used = Some((route, newest)),
+                Err(problem) => verdict.accepted = Err(problem),
+            }
+        }
+        if used.is_none()
+            && let Some(older) = accepted
+            && let Ok(route) = make(older, &mut taken)
+        {
+            let mut of_older = Verdict::good(Kind::OllaRoute, &verdict.name, &older.metadata);
+            of_older.resolved_refs = resolved(&route.endpoints, endpoints);
+            verdict = verdict.with_in_use(&of_older);
+            used = Some((route, older));
+        } else if let Some((route, _)) = &used {
+            verdict.resolved_refs = resolved(&route.endpoints, endpoints);
+        }
+        match used {
+            Some((route, object)) => all.made.push(Made {
+                route: Arc::new(route),
+                selector: object
+                    .spec
+                    .endpoints
+                    .as_ref()
+                    .and_then(|it| it.selector.clone()),
+            }),
+            // One that is known and lost its requests to an older route is not to be kept.
+            None if accepted.is_none() => all.unknown.push(verdict.name.clone()),
+            None => {}
+        }
+        all.verdicts.push(verdict);
     }
-    index
+    all.made.sort_by_cached_key(|made| made.route.precedence());
+    all
 }
 
 /// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
-fn by_age(a: &OllaRoute, b: &OllaRoute) -> Ordering {
-    let created = |route: &OllaRoute| route.metadata.creation_timestamp.clone().map(|t| t.0);
-    let (age_a, age_b) = (created(a), created(b));
-    age_a
-        .is_none()
-        .cmp(&age_b.is_none())
-        .then(age_a.cmp(&age_b))
-        .then(name_of(a).cmp(name_of(b)))
+fn by_age(objects: &Objects) -> Vec<Forms<'_>> {
+    let older = |name: &str, generation: i64| {
+        let older = objects.accepted.routes.get(name).map(AsRef::as_ref);
+        older.filter(|older| older.metadata.generation != Some(generation))
+    };
+    let readable = objects.routes.iter().map(|object| {
+        let verdict = Verdict::good(Kind::OllaRoute, name_of(object), &object.metadata);
+        Forms {
+            newest: Some(object),
+            accepted: older(name_of(object), verdict.generation),
+            verdict,
+        }
+    });
+    let unreadable = objects.unreadable_of(Kind::OllaRoute).map(|object| Forms {
+        verdict: Verdict::unreadable(object),
+        newest: None,
+        accepted: older(&object.name, object.generation),
+    });
+    let mut all: Vec<Forms<'_>> = readable.chain(unreadable).collect();
+    all.sort_by_cached_key(|forms| {
+        let created = forms.newest.or(forms.accepted).and_then(created);
+        (created.is_none(), created, forms.verdict.name.clone())
+    });
+    all
 }
 
-/// Smaller comes first. Of two prefixes that fit one path, the longer text has more segments.
-fn specificity(matches: &RouteMatch) -> (Reverse<usize>, bool, Reverse<usize>) {
-    (
-        Reverse(matches.path_prefix.as_ref().map_or(0, String::len)),
-        matches.models.is_empty(),
-        Reverse(matches.headers.len()),
-    )
+/// In seconds since 1970.
+fn created(route: &OllaRoute) -> Option<i64> {
+    let created = route.metadata.creation_timestamp.as_ref();
+    created.map(|time| time.0.as_second())
 }
 
 /// What makes two routes take the same requests.
@@ -132,19 +163,33 @@ fn name_of(object: &OllaRoute) -> &str {
     object.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// A route and whether all that it names exists; or why there is none.
-fn make(
-    object: &OllaRoute,
-    accepted: &Accepted,
-    index: &LabelIndex<'_>,
-) -> Result<(Route, Result<(), Problem>), Problem> {
+/// The route, unless another has taken its requests.
+fn make<'a>(
+    object: &'a OllaRoute,
+    taken: &mut BTreeMap<Match, &'a OllaRoute>,
+) -> Result<Route, Problem> {
+    let route = parse(object)?;
+    let key = Match::of(&route.matches);
+    if let Some(winner) = taken.get(&key) {
+        return Err(conflict(winner, object));
+    }
+    taken.insert(key, object);
+    Ok(route)
+}
+
+fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     let spec = &object.spec;
-    let matches = matches(spec.matches.as_ref())?;
-    let (chosen, resolved) = chosen(spec.endpoints.as_ref(), accepted, index)?;
-    let route = Route {
+    Ok(Route {
         id: RouteId::from(name_of(object)),
-        matches,
-        targets: targets(chosen, spec.priority_order),
+        created: created(object),
+        matches: matches(spec.matches.as_ref())?,
+        endpoints: Selection {
+            priority_order: match spec.priority_order {
+                PriorityOrderSpec::LowestFirst => PriorityOrder::LowestFirst,
+                PriorityOrderSpec::HighestFirst => PriorityOrder::HighestFirst,
+            },
+            ..selection(spec.endpoints.as_ref())?
+        },
         balancer: match spec.load_balancer {
             LoadBalancer::Priority => Balancer::Priority,
             LoadBalancer::RoundRobin => Balancer::RoundRobin,
@@ -153,8 +198,7 @@ fn make(
         failover: policy::failover(spec.engine, spec.failover.as_ref()),
         breaker: policy::breaker(spec.engine, spec.circuit_breaker.as_ref())?,
         timeouts: policy::timeouts(&spec.timeouts)?,
-    };
-    Ok((route, resolved))
+    })
 }
 
 fn matches(spec: Option<&crds::route::RouteMatch>) -> Result<RouteMatch, Problem> {
@@ -196,27 +240,12 @@ fn path_prefix(text: &str) -> Result<Option<String>, Problem> {
     Ok((!trimmed.is_empty()).then(|| trimmed.to_owned()))
 }
 
-/// An endpoint of a route, with the numbers that count for this route.
-struct Chosen {
-    priority: u32,
-    weight: u32,
-}
-
-type ChosenByName = BTreeMap<String, Chosen>;
-
-/// `refs` and `selector` add up; a ref's own numbers win.
-fn chosen(
-    spec: Option<&EndpointsSpec>,
-    accepted: &Accepted,
-    index: &LabelIndex<'_>,
-) -> Result<(ChosenByName, Result<(), Problem>), Problem> {
-    let own = |endpoint: &LlmEndpoint| Chosen {
-        priority: endpoint.spec.priority,
-        weight: endpoint.spec.weight,
-    };
+fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
     let Some(spec) = spec else {
-        let all = accepted.iter().map(|(name, it)| (name.clone(), own(it)));
-        return Ok((all.collect(), Ok(())));
+        return Ok(Selection {
+            set: Some(sets::all()),
+            ..Selection::default()
+        });
     };
     if spec.refs.is_empty() && spec.selector.is_none() {
         return Err(Problem::invalid(
@@ -224,15 +253,7 @@ fn chosen(
             "set refs, selector or both; leave endpoints out to use all",
         ));
     }
-    let mut chosen = ChosenByName::new();
-    if let Some(selector) = &spec.selector {
-        for name in index.matching(&selector.match_labels) {
-            let own = accepted.get(name).map(|endpoint| own(endpoint));
-            chosen.extend(own.map(|own| (name.to_owned(), own)));
-        }
-    }
     let mut named = BTreeSet::new();
-    let mut missing = Vec::new();
     for (at, reference) in spec.refs.iter().enumerate() {
         if !named.insert(&reference.name) {
             return Err(Problem::invalid(
@@ -240,51 +261,33 @@ fn chosen(
                 format!("`{}` is named twice", reference.name),
             ));
         }
-        let Some(endpoint) = accepted.get(&reference.name) else {
-            missing.push(format!("`{}`", reference.name));
-            continue;
-        };
-        let numbers = Chosen {
-            priority: reference.priority.unwrap_or(endpoint.spec.priority),
-            weight: reference.weight.unwrap_or(endpoint.spec.weight),
-        };
-        chosen.insert(reference.name.clone(), numbers);
     }
-    Ok((chosen, all_found(missing)))
+    let refs = spec.refs.iter().map(|reference| EndpointRef {
+        endpoint: EndpointId::from(reference.name.as_str()),
+        priority: reference.priority,
+        weight: reference.weight,
+    });
+    Ok(Selection {
+        set: spec.selector.as_ref().map(sets::of),
+        refs: refs.collect(),
+        ..Selection::default()
+    })
 }
 
-fn all_found(mut missing: Vec<String>) -> Result<(), Problem> {
+fn resolved(selection: &Selection, accepted: &BTreeSet<String>) -> Result<(), Problem> {
+    let names = selection.refs.iter().map(|named| named.endpoint.as_str());
+    let mut missing: Vec<&str> = names.filter(|name| !accepted.contains(*name)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    missing.sort();
+    missing.sort_unstable();
+    let quoted: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
     Err(Problem::new(
         Reason::EndpointNotFound,
         "spec.endpoints.refs",
         format!(
             "no accepted LlmEndpoint of this namespace is named {}; the others are used",
-            some_of(&missing)
+            some_of(&quoted)
         ),
     ))
-}
-
-/// Numbers become tiers by rank, so that only their order counts.
-fn targets(chosen: ChosenByName, order: PriorityOrder) -> Vec<Target> {
-    let distinct: BTreeSet<u32> = chosen.values().map(|it| it.priority).collect();
-    let ordered: Vec<u32> = match order {
-        PriorityOrder::LowestFirst => distinct.into_iter().collect(),
-        PriorityOrder::HighestFirst => distinct.into_iter().rev().collect(),
-    };
-    let tier_of: BTreeMap<u32, u32> = ordered.into_iter().zip(0..).collect();
-    let mut targets: Vec<_> = chosen
-        .into_iter()
-        .map(|(name, it)| Target {
-            endpoint: EndpointId::from(name),
-            tier: tier_of.get(&it.priority).copied().unwrap_or_default(),
-            priority: it.priority,
-            weight: it.weight,
-        })
-        .collect();
-    targets.sort_by(|a, b| (a.tier, &a.endpoint).cmp(&(b.tier, &b.endpoint)));
-    targets
 }

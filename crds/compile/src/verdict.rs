@@ -3,6 +3,9 @@
 use std::fmt;
 
 use crds::Reason;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::Unreadable;
 
 /// A verdict's kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,8 +44,50 @@ pub struct Verdict {
     /// Ready addresses found for an LlmEndpoint; 0 for a route.
     pub instances: u32,
     /// Generation of an older form that is in the table instead of one that was not accepted.
-    /// `compile` knows of none; who remembers one says so.
     pub in_use: Option<i64>,
+}
+
+impl Verdict {
+    /// Before anything is known against it.
+    pub(crate) fn good(kind: Kind, name: &str, meta: &ObjectMeta) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            uid: meta.uid.clone(),
+            generation: meta.generation.unwrap_or_default(),
+            accepted: Ok(()),
+            resolved_refs: Ok(()),
+            instances: 0,
+            in_use: None,
+        }
+    }
+
+    pub(crate) fn unreadable(object: &Unreadable) -> Self {
+        let message = object.message.clone();
+        Self {
+            kind: object.kind,
+            name: object.name.clone(),
+            uid: object.uid.clone(),
+            generation: object.generation,
+            accepted: Err(Problem::new(Reason::Undecodable, "", message)),
+            resolved_refs: Ok(()),
+            instances: 0,
+            in_use: None,
+        }
+    }
+
+    /// The verdict on a form that is refused, where `older` is on the one that is used instead,
+    /// if that is accepted.
+    pub(crate) fn with_in_use(mut self, older: &Self) -> Self {
+        if let (Err(problem), Ok(())) = (&mut self.accepted, &older.accepted) {
+            let in_use = older.generation;
+            problem.message = format!("{}; generation {in_use} is still in use", problem.message);
+            self.resolved_refs.clone_from(&older.resolved_refs);
+            self.instances = older.instances;
+            self.in_use = Some(in_use);
+        }
+        self
+    }
 }
 
 /// Why not, for programs and for people.

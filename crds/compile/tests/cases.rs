@@ -29,8 +29,9 @@ fn each_case_makes_its_table_and_its_verdicts() {
         let (objects, facts) = support::read(&yaml);
         let compiled = compile("team-a", &objects, &facts);
         let text = format!(
-            "{}\n--- table\n{}",
+            "{}\n{}\n--- table\n{}",
             verdicts(&compiled.verdicts),
+            tiers(&compiled.table),
             serde_saphyr::to_string(&printable(&compiled.table)).unwrap()
         );
         insta::with_settings!({
@@ -68,6 +69,19 @@ fn verdicts(verdicts: &[Verdict]) -> String {
         }
         if verdict.instances > 0 {
             writeln!(text, "  instances: {}", verdict.instances).unwrap();
+        }
+    }
+    text
+}
+
+/// What data planes will make of each route's selection.
+fn tiers(table: &RoutingTable) -> String {
+    let mut text = String::new();
+    for route in &table.routes {
+        writeln!(text, "route {}", route.id).unwrap();
+        for target in table.targets(route) {
+            let (tier, weight) = (target.tier, target.weight);
+            writeln!(text, "  tier {tier}: {} weight {weight}", target.endpoint).unwrap();
         }
     }
     text

@@ -46,7 +46,11 @@ fn shuffled() -> impl Strategy<Value = (Objects, Facts, Objects, Facts)> {
                 for (name, slices) in slices {
                     turned.services.get_mut(&name).unwrap().slices = slices;
                 }
-                let other = Objects { endpoints, routes };
+                let other = Objects {
+                    endpoints,
+                    routes,
+                    ..Objects::default()
+                };
                 (objects.clone(), facts.clone(), other, turned)
             })
     })
@@ -67,8 +71,8 @@ proptest! {
             prop_assert!(table.profiles.contains_key(&endpoint.profile));
             prop_assert!(table.instances.contains_key(&endpoint.id));
         }
-        for target in table.routes.iter().flat_map(|route| &route.targets) {
-            prop_assert!(table.endpoints.contains_key(&target.endpoint));
+        for set in table.routes.iter().filter_map(|route| route.endpoints.set.as_ref()) {
+            prop_assert!(table.sets.contains_key(set));
         }
     }
 }

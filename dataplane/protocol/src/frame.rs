@@ -50,6 +50,11 @@ impl Decoder {
         self.limit_bytes = limit_bytes;
     }
 
+    /// Bytes of a line whose end has not come.
+    pub fn unfinished(&self) -> usize {
+        self.buffer.len()
+    }
+
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
@@ -94,7 +99,7 @@ mod tests {
     use super::*;
     use crate::{Revision, sync::ToOperator};
 
-    fn ack(revision: u64) -> ToOperator {
+    fn ack(revision: u128) -> ToOperator {
         ToOperator::Ack {
             revision: Revision(revision),
         }
@@ -118,7 +123,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_split_of_the_bytes_gives_the_same_documents(
-            revisions in prop::collection::vec(any::<u64>(), 0..8),
+            revisions in prop::collection::vec(any::<u128>(), 0..8),
             cut in 1..7_usize,
         ) {
             let mut bytes = b"\n".to_vec();

@@ -1,7 +1,7 @@
 //! What operator and data plane say to each other. Serde only: no sockets, no clock, no decisions.
 //!
 //! ```text
-//! operator ── Begin, Upsert…, Remove…, Commit ──▶ data plane
+//! operator ── Begin, Upsert…, Keep…, Remove…, Commit ──▶ data plane
 //!          ◀── Hello, Ack | Nack, Report ────────
 //! ```
 //!
@@ -15,9 +15,11 @@ pub mod resource;
 pub mod secret;
 pub mod sync;
 pub mod table;
+mod targets;
+pub mod transaction;
 
 pub use dialect::Dialect;
-pub use id::{EndpointId, InstanceId, ModelName, Revision, RouteId};
-pub use resource::{Resource, ResourceKey, TableHash};
+pub use id::{EndpointId, InstanceId, ModelName, Revision, RouteId, SetId};
+pub use resource::{Resource, ResourceKey};
 pub use secret::Secret;
 pub use table::RoutingTable;

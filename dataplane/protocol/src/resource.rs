@@ -1,14 +1,20 @@
 //! A table as resources that mirror the user's objects, so that one changed object is one
-//! small message. Children name their parents: instances belong to an endpoint.
+//! small message. Children name their parents: an instance belongs to an endpoint.
+//!
+//! What the operator does not know at this moment is a *keep*: the holder leaves the resource
+//! under that key as it is, and one that holds none goes without.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    EndpointId, RouteId, RoutingTable,
-    table::{Endpoint, Instance, Profile, Route},
+    EndpointId, InstanceId, Revision, RouteId, RoutingTable, SetId,
+    table::{Endpoint, EndpointSet, Instance, Profile, Route},
 };
 
 /// One piece of a table.
@@ -17,15 +23,12 @@ use crate::{
 pub enum Resource {
     Profile(Arc<Profile>),
     Endpoint(Arc<Endpoint>),
-    Instances {
+    Set(Arc<EndpointSet>),
+    Instance {
         endpoint: EndpointId,
-        list: Arc<Vec<Instance>>,
+        instance: Instance,
     },
-    /// `rank` is the place in the order of precedence.
-    Route {
-        rank: u32,
-        route: Arc<Route>,
-    },
+    Route(Arc<Route>),
 }
 
 /// What a resource is known by.
@@ -34,7 +37,10 @@ pub enum Resource {
 pub enum ResourceKey {
     Profile(String),
     Endpoint(EndpointId),
+    Set(SetId),
+    /// All instances of an endpoint: only to keep them.
     Instances(EndpointId),
+    Instance(EndpointId, InstanceId),
     Route(RouteId),
 }
 
@@ -43,40 +49,36 @@ impl Resource {
         match self {
             Self::Profile(profile) => ResourceKey::Profile(profile.name.clone()),
             Self::Endpoint(endpoint) => ResourceKey::Endpoint(endpoint.id.clone()),
-            Self::Instances { endpoint, .. } => ResourceKey::Instances(endpoint.clone()),
-            Self::Route { route, .. } => ResourceKey::Route(route.id.clone()),
+            Self::Set(set) => ResourceKey::Set(set.id.clone()),
+            Self::Instance { endpoint, instance } => {
+                ResourceKey::Instance(endpoint.clone(), instance.id.clone())
+            }
+            Self::Route(route) => ResourceKey::Route(route.id.clone()),
         }
-    }
-}
-
-/// Identity of a table's content. Both ends compute it from the same JSON text, so it shows a
-/// resumed or patched table that is not what the operator meant.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TableHash(u64);
-
-impl fmt::Debug for TableHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Display for TableHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
     }
 }
 
 /// A table in pieces, each with the hash of its JSON text: what two ends compare.
 #[derive(Clone, Debug, Default)]
 pub struct ResourceSet {
-    items: BTreeMap<ResourceKey, (u64, Resource)>,
+    items: BTreeMap<ResourceKey, Item>,
+    /// Sum of the items' hashes.
+    revision: Revision,
+    /// What is held under keeps. In use, and no part of the revision.
+    kept: BTreeMap<ResourceKey, Resource>,
 }
 
-/// What turns one set into another.
+#[derive(Clone, Debug)]
+enum Item {
+    Known { hash: u128, resource: Resource },
+    Keep,
+}
+
+/// What turns one set into another, in the order in which it is to be applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     pub upserts: Vec<Resource>,
+    pub keeps: Vec<ResourceKey>,
     pub removes: Vec<ResourceKey>,
 }
 
@@ -89,29 +91,49 @@ impl ResourceSet {
         for endpoint in table.endpoints.values() {
             set.upsert(Resource::Endpoint(endpoint.clone()));
         }
-        for (endpoint, list) in &table.instances {
-            set.upsert(Resource::Instances {
-                endpoint: endpoint.clone(),
-                list: list.clone(),
-            });
+        for endpoints in table.sets.values() {
+            set.upsert(Resource::Set(endpoints.clone()));
         }
-        for (rank, route) in table.routes.iter().enumerate() {
-            set.upsert(Resource::Route {
-                rank: rank as u32,
-                route: route.clone(),
-            });
+        for (endpoint, list) in &table.instances {
+            for instance in list.iter() {
+                set.upsert(Resource::Instance {
+                    endpoint: endpoint.clone(),
+                    instance: instance.clone(),
+                });
+            }
+        }
+        for route in &table.routes {
+            set.upsert(Resource::Route(route.clone()));
+        }
+        for key in &table.keep {
+            set.insert(key.clone(), Item::Keep);
         }
         set
+    }
+
+    /// What a data plane holds that uses `table`: what the table has under its keeps is kept.
+    pub fn held(table: &RoutingTable) -> Self {
+        let plain = Self::of(&RoutingTable {
+            keep: BTreeSet::new(),
+            ..table.clone()
+        });
+        let mut held = plain.clone();
+        for key in &table.keep {
+            held.keep(key, &plain);
+        }
+        held.settle(&plain);
+        held
     }
 
     /// The table these pieces make for `namespace`.
     pub fn to_table(&self, namespace: &str) -> RoutingTable {
         let mut table = RoutingTable {
             namespace: namespace.to_owned(),
+            keep: self.keeps().cloned().collect(),
             ..RoutingTable::default()
         };
-        let mut routes = Vec::new();
-        for (_, resource) in self.items.values() {
+        let mut instances: BTreeMap<EndpointId, Vec<Instance>> = BTreeMap::new();
+        for resource in self.known().chain(self.kept.values()) {
             match resource {
                 Resource::Profile(profile) => {
                     table.profiles.insert(profile.name.clone(), profile.clone());
@@ -121,53 +143,115 @@ impl ResourceSet {
                         .endpoints
                         .insert(endpoint.id.clone(), endpoint.clone());
                 }
-                Resource::Instances { endpoint, list } => {
-                    table.instances.insert(endpoint.clone(), list.clone());
+                Resource::Set(set) => {
+                    table.sets.insert(set.id.clone(), set.clone());
                 }
-                Resource::Route { rank, route } => routes.push((*rank, route.clone())),
+                Resource::Instance { endpoint, instance } => {
+                    let list = instances.entry(endpoint.clone()).or_default();
+                    list.push(instance.clone());
+                }
+                Resource::Route(route) => table.routes.push(route.clone()),
             }
         }
-        routes.sort_by_key(|(rank, _)| *rank);
-        table.routes = routes.into_iter().map(|(_, route)| route).collect();
+        for endpoint in table.endpoints.keys() {
+            let mut list = instances.remove(endpoint).unwrap_or_default();
+            list.sort_by(|a, b| a.id.cmp(&b.id));
+            table.instances.insert(endpoint.clone(), Arc::new(list));
+        }
+        table.routes.sort_by_cached_key(|route| route.precedence());
         table
     }
 
     pub fn upsert(&mut self, resource: Resource) {
-        // A table is made of maps with string keys and plain values: its JSON cannot fail, and
-        // were it to, an empty text would only make the hashes differ, which forces a resend.
-        let text = serde_json::to_vec(&resource).unwrap_or_default();
-        self.items
-            .insert(resource.key(), (xxh3_64(&text), resource));
+        let (key, hash) = (resource.key(), hash_of(&resource));
+        self.insert(key, Item::Known { hash, resource });
     }
 
     pub fn remove(&mut self, key: &ResourceKey) {
-        self.items.remove(key);
+        if let Some(item) = self.items.remove(key) {
+            self.revision.0 = self.revision.0.wrapping_sub(item_hash(key, &item));
+        }
     }
 
-    pub fn hash(&self) -> TableHash {
-        let mut hasher = Xxh3::new();
-        for (key, (hash, _)) in &self.items {
-            hasher.update(&serde_json::to_vec(key).unwrap_or_default());
-            hasher.update(&hash.to_le_bytes());
+    /// What `held` has under `key` stays in use.
+    pub fn keep(&mut self, key: &ResourceKey, held: &Self) {
+        for resource in held.known().chain(held.kept.values()) {
+            let of = resource.key();
+            if covers(key, &of) {
+                self.remove(&of);
+                self.kept.insert(of, resource.clone());
+            }
         }
-        TableHash(hasher.digest())
+        self.insert(key.clone(), Item::Keep);
+    }
+
+    /// Ends a transaction that began with what `held` has: lets go of what is not to be kept any
+    /// more, and keeps the profiles and sets that what is kept needs.
+    pub fn settle(&mut self, held: &Self) {
+        let Self { items, kept, .. } = self;
+        let is_keep = |key: &ResourceKey| matches!(items.get(key), Some(Item::Keep));
+        kept.retain(|key, _| match key {
+            ResourceKey::Instance(endpoint, _) => {
+                !items.contains_key(key) && is_keep(&ResourceKey::Instances(endpoint.clone()))
+            }
+            _ => is_keep(key),
+        });
+        let needed: BTreeSet<ResourceKey> = kept
+            .values()
+            .filter_map(|resource| match resource {
+                Resource::Endpoint(endpoint) => {
+                    Some(ResourceKey::Profile(endpoint.profile.clone()))
+                }
+                Resource::Route(route) => Some(ResourceKey::Set(route.endpoints.set.clone()?)),
+                _ => None,
+            })
+            .collect();
+        for key in needed {
+            if !items.contains_key(&key)
+                && let Some(resource) = held.get(&key)
+            {
+                kept.insert(key, resource.clone());
+            }
+        }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// What a holder of `self` must be told to hold `newer`.
     pub fn difference(&self, newer: &Self) -> Difference {
-        let upserts = newer
-            .items
+        let mut difference = Difference::default();
+        for (key, item) in &newer.items {
+            let old = self.items.get(key);
+            match item {
+                Item::Known { hash, resource } => {
+                    let same = matches!(old, Some(Item::Known { hash: old, .. }) if old == hash);
+                    if !same {
+                        difference.upserts.push(resource.clone());
+                    }
+                }
+                Item::Keep => {
+                    if !matches!(old, Some(Item::Keep)) {
+                        difference.keeps.push(key.clone());
+                    }
+                }
+            }
+        }
+        let gone = self.items.keys().filter(|key| {
+            let covered = matches!(key, ResourceKey::Instance(endpoint, _)
+                if newer.is_keep(&ResourceKey::Instances(endpoint.clone())));
+            !newer.items.contains_key(*key) && !covered
+        });
+        difference.removes.extend(gone.cloned());
+        difference
+    }
+
+    /// Keys that are to be kept.
+    pub fn keeps(&self) -> impl Iterator<Item = &ResourceKey> {
+        self.items
             .iter()
-            .filter(|(key, (hash, _))| self.items.get(key).is_none_or(|(old, _)| old != hash))
-            .map(|(_, (_, resource))| resource.clone())
-            .collect();
-        let removes = self
-            .items
-            .keys()
-            .filter(|key| !newer.items.contains_key(*key))
-            .cloned()
-            .collect();
-        Difference { upserts, removes }
+            .filter_map(|(key, item)| matches!(item, Item::Keep).then_some(key))
     }
 
     pub fn len(&self) -> usize {
@@ -177,62 +261,53 @@ impl ResourceSet {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
+
+    fn known(&self) -> impl Iterator<Item = &Resource> {
+        self.items.values().filter_map(|item| match item {
+            Item::Known { resource, .. } => Some(resource),
+            Item::Keep => None,
+        })
+    }
+
+    fn get(&self, key: &ResourceKey) -> Option<&Resource> {
+        match self.items.get(key) {
+            Some(Item::Known { resource, .. }) => Some(resource),
+            _ => self.kept.get(key),
+        }
+    }
+
+    fn is_keep(&self, key: &ResourceKey) -> bool {
+        matches!(self.items.get(key), Some(Item::Keep))
+    }
+
+    fn insert(&mut self, key: ResourceKey, item: Item) {
+        self.remove(&key);
+        self.revision.0 = self.revision.0.wrapping_add(item_hash(&key, &item));
+        self.items.insert(key, item);
+    }
+}
+
+/// Whether keeping `key` keeps the resource under `of`.
+fn covers(key: &ResourceKey, of: &ResourceKey) -> bool {
+    match (key, of) {
+        (ResourceKey::Instances(kept), ResourceKey::Instance(endpoint, _)) => kept == endpoint,
+        _ => key == of,
+    }
+}
+
+fn hash_of(value: &impl Serialize) -> u128 {
+    // A table is made of maps with string keys and plain values: its JSON cannot fail, and were
+    // it to, an empty text would only make the revisions differ, which forces a resend.
+    xxh3_128(&serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// A resource's text names its key, so only a keep needs it.
+fn item_hash(key: &ResourceKey, item: &Item) -> u128 {
+    match item {
+        Item::Known { hash, .. } => *hash,
+        Item::Keep => hash_of(&("keep", key)),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::table::Scheme;
-
-    fn table(ports: &[u16]) -> RoutingTable {
-        let mut table = RoutingTable {
-            namespace: "a".into(),
-            ..RoutingTable::default()
-        };
-        let list = ports
-            .iter()
-            .map(|port| Instance {
-                id: format!("e/{port}").into(),
-                scheme: Scheme::Http,
-                host: "10.0.0.1".into(),
-                port: *port,
-            })
-            .collect();
-        table.instances.insert("e".into(), Arc::new(list));
-        table.instances.insert("f".into(), Arc::new(vec![]));
-        table
-    }
-
-    #[test]
-    fn a_table_survives_being_cut_into_resources() {
-        let table = table(&[1, 2]);
-        assert_eq!(ResourceSet::of(&table).to_table("a"), table);
-    }
-
-    #[test]
-    fn one_pod_flip_is_one_small_resource() {
-        let (old, new) = (
-            ResourceSet::of(&table(&[1, 2])),
-            ResourceSet::of(&table(&[1])),
-        );
-        let difference = old.difference(&new);
-        assert_eq!(difference.upserts.len(), 1);
-        assert!(difference.removes.is_empty());
-        assert_ne!(old.hash(), new.hash());
-    }
-
-    #[test]
-    fn applying_a_difference_gives_the_newer_hash() {
-        let mut old = ResourceSet::of(&table(&[1, 2]));
-        let mut newer = table(&[3]);
-        newer.instances.remove("f");
-        let newer = ResourceSet::of(&newer);
-        let difference = old.difference(&newer);
-        difference
-            .upserts
-            .into_iter()
-            .for_each(|resource| old.upsert(resource));
-        difference.removes.iter().for_each(|key| old.remove(key));
-        assert_eq!(old.hash(), newer.hash());
-    }
-}
+mod tests;

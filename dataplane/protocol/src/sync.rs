@@ -5,14 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EndpointId, InstanceId, Resource, ResourceKey, Revision, TableHash};
+use crate::{EndpointId, InstanceId, Resource, ResourceKey, Revision};
 
-/// The format this release speaks. A data plane names its own in [`Hello`]; the operator
-/// refuses those it does not know in [`FORMATS`].
+/// Formats that this release speaks, newest first. A data plane names its own in [`Hello`], and the
+/// operator takes the newest that both know: see [`common_format`]. A release that adds one keeps
+/// the one before, so that neighbouring releases understand each other.
+pub const FORMATS: &[u32] = &[FORMAT];
+
+/// The newest of them; also that of tables on disk.
 pub const FORMAT: u32 = 1;
 
-/// Formats that this release understands.
-pub const FORMATS: &[u32] = &[1];
+/// The newest format among `theirs` that this release speaks, too.
+pub fn common_format(theirs: &[u32]) -> Option<u32> {
+    FORMATS.iter().copied().find(|ours| theirs.contains(ours))
+}
 
 /// Path of the stream.
 pub const STREAM_PATH: &str = "/v1/stream";
@@ -20,23 +26,32 @@ pub const STREAM_PATH: &str = "/v1/stream";
 /// Audience of the ServiceAccount token.
 pub const AUDIENCE: &str = "olla-operator";
 
-/// Longest line from the operator, bytes. An endpoint with 10,000 instances takes about 1 MB.
-pub const MAX_TABLE_LINE: usize = 8 << 20;
+/// Longest line from the operator, bytes. The longest are routes: one that names 10,000 endpoints
+/// takes about 1 MB.
+pub const MAX_TABLE_LINE: usize = 4 << 20;
 
-/// Longest line from a data plane, bytes.
-pub const MAX_REPORT_LINE: usize = 4 << 20;
+/// Longest line from a data plane, bytes: [`REPORTED_AT_ONCE`] instances with reasons of
+/// [`MAX_REASON`] bytes and names as long as Kubernetes lets them be.
+pub const MAX_REPORT_LINE: usize = 64 << 10;
+
+/// Instances in one report at most; what there is more goes into the next line.
+pub const REPORTED_AT_ONCE: usize = 25;
+
+/// Longest reason in a report, bytes; longer ones are cut.
+pub const MAX_REASON: usize = 256;
 
 /// First line of a data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    pub format: u32,
+    /// The [formats](FORMATS) it speaks.
+    pub formats: Vec<u32>,
     /// Who speaks, for people: the pod's name.
     pub data_plane: String,
     /// Release of the data plane.
     pub version: String,
     /// Content that it already holds, credentials included; absent for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<TableHash>,
+    pub revision: Option<Revision>,
 }
 
 /// Lines from the data plane.
@@ -60,17 +75,23 @@ pub enum ToOperator {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToDataPlane {
-    /// `full`: forget what you hold; else change it.
+    /// The first line: the format of all that follows.
+    Welcome {
+        format: u32,
+    },
+    /// `full`: forget what you hold, except for what is to be kept; else change it.
     Begin {
-        revision: Revision,
         namespace: String,
         full: bool,
     },
     Upsert(Resource),
+    /// The operator does not know this one at the moment: leave it as it is held, and go without
+    /// where it is not. Until it is upserted or removed.
+    Keep(ResourceKey),
     Remove(ResourceKey),
+    /// What the result must be.
     Commit {
         revision: Revision,
-        hash: TableHash,
     },
     /// The stream ends, and trying again will not help before something is changed.
     Refused {
@@ -78,10 +99,13 @@ pub enum ToDataPlane {
     },
 }
 
-/// What a data plane sees of its instances. Sent when something in it changed, at most once a
-/// second, and every 30 seconds.
+/// What a data plane sees of its instances: all of them once a stream, then those of which there
+/// is news. Sent at most once a second, in lines of [`REPORTED_AT_ONCE`] instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// Forget what was reported before. Of an instance that leaves the table nothing need be said.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     pub instances: Vec<InstanceReport>,
 }
 

@@ -3,11 +3,20 @@
 //!
 //! All durations are whole milliseconds and say so in their names.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dialect, EndpointId, InstanceId, ModelName, RouteId, Secret};
+use crate::{
+    Dialect, EndpointId, InstanceId, ModelName, ResourceKey, Revision, RouteId, Secret, SetId,
+    resource::ResourceSet,
+};
+
+pub use crate::targets::{EndpointRef, EndpointSet, PriorityOrder, Selection, Target};
 
 /// Everything a data plane needs to route one namespace's traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,14 +26,26 @@ pub struct RoutingTable {
     /// to be.
     pub profiles: BTreeMap<String, Arc<Profile>>,
     pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// Endpoints that several routes select together.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sets: BTreeMap<SetId, Arc<EndpointSet>>,
     /// Usable addresses of each endpoint, sorted by id. An unready or terminating pod is not
     /// here. An endpoint without any has an empty list.
     pub instances: BTreeMap<EndpointId, Arc<Vec<Instance>>>,
-    /// In order of precedence: the first whose match fits takes the request.
+    /// In order of [precedence](Route::precedence): the first whose match fits takes the request.
     pub routes: Vec<Arc<Route>>,
+    /// What the operator does not know at this moment: data planes leave those resources as they
+    /// hold them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub keep: BTreeSet<ResourceKey>,
 }
 
 impl RoutingTable {
+    /// What tells this table's content from any other's.
+    pub fn revision(&self) -> Revision {
+        ResourceSet::of(self).revision()
+    }
+
     /// A copy that may be written to disk: each credential becomes
     /// [`Credential::Withheld`], and its endpoint waits for the operator.
     #[must_use]
@@ -81,6 +102,10 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// Key into [`RoutingTable::profiles`]; `auto` until a listing tells.
     pub profile: String,
+    /// Which tier it is in, in the direction that the route says; a route may say another number.
+    pub priority: u32,
+    /// Share inside its tier; 0 = none. A route may say another.
+    pub weight: u32,
     /// Put before every path; empty or starting with `/` and not ending with it.
     pub base_path: String,
     pub credential: Credential,
@@ -167,15 +192,47 @@ pub enum Scheme {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub id: RouteId,
+    /// When the object was created, in seconds since 1970; absent outside a cluster. Of routes
+    /// whose matches are equally specific the oldest comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<i64>,
     #[serde(rename = "match")]
     pub matches: RouteMatch,
-    /// Sorted by tier, then endpoint.
-    pub targets: Vec<Target>,
+    /// See [`RoutingTable::targets`].
+    pub endpoints: Selection,
     pub balancer: Balancer,
     pub failover: FailoverPolicy,
     /// Absent: no breaker (engine `sherpa`); neither counts nor looks.
     pub breaker: Option<BreakerPolicy>,
     pub timeouts: Timeouts,
+}
+
+/// The order of routes; see [`Route::precedence`].
+pub type Precedence = (
+    (Reverse<usize>, bool, Reverse<usize>),
+    (bool, Option<i64>),
+    RouteId,
+);
+
+impl Route {
+    /// Smaller comes first: the more specific match, then the older object (one that no cluster
+    /// dated is younger than all that one did), then the name. It depends on nothing but the
+    /// route, so that a route that comes or goes changes no other.
+    pub fn precedence(&self) -> Precedence {
+        let age = (self.created.is_none(), self.created);
+        (self.matches.specificity(), age, self.id.clone())
+    }
+}
+
+impl RouteMatch {
+    /// Smaller comes first. Of two prefixes that fit one path, the longer text has more segments.
+    fn specificity(&self) -> (Reverse<usize>, bool, Reverse<usize>) {
+        (
+            Reverse(self.path_prefix.as_ref().map_or(0, String::len)),
+            self.models.is_empty(),
+            Reverse(self.headers.len()),
+        )
+    }
 }
 
 /// All members that are present must fit. An empty one fits everything.
@@ -197,17 +254,6 @@ pub struct RouteMatch {
 pub struct HeaderMatch {
     pub name: String,
     pub value: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Target {
-    pub endpoint: EndpointId,
-    /// 0 is used first; the direction of the user's numbers is already resolved.
-    pub tier: u32,
-    /// The user's number, for people.
-    pub priority: u32,
-    /// Share inside the tier; 0 = none.
-    pub weight: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,6 +343,8 @@ mod tests {
             Arc::new(Endpoint {
                 id: "e".into(),
                 profile: "openai".into(),
+                priority: 100,
+                weight: 100,
                 base_path: String::new(),
                 credential: Credential::Header {
                     name: "authorization".into(),

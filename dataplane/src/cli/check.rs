@@ -65,7 +65,7 @@ fn describe(understood: &Understood) -> String {
             ": {how}; breaker {breaker}, {} attempts at most",
             route.failover.attempts
         );
-        for target in &route.targets {
+        for target in table.targets(route) {
             let place = match route.balancer {
                 Balancer::Priority => format!("{}.", target.tier + 1),
                 _ => "-".to_owned(),

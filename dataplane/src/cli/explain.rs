@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use dataplane_core::InstanceView;
-use dataplane_protocol::{Revision, RoutingTable, sync::Health};
+use dataplane_protocol::{RoutingTable, sync::Health};
 
 use super::{ExplainArgs, complain, say};
 use crate::{config::Settings, explain, prober, source::file, state::Shared};
@@ -17,7 +17,8 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
     let sources = file::read(&args.files.files)?;
     let understood = file::usable(&sources, args.files.namespace.as_deref())?;
     let shared = Shared::new(Settings::default());
-    shared.apply(Arc::new(understood.compiled.table), Revision(1), "file");
+    let table = Arc::new(understood.compiled.table);
+    shared.apply(table.clone(), table.revision(), "file");
     if !args.offline {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

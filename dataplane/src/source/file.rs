@@ -12,7 +12,6 @@ use compile::{
     Compiled, compile,
     manifest::{self, Loaded, Severity, Source},
 };
-use dataplane_protocol::Revision;
 
 use crate::state::Shared;
 
@@ -207,7 +206,6 @@ pub async fn follow(
     first: Vec<Source>,
 ) {
     let mut seen = first;
-    let mut revision = 1;
     loop {
         tokio::select! {
             () = shared.drain.cancelled() => return,
@@ -229,9 +227,8 @@ pub async fn follow(
         match usable(&sources, wanted.as_deref()) {
             Ok(understood) => {
                 understood.warn();
-                revision += 1;
                 let table = Arc::new(understood.compiled.table);
-                shared.apply(table, Revision(revision), "file");
+                shared.apply(table.clone(), table.revision(), "file");
             }
             Err(error) => report(&shared, error.to_string()),
         }

@@ -1,11 +1,11 @@
 //! A data plane and its operator: tables come, are judged, and outlive whoever sent them.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use dataplane_protocol::{
-    Revision, TableHash,
+    ResourceKey, Revision,
     resource::ResourceSet,
-    sync::{FORMAT, Health, ToDataPlane},
+    sync::{FORMATS, Health, ToDataPlane},
 };
 use http::StatusCode;
 use tempfile::TempDir;
@@ -50,8 +50,11 @@ async fn a_data_plane_says_who_it_is_and_what_it_holds() {
     assert_eq!(stream.path, "/v1/stream");
     assert_eq!(stream.bearer, "Bearer token-1");
     let hello = stream.hello().await;
-    assert_eq!((hello.format, hello.data_plane.as_str()), (FORMAT, "pod-1"));
-    assert_eq!(hello.hash, None);
+    assert_eq!(
+        (hello.formats, hello.data_plane),
+        (FORMATS.to_vec(), "pod-1".into())
+    );
+    assert_eq!(hello.revision, None);
 }
 
 #[tokio::test]
@@ -69,13 +72,13 @@ async fn before_its_first_table_it_is_not_ready_and_asks_clients_to_come_back() 
 async fn a_table_is_used_and_acknowledged() {
     let (scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
-    stream.table(7, &table(&Yaml::tiers(&[("a", &a)]))).await;
-    assert_eq!(stream.verdict().await, Ok(7));
+    let sent = stream.table(&table(&Yaml::tiers(&[("a", &a)]))).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     assert_eq!(scene.plane.chat("m").await.endpoint(), "a");
     let status = scene.plane.status().await;
     assert_eq!(status["config"]["origin"], "operator");
-    assert_eq!(status["config"]["revision"], 7);
+    assert_eq!(status["config"]["revision"], sent.to_string());
     assert_eq!(status["config"]["problem"], "");
 }
 
@@ -87,8 +90,8 @@ async fn a_change_is_applied_to_what_is_held() {
         Backend::start("b", &["n"]).await,
     );
     let old = table(&Yaml::tiers(&[("a", &a)]));
-    stream.table(1, &old).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&old).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     scene.plane.chat("m").await;
     let new = table(&Yaml::tiers(&[("a", &a), ("b", &b)]));
@@ -96,10 +99,10 @@ async fn a_change_is_applied_to_what_is_held() {
     assert_eq!(
         difference.upserts.len(),
         3,
-        "endpoint, its instances, the route"
+        "endpoint, its instance, the set of all"
     );
-    stream.change(2, &ResourceSet::of(&old), &new, false).await;
-    assert_eq!(stream.verdict().await, Ok(2));
+    let sent = stream.change(&ResourceSet::of(&old), &new, false).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     assert_eq!(scene.plane.chat("n").await.endpoint(), "b");
     assert_eq!(
@@ -107,8 +110,46 @@ async fn a_change_is_applied_to_what_is_held() {
         1,
         "it is still the same"
     );
-    stream.change(3, &ResourceSet::of(&new), &old, false).await;
-    assert_eq!(stream.verdict().await, Ok(3));
+    let sent = stream.change(&ResourceSet::of(&new), &old, false).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
+    assert_eq!(scene.plane.chat("n").await.status, 404);
+}
+
+#[tokio::test]
+async fn what_the_operator_does_not_know_serves_on() {
+    let (mut scene, mut stream) = scene().await;
+    let (a, b) = (
+        Backend::start("a", &["m"]).await,
+        Backend::start("b", &["n"]).await,
+    );
+    let good = table(&Yaml::tiers(&[("a", &a), ("b", &b)]));
+    let sent = stream.table(&good).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
+    scene.plane.settled().await;
+    // An operator that has just started and could not list the pods of `a`, nor read `b`.
+    let mut unknown = good.clone();
+    unknown.instances.remove("a");
+    unknown.endpoints.remove("b");
+    unknown.instances.remove("b");
+    unknown.keep = [
+        ResourceKey::Instances("a".into()),
+        ResourceKey::Endpoint("b".into()),
+        ResourceKey::Instances("b".into()),
+    ]
+    .into();
+    drop(stream);
+    let mut stream = scene.operator.stream().await;
+    let sent = stream.table(&unknown).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
+    assert_eq!(scene.plane.chat("m").await.endpoint(), "a");
+    assert_eq!(scene.plane.chat("n").await.endpoint(), "b");
+    // It knows at last: `b` is gone.
+    let known = table(&Yaml::tiers(&[("a", &a)]));
+    stream
+        .change(&ResourceSet::of(&unknown), &known, false)
+        .await;
+    assert_eq!(stream.verdict().await, Ok(known.revision()));
+    assert_eq!(scene.plane.chat("m").await.endpoint(), "a");
     assert_eq!(scene.plane.chat("n").await.status, 404);
 }
 
@@ -117,18 +158,17 @@ async fn what_is_not_committed_has_no_effect() {
     let (mut scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
     let good = table(&Yaml::tiers(&[("a", &a)]));
-    stream.table(1, &good).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&good).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     let begin = ToDataPlane::Begin {
-        revision: Revision(2),
         namespace: "default".into(),
         full: true,
     };
     stream.say(&begin).await;
     drop(stream);
     let mut next = scene.operator.stream().await;
-    assert_eq!(next.hello().await.hash, Some(ResourceSet::of(&good).hash()));
+    assert_eq!(next.hello().await.revision, Some(good.revision()));
     assert_eq!(scene.plane.chat("m").await.endpoint(), "a");
 }
 
@@ -137,27 +177,25 @@ async fn a_table_that_comes_out_different_is_asked_for_in_full() {
     let (mut scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
     let good = table(&Yaml::tiers(&[("a", &a)]));
-    stream.table(1, &good).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&good).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     let begin = ToDataPlane::Begin {
-        revision: Revision(2),
         namespace: "default".into(),
         full: false,
     };
     stream.say(&begin).await;
-    let hash: TableHash = serde_json::from_str("12345").unwrap();
-    let revision = Revision(2);
-    stream.say(&ToDataPlane::Commit { revision, hash }).await;
+    let revision = Revision(12345);
+    stream.say(&ToDataPlane::Commit { revision }).await;
     let mut next = scene.operator.stream().await;
     assert_eq!(
-        next.hello().await.hash,
+        next.hello().await.revision,
         None,
         "it holds nothing it could trust"
     );
     assert_eq!(scene.plane.chat("m").await.endpoint(), "a", "and serves on");
-    next.table(3, &good).await;
-    assert_eq!(next.verdict().await, Ok(3));
+    let sent = next.table(&good).await;
+    assert_eq!(next.verdict().await, Ok(sent));
 }
 
 #[tokio::test]
@@ -165,17 +203,20 @@ async fn a_table_that_does_not_fit_together_is_refused_and_the_old_one_serves() 
     let (scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
     let good = table(&Yaml::tiers(&[("a", &a)]));
-    stream.table(1, &good).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&good).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     let mut torn = good.clone();
-    torn.endpoints.clear();
-    stream.table(2, &torn).await;
+    torn.profiles.clear();
+    let refused = stream.table(&torn).await;
     let (revision, reason) = stream.verdict().await.unwrap_err();
-    assert_eq!(revision, 2);
+    assert_eq!(revision, refused);
     assert!(reason.contains("endpoint a"), "{reason}");
     assert_eq!(scene.plane.chat("m").await.endpoint(), "a");
-    assert_eq!(scene.plane.status().await["config"]["revision"], 1);
+    assert_eq!(
+        scene.plane.status().await["config"]["revision"],
+        sent.to_string()
+    );
 }
 
 #[tokio::test]
@@ -183,8 +224,8 @@ async fn without_its_operator_it_serves_on_and_comes_back_with_what_it_holds() {
     let (mut scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
     let good = table(&Yaml::tiers(&[("a", &a)]));
-    stream.table(1, &good).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&good).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     scene.operator.stop().await;
     let told = async || !problem(&scene.plane).await.is_empty();
@@ -197,9 +238,9 @@ async fn without_its_operator_it_serves_on_and_comes_back_with_what_it_holds() {
     let mut stream = scene.operator.stream().await;
     assert_eq!(stream.bearer, "Bearer token-2", "read anew");
     let held = ResourceSet::of(&good);
-    assert_eq!(stream.hello().await.hash, Some(held.hash()));
-    stream.change(1, &held, &good, false).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    assert_eq!(stream.hello().await.revision, Some(held.revision()));
+    let sent = stream.change(&held, &good, false).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     assert_eq!(problem(&scene.plane).await, "");
 }
 
@@ -244,7 +285,7 @@ async fn an_operator_that_another_ca_vouches_for_gets_no_token() {
 async fn reports_say_how_the_instances_are() {
     let (_scene, mut stream) = scene().await;
     let mut a = Backend::start("a", &["m", "n"]).await;
-    stream.table(1, &table(&Yaml::tiers(&[("a", &a)]))).await;
+    stream.table(&table(&Yaml::tiers(&[("a", &a)]))).await;
     let healthy = loop {
         let report = stream.report().await;
         if let Some(instance) = report.instances.first()
@@ -280,9 +321,9 @@ async fn a_disk_that_hangs_holds_up_neither_tables_nor_clients() {
     let table = table(&Yaml::tiers(&[("a", &a)]));
     let plane = Plane::at_once(Plane::settings(), from(&config)).await;
     let mut stream = operator.stream().await;
-    for revision in 1..4 {
-        stream.table(revision, &table).await;
-        assert_eq!(stream.verdict().await, Ok(revision));
+    for _ in 1..4 {
+        let sent = stream.table(&table).await;
+        assert_eq!(stream.verdict().await, Ok(sent));
     }
     plane.settled().await;
     assert_eq!(plane.chat("m").await.status, 200);
@@ -310,8 +351,8 @@ async fn a_restart_serves_from_disk_before_the_operator_speaks() {
     let table = table(&yaml);
     let plane = Plane::at_once(Plane::settings(), from(&config)).await;
     let mut stream = operator.stream().await;
-    stream.table(41, &table).await;
-    assert_eq!(stream.verdict().await, Ok(41));
+    let sent = stream.table(&table).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     plane.settled().await;
     assert_eq!(plane.chat("n").await.endpoint(), "guarded");
     wait_for("it is on disk", async || file.exists()).await;
@@ -329,7 +370,7 @@ async fn a_restart_serves_from_disk_before_the_operator_speaks() {
     wait_for("the open endpoint serves", usable).await;
     let status = plane.status().await;
     assert_eq!(status["config"]["origin"], "disk");
-    assert_eq!(status["config"]["revision"], 41);
+    assert_eq!(status["config"]["revision"], sent.to_string());
     let before = guarded.looks().len() + guarded.count();
     let answer = plane.chat("n").await;
     assert!(matches!(answer.status, 404 | 503), "{}", answer.status);
@@ -343,13 +384,10 @@ async fn a_restart_serves_from_disk_before_the_operator_speaks() {
 
     operator.restart().await;
     let mut stream = operator.stream().await;
-    assert_eq!(
-        stream.hello().await.hash,
-        None,
-        "a table without credentials is no base"
-    );
-    stream.table(42, &table).await;
-    assert_eq!(stream.verdict().await, Ok(42));
+    let held = stream.hello().await.revision;
+    assert_ne!(held, Some(sent), "a table without credentials is another");
+    let sent = stream.table(&table).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     let usable = async || plane.chat("n").await.status == 200;
     wait_for("the guarded endpoint serves again", usable).await;
 }
@@ -362,15 +400,15 @@ async fn a_damaged_file_on_disk_is_as_good_as_none() {
     for damage in [
         "",
         "{",
-        "{\"format\":999,\"revision\":1,\"table\":{}}",
+        "{\"format\":999,\"revision\":\"0\",\"table\":{}}",
         "\0\0\0",
     ] {
         fs::write(&file, damage).unwrap();
         let plane = Plane::at_once(Plane::settings(), from(&config)).await;
         let mut stream = operator.stream().await;
         let a = Backend::start("a", &["m"]).await;
-        stream.table(1, &table(&Yaml::tiers(&[("a", &a)]))).await;
-        assert_eq!(stream.verdict().await, Ok(1));
+        let sent = stream.table(&table(&Yaml::tiers(&[("a", &a)]))).await;
+        assert_eq!(stream.verdict().await, Ok(sent));
         plane.settled().await;
         assert_eq!(plane.chat("m").await.status, 200);
     }
@@ -381,8 +419,8 @@ async fn lines_cut_anywhere_are_understood() {
     let (scene, stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
     let mut stream = stream.in_pieces(3);
-    stream.table(1, &table(&Yaml::tiers(&[("a", &a)]))).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&table(&Yaml::tiers(&[("a", &a)]))).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     a.answer(Reply::chat("a"));
     assert_eq!(scene.plane.chat("m").await.status, 200);
@@ -392,19 +430,16 @@ async fn lines_cut_anywhere_are_understood() {
 async fn a_line_that_is_none_ends_the_stream_and_nothing_else() {
     let (mut scene, mut stream) = scene().await;
     let a = Backend::start("a", &["m"]).await;
-    stream.table(1, &table(&Yaml::tiers(&[("a", &a)]))).await;
-    assert_eq!(stream.verdict().await, Ok(1));
+    let sent = stream.table(&table(&Yaml::tiers(&[("a", &a)]))).await;
+    assert_eq!(stream.verdict().await, Ok(sent));
     scene.plane.settled().await;
     stream.raw("{\"upsert\":{\"endpoint\":[]}}\n").await;
     let mut next = scene.operator.stream().await;
-    assert!(next.hello().await.hash.is_some());
+    assert!(next.hello().await.revision.is_some());
     assert_eq!(scene.plane.chat("m").await.status, 200);
     // A change outside of a transaction is none either.
     let route = table(&Yaml::tiers(&[("a", &a)])).routes[0].clone();
-    let stray = dataplane_protocol::Resource::Route {
-        rank: 0,
-        route: Arc::new((*route).clone()),
-    };
+    let stray = dataplane_protocol::Resource::Route(route);
     next.say(&ToDataPlane::Upsert(stray)).await;
     scene.operator.stream().await;
     assert_eq!(scene.plane.chat("m").await.status, 200);

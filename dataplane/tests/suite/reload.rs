@@ -66,15 +66,15 @@ async fn a_changed_file_takes_effect() {
     );
     let (file, plane) = served(&Yaml::tiers(&[("a", &a)]).text()).await;
     assert_eq!(plane.chat("m").await.endpoint(), "a");
+    let revision = async || plane.status().await["config"]["revision"].clone();
+    let first = revision().await;
+    let number = plane.metric("olla_config_revision", &[]).await;
     file.write(&Yaml::tiers(&[("b", &b)]).text());
     let changed = async || plane.chat("m").await.endpoint() == "b";
     wait_for("traffic goes to the new endpoint", changed).await;
-    let status = plane.status().await;
-    assert_eq!(
-        (&status["config"]["revision"], &status["config"]["origin"]),
-        (&2.into(), &"file".into())
-    );
-    assert_eq!(plane.metric("olla_config_revision", &[]).await, 2.0);
+    assert_ne!(revision().await, first);
+    assert_eq!(plane.status().await["config"]["origin"], "file");
+    assert_ne!(plane.metric("olla_config_revision", &[]).await, number);
 }
 
 #[tokio::test]
@@ -112,11 +112,12 @@ async fn a_broken_file_changes_nothing_and_is_told() {
     let a = Backend::start("a", &["m"]).await;
     let good = Yaml::tiers(&[("a", &a)]).text();
     let (file, plane) = served(&good).await;
+    let before = plane.status().await["config"]["revision"].clone();
     file.write(&good.replace("type: vllm", "type: vlllm"));
     let told = async || problem(&plane).await.contains("vlllm");
     wait_for("the problem is told", told).await;
     assert_eq!(plane.chat("m").await.status, 200);
-    assert_eq!(plane.status().await["config"]["revision"], 1);
+    assert_eq!(plane.status().await["config"]["revision"], before);
     file.write("{ not: [yaml");
     let told = async || {
         let problem = problem(&plane).await;

@@ -85,7 +85,7 @@ fn the_operators_metrics_count_what_it_does() -> Result<()> {
     for data_plane in [&first, &second] {
         wait_answer(data_plane, "other")?;
     }
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     let ns = tenant.namespace();
     let _stranger = DataPlane::start_with_token(tenant.cluster(), ns, "stranger", "no-token")?;
 

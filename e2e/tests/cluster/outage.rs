@@ -11,7 +11,7 @@ fn data_planes_serve_on_without_the_operator_and_follow_it_when_it_is_back() -> 
     let tenant = world.tenant()?;
     let (_base, first) = served(&tenant)?;
     let second = tenant.data_plane()?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     let before = tenant.wait_condition("ollaroutes/main", "Programmed", "True")?;
 
     world.kill_operator()?;
@@ -34,7 +34,7 @@ fn data_planes_serve_on_without_the_operator_and_follow_it_when_it_is_back() -> 
         }
         Ok(Some(()))
     })?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     let after = tenant.wait_condition("ollaroutes/main", "Programmed", "True")?;
     assert_eq!(
         after["lastTransitionTime"], before["lastTransitionTime"],
@@ -81,14 +81,14 @@ fn a_data_plane_that_is_killed_comes_back_beside_its_sibling() -> Result<()> {
     let tenant = world.tenant()?;
     let (_base, mut first) = served(&tenant)?;
     let second = tenant.data_plane()?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     first.kill9()?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "1 of 1")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     tenant.apply(&route("main", "{loadBalancer: round_robin}"))?;
     wait_answer(&second, "base")?;
     first.restart()?;
     wait_answer(&first, "base")?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     Ok(())
 }
 
@@ -98,16 +98,18 @@ fn a_data_plane_that_hangs_is_counted_no_longer() -> Result<()> {
     let tenant = world.tenant()?;
     let (_base, mut first) = served(&tenant)?;
     let _second = tenant.data_plane()?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     first.freeze()?;
+    tenant.apply(&route("main", "{loadBalancer: round_robin}"))?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "False", "1 of 2")?;
     // It answers no ping: ten seconds until the next one, twenty for its answer.
     wait("one is left", 3 * SOON, || {
         tenant
-            .wait_message("ollaroutes/main", "Programmed", "True", "1 of 1")
+            .wait_message("ollaroutes/main", "Programmed", "True", "all connected")
             .map(Some)
     })?;
     first.thaw()?;
-    tenant.wait_message("ollaroutes/main", "Programmed", "True", "2 of 2")?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     wait_answer(&first, "base")
 }
 

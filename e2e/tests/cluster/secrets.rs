@@ -198,12 +198,7 @@ fn a_token_of_another_audience_or_none_is_refused() -> Result<()> {
             "its token is in the log"
         );
     }
-    tenant.wait_message(
-        "ollaroutes/main",
-        "Programmed",
-        "True",
-        "1 of 1 data planes",
-    )?;
+    tenant.wait_message("ollaroutes/main", "Programmed", "True", "all connected")?;
     let logs = world.operator_logs()?;
     assert!(!logs.contains(&foreign), "a token is in the operator's log");
     Ok(())

@@ -10,20 +10,23 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use compile::Kind;
 use dataplane_protocol::{
-    Revision, TableHash,
+    Revision,
     frame::{self, Decoder, encode},
-    sync::{FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator},
+    sync::{
+        FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator,
+        common_format,
+    },
 };
 use http_body_util::{BodyExt as _, channel::Sender};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::base::Base;
 use super::{
     ledger::Ledger,
-    publish::{Held, Hub, Receiver},
+    publish::{Held, Hub, Receiver, Snapshot},
     sessions::{BreakerChange, Session, Sessions},
 };
 use crate::{
@@ -37,6 +40,11 @@ pub const CHUNK: usize = 64 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
 const MAX_HELLO_LINE: usize = 16 << 10;
+/// Lines that are read at once, and how long each further one takes to become free again. A data
+/// plane sends its instances in a burst when it has come, then once a second what is new. Whoever
+/// sends more is read as slowly as this, and waits in its own buffers.
+const BURST: u32 = 1000;
+const LINE_EVERY: Duration = Duration::from_millis(20);
 /// A reader that takes no chunk for this long is given up; it comes back for the newest table.
 const STALL: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -51,6 +59,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Data planes of one namespace at a time.
     pub limit: usize,
+    /// From the first byte of a line to its last.
+    pub line: Duration,
     /// From hello to the stream's end, so that a data plane has to prove itself again.
     pub lifetime: Duration,
 }
@@ -64,6 +74,8 @@ enum End {
     Broken(#[source] hyper::Error),
     #[error("no hello within 10s")]
     NoHello,
+    #[error("a line did not end in time")]
+    Unfinished,
     #[error("the data plane read nothing for 30s")]
     Stalled,
     #[error("{0}")]
@@ -86,7 +98,7 @@ pub async fn hold(
     mut tx: Sender<Bytes>,
     stop: CancellationToken,
 ) -> Option<Session> {
-    let mut lines = Lines::new(lines);
+    let mut lines = Lines::new(lines, context.line);
     let talked = tokio::select! {
         () = stop.cancelled() => Err(End::Stopped),
         talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
@@ -123,13 +135,13 @@ async fn talk(
         Ok(Err(end)) => return Err(end),
         Err(_) => return Err(End::NoHello),
     };
-    if !FORMATS.contains(&hello.format) {
-        let format = hello.format;
+    let Some(format) = common_format(&hello.formats) else {
+        let theirs = &hello.formats;
         return Err(End::Refused(format!(
-            "format {format} is not understood, only {FORMATS:?}: bring operator and data plane \
-             to neighbouring releases"
+            "the data plane speaks formats {theirs:?}, the operator {FORMATS:?}: upgrade one of \
+             them to a neighbouring release of the other"
         )));
-    }
+    };
     lines.decoder.allow(MAX_REPORT_LINE);
     let namespace = identity.namespace.as_str();
     let Some(session) =
@@ -154,6 +166,11 @@ async fn talk(
         tables: context.hub.subscribe(namespace),
         session,
     };
+    send(
+        tx,
+        encode(&ToDataPlane::Welcome { format }, MAX_TABLE_LINE)?,
+    )
+    .await?;
     stream.run(&hello, lines, tx).await
 }
 
@@ -178,7 +195,7 @@ impl Stream<'_> {
         let tables = self.tables.clone();
         let expiry = Instant::now() + self.context.lifetime;
         let end = tokio::select! {
-            end = write(tables, hello.hash, tx, &base, expiry) => end,
+            end = write(tables, hello.revision, tx, &base, expiry) => end,
             end = self.read(lines, &base) => end,
         };
         let Self {
@@ -208,28 +225,32 @@ impl Stream<'_> {
             match line {
                 ToOperator::Hello(_) => return End::Refused("a second hello".into()),
                 ToOperator::Ack { revision } => {
-                    let sent = base.lock().acked(revision);
-                    self.acked(revision, sent);
+                    let acked = base.lock().acked(revision);
+                    self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
                     tracing::warn!(namespace = self.namespace, %revision, reason, "table refused");
-                    base.lock().nacked();
+                    let refused = base.lock().nacked(revision);
                     self.count("nack");
-                    self.session.nack(revision, &reason);
-                    self.context.ledger.mark(self.namespace);
+                    if let Some(refused) = refused {
+                        self.session.nack(refused.number, &reason);
+                        self.context.ledger.mark(self.namespace);
+                    }
                 }
                 ToOperator::Report(report) => self.reported(&report),
             }
         }
     }
 
-    fn acked(&self, revision: Revision, sent: Option<Instant>) {
+    /// An answer to what was not sent counts for nothing.
+    fn acked(&self, acked: Option<(Arc<Snapshot>, Instant)>) {
         self.count("ack");
-        if let Some(sent) = sent {
-            let waited = sent.elapsed().as_secs_f64();
-            self.context.metrics.push_to_ack.observe(waited);
-        }
-        if self.session.ack(revision) {
+        let Some((snapshot, sent)) = acked else {
+            return;
+        };
+        let waited = sent.elapsed().as_secs_f64();
+        self.context.metrics.push_to_ack.observe(waited);
+        if self.session.ack(snapshot.number) {
             self.context.ledger.mark(self.namespace);
         }
     }
@@ -237,7 +258,10 @@ impl Stream<'_> {
     fn reported(&self, report: &Report) {
         let snapshot = self.tables.borrow().clone();
         let Some(snapshot) = snapshot else { return };
-        for change in self.session.report(report, &snapshot.table) {
+        let Some(changes) = self.session.report(report, &snapshot.table) else {
+            return;
+        };
+        for change in changes {
             self.tell(change);
         }
         self.context.ledger.mark(self.namespace);
@@ -289,17 +313,17 @@ impl Stream<'_> {
 /// Sends the newest table, again and again; the expiry comes between two of them.
 async fn write(
     mut tables: Receiver,
-    resumed: Option<TableHash>,
+    resumed: Option<Revision>,
     tx: &mut Sender<Bytes>,
     base: &Mutex<Base>,
     expiry: Instant,
 ) -> End {
-    let mut written: Option<Revision> = None;
+    let mut written: Option<u64> = None;
     loop {
         let newer = tables.wait_for(|newest| {
             newest
                 .as_ref()
-                .is_some_and(|newest| Some(newest.revision) != written)
+                .is_some_and(|newest| Some(newest.number) != written)
         });
         let newer = tokio::select! {
             biased;
@@ -312,7 +336,7 @@ async fn write(
         let held = base.lock().newest();
         let from = match held {
             Some(older) => Held::Snapshot(older),
-            None if written.is_none() && resumed == Some(snapshot.hash) => Held::Same,
+            None if written.is_none() && resumed == Some(snapshot.revision) => Held::Same,
             None => Held::Nothing,
         };
         let lines = match snapshot.lines_for(&from) {
@@ -322,7 +346,7 @@ async fn write(
                 return End::Refused(format!("the table cannot be sent: {error}"));
             }
         };
-        written = Some(snapshot.revision);
+        written = Some(snapshot.number);
         base.lock().sent(snapshot, Instant::now());
         if let Err(end) = send(tx, lines).await {
             return end;
@@ -346,22 +370,42 @@ async fn send(tx: &mut Sender<Bytes>, mut lines: Bytes) -> Result<(), End> {
 struct Lines {
     body: Incoming,
     decoder: Decoder,
+    /// From the first byte of a line to its last.
+    limit: Duration,
+    /// When the line began that has no end yet.
+    begun: Option<Instant>,
+    /// When all the lines read so far will have been paid for; see [`BURST`].
+    paid: Instant,
 }
 
 impl Lines {
-    fn new(body: Incoming) -> Self {
+    fn new(body: Incoming, limit: Duration) -> Self {
         Self {
             body,
             decoder: Decoder::new(MAX_HELLO_LINE),
+            limit,
+            begun: None,
+            paid: Instant::now(),
         }
     }
 
     async fn next(&mut self) -> Result<ToOperator, End> {
         loop {
             if let Some(line) = self.decoder.next()? {
+                self.begun = None;
+                self.pace().await;
                 return Ok(line);
             }
-            let frame = match self.body.frame().await {
+            if self.decoder.unfinished() > 0 {
+                self.begun.get_or_insert_with(Instant::now);
+            }
+            let frame = match self.begun {
+                Some(begun) => timeout_at(begun + self.limit, self.body.frame())
+                    .await
+                    .map_err(|_| End::Unfinished)?,
+                None => self.body.frame().await,
+            };
+            let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Err(End::Broken(error)),
                 None => return Err(End::Closed),
@@ -369,6 +413,18 @@ impl Lines {
             if let Some(bytes) = frame.data_ref() {
                 self.decoder.push(bytes);
             }
+        }
+    }
+}
+
+impl Lines {
+    async fn pace(&mut self) {
+        let now = Instant::now();
+        self.paid = self.paid.max(now) + LINE_EVERY;
+        if let Some(until) = self.paid.checked_sub(LINE_EVERY * BURST)
+            && until > now
+        {
+            sleep_until(until).await;
         }
     }
 }

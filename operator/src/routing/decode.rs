@@ -186,16 +186,19 @@ fn own<S: DeserializeOwned>(
 fn undecodable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> Fact {
     let uid = metadata.uid.clone();
     let generation = metadata.generation.unwrap_or_default();
+    let labels = metadata.labels.clone().unwrap_or_default();
     let message = format!("spec: {error} (was it written for another release's {kind} CRD?)");
     match kind {
         Kind::LlmEndpoint => Fact::Endpoint(Decoded::Undecodable {
             uid,
             generation,
+            labels,
             message,
         }),
         Kind::OllaRoute => Fact::Route(Decoded::Undecodable {
             uid,
             generation,
+            labels,
             message,
         }),
     }

@@ -8,20 +8,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use compile::{
-    Compiled, Facts,
-    facts::{PodFact, ServiceFact},
+    AcceptedForms, Compiled, Facts, Kind, Objects, compile,
+    facts::{PodFact, ServiceFact, Unlisted},
 };
 use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, common::is_subdomain};
 use dataplane_protocol::Secret;
 
+use super::forms::Forms;
 pub use super::item::{Decoded, Fact, Item, ServiceEntry, SliceEntry, Source};
-use super::judge::{Forms, judge};
 
 #[derive(Debug, Default)]
 pub struct Index {
     namespaces: HashMap<String, Namespace>,
     /// Sources whose first list is in.
     listed: HashSet<Source>,
+    /// Those whose first list is late.
+    given_up: HashSet<Source>,
     dirty: BTreeSet<String>,
 }
 
@@ -81,14 +83,17 @@ impl Index {
         self.mark_listed(source);
     }
 
-    /// The source has nothing and will not be waited for any longer.
+    /// The source is not waited for any longer: until it is listed, nothing is known of it.
     pub fn give_up(&mut self, source: &Source) {
-        self.mark_listed(source);
+        if !self.listed.contains(source) && self.given_up.insert(source.clone()) {
+            self.dirty.extend(source.namespace().map(str::to_owned));
+        }
     }
 
     /// Its watch has stopped: what came from it is forgotten.
     pub fn forget(&mut self, source: &Source) {
         self.listed.remove(source);
+        self.given_up.remove(source);
         for (namespace, name) in self.names_of(source) {
             self.delete(source, &namespace, &name);
         }
@@ -112,13 +117,13 @@ impl Index {
         self.listed.contains(&Source::Endpoints) && self.listed.contains(&Source::Routes)
     }
 
-    /// Whether all that a table of this namespace is made of has been listed.
+    /// Whether all that a table of this namespace is made of has been listed or given up.
     pub fn ready(&self, namespace: &str) -> bool {
         self.kinds_listed()
             && self
                 .needs(namespace)
                 .iter()
-                .all(|source| self.listed.contains(source))
+                .all(|source| self.listed.contains(source) || self.given_up.contains(source))
     }
 
     /// Namespaces that hold an object of ours.
@@ -144,16 +149,41 @@ impl Index {
         taken
     }
 
-    /// Its table and one verdict for each object. An object whose newest form is refused stays in
-    /// the table as it was last accepted.
-    pub fn judge(&mut self, namespace: &str) -> Compiled {
+    /// The table of a namespace and the verdicts on its objects. What is accepted is remembered.
+    pub fn compile(&mut self, namespace: &str) -> Compiled {
         let mut none = Namespace::default();
+        let unlisted = self.unlisted(namespace);
         let known = self.namespaces.get_mut(namespace).unwrap_or(&mut none);
-        let facts = known.facts();
-        judge(namespace, &mut known.endpoints, &mut known.routes, &facts)
+        let facts = known.facts(unlisted);
+        let compiled = compile(namespace, &known.objects(), &facts);
+        let Namespace {
+            endpoints, routes, ..
+        } = known;
+        endpoints.learn(&compiled.verdicts, Kind::LlmEndpoint);
+        routes.learn(&compiled.verdicts, Kind::OllaRoute);
+        compiled
+    }
+
+    fn unlisted(&self, namespace: &str) -> Unlisted {
+        let mut unlisted = Unlisted::default();
+        for source in self.needs(namespace) {
+            if self.listed.contains(&source) {
+                continue;
+            }
+            match source {
+                Source::Endpoints | Source::Routes => {}
+                Source::Services(_) | Source::Slices(_) => unlisted.services = true,
+                Source::Pods(_) => unlisted.pods = true,
+                Source::Secret { name, .. } => {
+                    unlisted.secrets.insert(name);
+                }
+            }
+        }
+        unlisted
     }
 
     fn mark_listed(&mut self, source: &Source) {
+        self.given_up.remove(source);
         if !self.listed.insert(source.clone()) {
             return;
         }
@@ -290,8 +320,23 @@ impl Namespace {
             && self.secrets.is_empty()
     }
 
-    fn facts(&self) -> Facts {
+    fn objects(&self) -> Objects {
+        let endpoints = self.endpoints.unreadable(Kind::LlmEndpoint);
+        let routes = self.routes.unreadable(Kind::OllaRoute);
+        Objects {
+            endpoints: self.endpoints.readable(),
+            routes: self.routes.readable(),
+            unreadable: endpoints.chain(routes).collect(),
+            accepted: AcceptedForms {
+                endpoints: self.endpoints.accepted.clone(),
+                routes: self.routes.accepted.clone(),
+            },
+        }
+    }
+
+    fn facts(&self, unlisted: Unlisted) -> Facts {
         Facts {
+            unlisted,
             in_cluster: true,
             services: self.services(),
             pods: self.pods.clone(),

@@ -75,6 +75,7 @@ pub enum Decoded<K> {
     Undecodable {
         uid: Option<String>,
         generation: i64,
+        labels: BTreeMap<String, String>,
         message: String,
     },
 }
@@ -106,14 +107,19 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> PartialEq for Decoded<K> {
                 Self::Undecodable {
                     uid,
                     generation,
+                    labels,
                     message,
                 },
                 Self::Undecodable {
                     uid: other_uid,
                     generation: other_generation,
+                    labels: other_labels,
                     message: other_message,
                 },
-            ) => (uid, generation, message) == (other_uid, other_generation, other_message),
+            ) => {
+                (uid, generation, labels, message)
+                    == (other_uid, other_generation, other_labels, other_message)
+            }
             _ => false,
         }
     }

@@ -9,9 +9,9 @@
 
 pub mod conversation;
 pub mod decode;
+mod forms;
 pub mod index;
 pub mod item;
-mod judge;
 pub mod ledger;
 pub mod publish;
 pub mod serve;
@@ -130,14 +130,13 @@ impl Routing {
         }
         let Change { source, what, .. } = change;
         match what {
-            What::Failed { refused } => self.waits.failed(&source, refused),
             What::Reset(_) => self.waits.end(&source),
             What::Apply(_) | What::Delete { .. } => {}
         }
         self.note_statuses(&source, &what);
         // Our own status writes come back, too, and change nothing here.
         let is_list = matches!(what, What::Reset(_));
-        let touched = match what {
+        let touched: Vec<String> = match what {
             What::Apply(found) => {
                 let namespace = found.item.namespace.clone();
                 let changed = self.index.apply(found.item);
@@ -152,7 +151,6 @@ impl Routing {
                 self.index.reset(&source, items);
                 self.index.dirty().iter().cloned().collect()
             }
-            What::Failed { .. } => Vec::<String>::new(),
         };
         self.objects_changed |= source.namespace().is_none() && (is_list || !touched.is_empty());
         if source == Source::Endpoints {
@@ -200,7 +198,6 @@ impl Routing {
                 self.ledger.keep(kind, &present);
                 list.iter().for_each(saw);
             }
-            What::Failed { .. } => {}
         }
     }
 
@@ -213,24 +210,27 @@ impl Routing {
             self.tell_occupied();
         }
         let now = Instant::now();
-        let hub = &self.hub;
-        let in_use = |namespace: &str| hub.current(namespace).is_some();
-        for source in self.waits.take_late(now, in_use) {
+        for source in self.waits.take_late(now) {
             tracing::warn!(
                 ?source,
-                "not listed in time (may we? see above): taken as empty"
+                "not listed yet (is it permitted? see above): data planes keep what they have of it"
             );
             self.index.give_up(&source);
         }
-        for namespace in self.index.take_dirty(Index::ready) {
+        // A namespace that has a table waits for no list: what is new in it has no instances yet.
+        let hub = self.hub.clone();
+        let ready = |index: &Index, namespace: &str| {
+            index.ready(namespace) || (index.kinds_listed() && hub.current(namespace).is_some())
+        };
+        for namespace in self.index.take_dirty(ready) {
             self.publish_one(&namespace);
             // A form that was accepted takes the place of one whose sources are needed no more.
             self.follow_needs(vec![namespace]);
         }
-        if self.index.dirty().is_empty() || self.waits.all_late(now) {
+        if self.index.dirty().is_empty() {
             self.ready.store(true, Ordering::Release);
         }
-        self.waits.next(now)
+        self.waits.next()
     }
 
     fn tell_occupied(&self) {
@@ -247,14 +247,14 @@ impl Routing {
 
     fn publish_one(&mut self, namespace: &str) {
         let started = Instant::now();
-        let compiled = self.index.judge(namespace);
+        let compiled = self.index.compile(namespace);
         let previous = self.hub.current(namespace);
         let next = Snapshot::next(previous.as_deref(), namespace, compiled);
         self.metrics
             .compile_duration
             .observe(started.elapsed().as_secs_f64());
         let Some(next) = next else { return };
-        if previous.is_none_or(|previous| previous.revision != next.revision) {
+        if previous.is_none_or(|previous| previous.number != next.number) {
             self.metrics.tables_published.inc();
             tracing::info!(namespace, revision = %next.revision, "table published");
         }

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use compile::{Compiled, Kind, Verdict};
 use dataplane_protocol::{
-    Revision, RoutingTable, TableHash,
+    Revision, RoutingTable,
     frame::{self, encode},
     resource::ResourceSet,
     sync::{MAX_TABLE_LINE, ToDataPlane},
@@ -23,17 +23,19 @@ use tokio::sync::watch;
 /// One namespace's table, and what became of each object.
 pub struct Snapshot {
     pub namespace: String,
-    /// 1 for the first; grows when the table's content changes.
+    /// 1 for the first that this process made; grows when the table's content changes. It means
+    /// nothing to another process, nor on the wire.
+    pub number: u64,
+    /// Of the content: the same in every process.
     pub revision: Revision,
-    pub hash: TableHash,
     pub table: RoutingTable,
     pub set: ResourceSet,
     /// One per object, those included that could not be decoded.
     pub verdicts: Vec<Verdict>,
-    /// By route: the first revision that held its current generation.
-    pub route_revisions: BTreeMap<String, Revision>,
+    /// By route: the first number that held its current generation.
+    pub route_numbers: BTreeMap<String, u64>,
     /// Lines that turn the revision before into this one: the same for each reader that keeps up.
-    step: Option<(Revision, Bytes)>,
+    step: Option<(u64, Bytes)>,
     /// Lines that make this table from nothing, once somebody has needed them.
     full: OnceLock<Option<Bytes>>,
 }
@@ -44,7 +46,7 @@ impl fmt::Debug for Snapshot {
         f.debug_struct("Snapshot")
             .field("namespace", &self.namespace)
             .field("revision", &self.revision)
-            .field("hash", &self.hash)
+            .field("number", &self.number)
             .field("verdicts", &self.verdicts)
             .finish_non_exhaustive()
     }
@@ -67,7 +69,7 @@ impl Snapshot {
     pub fn next(previous: Option<&Self>, namespace: &str, compiled: Compiled) -> Option<Self> {
         let next = Self::build(previous, namespace, compiled);
         let same = previous.is_some_and(|previous| {
-            previous.revision == next.revision && previous.verdicts == next.verdicts
+            previous.number == next.number && previous.verdicts == next.verdicts
         });
         (!same).then_some(next)
     }
@@ -79,7 +81,7 @@ impl Snapshot {
             Held::Nothing => self.full_lines(),
             Held::Same => transaction(self, false, &ResourceSet::default(), None),
             Held::Snapshot(older) => match &self.step {
-                Some((from, lines)) if *from == older.revision => Ok(lines.clone()),
+                Some((from, lines)) if *from == older.number => Ok(lines.clone()),
                 _ => transaction(self, false, &older.set, Some(&self.set)),
             },
         }
@@ -88,17 +90,17 @@ impl Snapshot {
     fn build(previous: Option<&Self>, namespace: &str, compiled: Compiled) -> Self {
         let Compiled { table, verdicts } = compiled;
         let set = ResourceSet::of(&table);
-        let hash = set.hash();
-        let revision = match previous {
-            Some(previous) if previous.hash == hash => previous.revision,
-            Some(previous) => Revision(previous.revision.0 + 1),
-            None => Revision(1),
+        let revision = set.revision();
+        let number = match previous {
+            Some(previous) if previous.revision == revision => previous.number,
+            Some(previous) => previous.number + 1,
+            None => 1,
         };
         let mut next = Self {
             namespace: namespace.to_owned(),
+            number,
             revision,
-            hash,
-            route_revisions: route_revisions(previous, &verdicts, revision),
+            route_numbers: route_numbers(previous, &verdicts, number),
             table,
             set,
             verdicts,
@@ -109,13 +111,13 @@ impl Snapshot {
         next
     }
 
-    fn step_from(&self, previous: &Self) -> Option<(Revision, Bytes)> {
-        if previous.revision == self.revision {
+    fn step_from(&self, previous: &Self) -> Option<(u64, Bytes)> {
+        if previous.number == self.number {
             return previous.step.clone();
         }
         // What cannot be encoded is found again, and said, where it is to be sent.
         let lines = transaction(self, false, &previous.set, Some(&self.set)).ok()?;
-        Some((previous.revision, lines))
+        Some((previous.number, lines))
     }
 
     fn full_lines(&self) -> Result<Bytes, frame::Error> {
@@ -222,11 +224,11 @@ impl Hub {
     }
 }
 
-fn route_revisions(
+fn route_numbers(
     previous: Option<&Snapshot>,
     verdicts: &[Verdict],
-    revision: Revision,
-) -> BTreeMap<String, Revision> {
+    number: u64,
+) -> BTreeMap<String, u64> {
     // Another object of that name begins at generation 1 again.
     let of = |verdict: &Verdict| (verdict.uid.clone(), verdict.generation);
     let before: BTreeMap<&str, _> = previous
@@ -241,9 +243,9 @@ fn route_revisions(
         .filter(|verdict| verdict.kind == Kind::OllaRoute)
         .map(|verdict| {
             let kept = (before.get(verdict.name.as_str()) == Some(&of(verdict)))
-                .then(|| previous?.route_revisions.get(&verdict.name).copied())
+                .then(|| previous?.route_numbers.get(&verdict.name).copied())
                 .flatten();
-            (verdict.name.clone(), kept.unwrap_or(revision))
+            (verdict.name.clone(), kept.unwrap_or(number))
         })
         .collect()
 }
@@ -259,7 +261,6 @@ fn transaction(
         encode(message, MAX_TABLE_LINE).map(|line| lines.extend_from_slice(&line))
     };
     line(&ToDataPlane::Begin {
-        revision: snapshot.revision,
         namespace: snapshot.namespace.clone(),
         full,
     })?;
@@ -268,13 +269,15 @@ fn transaction(
         for resource in difference.upserts {
             line(&ToDataPlane::Upsert(resource))?;
         }
+        for key in difference.keeps {
+            line(&ToDataPlane::Keep(key))?;
+        }
         for key in difference.removes {
             line(&ToDataPlane::Remove(key))?;
         }
     }
     line(&ToDataPlane::Commit {
         revision: snapshot.revision,
-        hash: snapshot.hash,
     })?;
     Ok(lines.freeze())
 }
@@ -287,10 +290,10 @@ mod tests {
     #[test]
     fn the_same_content_is_published_once() {
         let first = Snapshot::next(None, "a", compiled("a", &[1], vec![])).unwrap();
-        assert_eq!(first.revision, Revision(1));
+        assert_eq!(first.number, 1);
         assert!(Snapshot::next(Some(&first), "a", compiled("a", &[1], vec![])).is_none());
         let second = Snapshot::next(Some(&first), "a", compiled("a", &[2], vec![])).unwrap();
-        assert_eq!(second.revision, Revision(2));
+        assert_eq!(second.number, 2);
     }
 
     #[test]
@@ -299,7 +302,7 @@ mod tests {
         let first = first.unwrap();
         let next = compiled("a", &[1], vec![route_verdict("r", 2)]);
         let second = Snapshot::next(Some(&first), "a", next).unwrap();
-        assert_eq!(second.revision, first.revision);
+        assert_eq!(second.number, first.number);
     }
 
     #[test]
@@ -307,11 +310,11 @@ mod tests {
         let verdicts = || vec![route_verdict("r", 1)];
         let first = Snapshot::next(None, "a", compiled("a", &[1], verdicts())).unwrap();
         let second = Snapshot::next(Some(&first), "a", compiled("a", &[2], verdicts())).unwrap();
-        assert_eq!(second.revision, Revision(2));
-        assert_eq!(second.route_revisions["r"], Revision(1));
+        assert_eq!(second.number, 2);
+        assert_eq!(second.route_numbers["r"], 1);
         let changed = compiled("a", &[3], vec![route_verdict("r", 2)]);
         let third = Snapshot::next(Some(&second), "a", changed).unwrap();
-        assert_eq!(third.route_revisions["r"], Revision(3));
+        assert_eq!(third.route_numbers["r"], 3);
     }
 
     #[test]
@@ -323,7 +326,7 @@ mod tests {
         };
         let first = Snapshot::next(None, "a", compiled("a", &[1], of("old"))).unwrap();
         let second = Snapshot::next(Some(&first), "a", compiled("a", &[2], of("new"))).unwrap();
-        assert_eq!(second.route_revisions["r"], Revision(2));
+        assert_eq!(second.route_numbers["r"], 2);
     }
 
     #[test]

@@ -44,6 +44,9 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A data plane needs one; a few more while it reconnects.
 const STREAMS_PER_CONNECTION: u32 = 16;
+/// Bytes of lines that a connection may send ahead of the conversation that reads them: with the
+/// one line that each conversation may hold, all that data planes can make the operator keep.
+const WINDOW: u32 = 64 << 10;
 const MAX_CONNECTIONS: usize = 20_000;
 const MAX_HEADERS: u32 = 32 << 10;
 /// Chunks between a conversation and its connection: what a slow reader holds at most, beside
@@ -81,6 +84,9 @@ pub struct Limits {
     /// A stream ends after this long, give or take a tenth, and the data plane proves itself again:
     /// a ServiceAccount that was deleted gets nothing any more. Default 60min.
     pub lifetime: Duration,
+    /// From a line's first byte to its last: whoever begins one and stops keeps room for it.
+    /// Default 10s.
+    pub line: Duration,
 }
 
 impl Default for Limits {
@@ -89,6 +95,7 @@ impl Default for Limits {
             streams_per_namespace: 1000,
             idle: Duration::from_secs(15),
             lifetime: Duration::from_hours(1),
+            line: Duration::from_secs(10),
         }
     }
 }
@@ -174,6 +181,8 @@ impl Server {
                 .keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
                 .max_concurrent_streams(STREAMS_PER_CONNECTION)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
                 .max_header_list_size(MAX_HEADERS)
                 .serve_connection(
                     TokioIo::new(stream),
@@ -255,6 +264,7 @@ impl Server {
             events: self.events.clone(),
             metrics: self.metrics.clone(),
             limit: self.limits.streams_per_namespace,
+            line: self.limits.line,
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
         let (stop, ledger) = (self.stop.clone(), self.ledger.clone());
@@ -335,7 +345,6 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_protocol::Revision;
     use tokio::time::Instant;
 
     use super::*;
@@ -344,7 +353,7 @@ mod tests {
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
         let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
         let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
-        session.ack(Revision(1));
+        session.ack(1);
         session.expect_back();
         let stop = CancellationToken::new();
         let waiting = await_return(session, &ledger, "a", &stop);

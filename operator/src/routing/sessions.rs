@@ -5,7 +5,7 @@
 //! instances that are not in the namespace's table is ignored, so memory is bounded by the table.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use dataplane_protocol::{
-    EndpointId, InstanceId, Revision, RoutingTable,
+    EndpointId, InstanceId, RoutingTable,
     sync::{Breaker, Health, InstanceReport, Report},
 };
 use parking_lot::Mutex;
@@ -48,8 +48,9 @@ pub struct View {
     pub connected: usize,
     /// When the next of these counts though it has answered nothing.
     pub joining: Option<Instant>,
-    /// Newest revision that each has acknowledged, sorted.
-    pub acked: Vec<Revision>,
+    /// [Number](super::publish::Snapshot::number) of the newest table that each has acknowledged,
+    /// sorted.
+    pub acked: Vec<u64>,
     pub refusals: Vec<Refusal>,
     pub instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>>,
 }
@@ -58,8 +59,9 @@ pub struct View {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub data_plane: String,
-    pub acked: Revision,
-    pub refused: Revision,
+    /// Numbers of tables.
+    pub acked: u64,
+    pub refused: u64,
     pub reason: String,
 }
 
@@ -94,16 +96,16 @@ struct Planes {
 #[derive(Debug, Default)]
 struct Plane {
     name: String,
-    acked: Revision,
-    refused: Option<(Revision, String)>,
+    acked: u64,
+    refused: Option<(u64, String)>,
     /// Until when it does not count; `None` once it has answered.
     joining: Option<Instant>,
-    said: Vec<(Instance, Flags)>,
+    said: HashMap<Instance, Flags>,
     /// Its stream has ended only to be opened again.
     expected_back: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flags {
     usable: bool,
     open: bool,
@@ -141,7 +143,7 @@ impl Sessions {
         };
         let joining = |plane: &&Plane| plane.joining.filter(|until| now < *until);
         let counted = planes.planes.values().filter(|it| joining(it).is_none());
-        let mut acked: Vec<Revision> = counted.map(|plane| plane.acked).collect();
+        let mut acked: Vec<u64> = counted.map(|plane| plane.acked).collect();
         acked.sort_unstable();
         let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
         refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
@@ -205,54 +207,64 @@ impl Session {
         });
     }
 
-    /// Whether that is news.
-    pub fn ack(&self, revision: Revision) -> bool {
+    /// That it uses the table of this number; whether that is news.
+    pub fn ack(&self, number: u64) -> bool {
         self.with(|planes, id| {
             let Some(plane) = planes.planes.get_mut(&id) else {
                 return false;
             };
             let joins = plane.joining.take().is_some();
-            let news = joins || plane.acked != revision || plane.refused.is_some();
-            plane.acked = revision;
+            let news = joins || plane.acked != number || plane.refused.is_some();
+            plane.acked = number;
             plane.refused = None;
             news
         })
     }
 
-    pub fn nack(&self, revision: Revision, reason: &str) {
+    pub fn nack(&self, number: u64, reason: &str) {
         self.with(|planes, id| {
             if let Some(plane) = planes.planes.get_mut(&id) {
                 plane.joining = None;
-                plane.refused = Some((revision, shortened(reason)));
+                plane.refused = Some((number, shortened(reason)));
             }
         });
     }
 
-    /// Takes the place of what this data plane said before.
-    pub fn report(&self, report: &Report, table: &RoutingTable) -> Vec<BreakerChange> {
+    /// What it says of instances counts from now on; a full report takes the place of all that it
+    /// said before. Nothing when nothing changed by it.
+    pub fn report(&self, report: &Report, table: &RoutingTable) -> Option<Vec<BreakerChange>> {
         self.with(|planes, id| {
             let Planes { planes, instances } = planes;
-            let Some(plane) = planes.get_mut(&id) else {
-                return Vec::new();
-            };
-            let before = std::mem::take(&mut plane.said);
-            let open_before: Vec<Instance> = before
-                .iter()
-                .filter(|(_, flags)| flags.open)
-                .map(|(instance, _)| instance.clone())
-                .collect();
+            let plane = planes.get_mut(&id)?;
+            let mut gone: Vec<Instance> = Vec::new();
+            if report.full || plane.said.len() > instances_of(table) {
+                let named: HashSet<(&EndpointId, &InstanceId)> = report
+                    .instances
+                    .iter()
+                    .map(|said| (&said.endpoint, &said.instance))
+                    .collect();
+                let stale = plane.said.keys().filter(|it| {
+                    !in_table(table, &it.0, &it.1)
+                        || (report.full && !named.contains(&(&it.0, &it.1)))
+                });
+                gone.extend(stale.cloned());
+            }
             let mut changes = Vec::new();
-            for said in &report.instances {
-                if in_table(table, said) {
-                    let (entry, opened) = count(instances, said, &open_before);
-                    changes.extend(opened);
-                    plane.said.push(entry);
+            let mut news = !gone.is_empty();
+            for instance in gone {
+                if let Some(flags) = plane.said.remove(&instance) {
+                    uncount(instances, &instance, flags);
+                    changes.extend(closed(instances, &instance, flags, table));
                 }
             }
-            uncount(instances, &before);
-            changes.extend(closed(instances, &open_before, table));
-            instances.retain(|_, seen| seen.reported > 0);
-            changes
+            for said in &report.instances {
+                if in_table(table, &said.endpoint, &said.instance) {
+                    let (changed, change) = count(instances, &mut plane.said, said, table);
+                    news |= changed;
+                    changes.extend(change);
+                }
+            }
+            news.then_some(changes)
         })
     }
 
@@ -277,8 +289,9 @@ impl Drop for Session {
         };
         if let Some(plane) = planes.planes.remove(&self.id) {
             // No BreakerChange: a data plane that leaves has not seen anything close.
-            uncount(&mut planes.instances, &plane.said);
-            planes.instances.retain(|_, seen| seen.reported > 0);
+            for (instance, flags) in plane.said {
+                uncount(&mut planes.instances, &instance, flags);
+            }
         }
         if planes.planes.is_empty() {
             namespaces.remove(&self.namespace);
@@ -296,79 +309,105 @@ fn refusal(plane: &Plane) -> Option<Refusal> {
     })
 }
 
-fn in_table(table: &RoutingTable, said: &InstanceReport) -> bool {
-    table.instances.get(&said.endpoint).is_some_and(|list| {
-        list.binary_search_by(|instance| instance.id.cmp(&said.instance))
+fn in_table(table: &RoutingTable, endpoint: &EndpointId, instance: &InstanceId) -> bool {
+    table.instances.get(endpoint).is_some_and(|list| {
+        list.binary_search_by(|known| known.id.cmp(instance))
             .is_ok()
     })
 }
 
+fn instances_of(table: &RoutingTable) -> usize {
+    table.instances.values().map(|list| list.len()).sum()
+}
+
+/// Whether anything is new by what is said, and what that does to the breaker.
 fn count(
     instances: &mut HashMap<Instance, Seen>,
+    plane: &mut HashMap<Instance, Flags>,
     said: &InstanceReport,
-    open_before: &[Instance],
-) -> ((Instance, Flags), Option<BreakerChange>) {
+    table: &RoutingTable,
+) -> (bool, Option<BreakerChange>) {
     let flags = Flags {
         usable: said.health != Health::Unhealthy && said.breaker != Breaker::Open,
         open: said.breaker == Breaker::Open,
     };
     let key = (said.endpoint.clone(), said.instance.clone());
-    let instance = instances
+    let known = instances
         .get_key_value(&key)
-        .map_or_else(|| Arc::new(key), |(known, _)| known.clone());
+        .map(|(known, _)| known.clone());
+    let instance = known.unwrap_or_else(|| Arc::new(key));
+    let before = plane.insert(instance.clone(), flags);
     let seen = instances.entry(instance.clone()).or_default();
-    // What this data plane said before is still counted, and is no news.
-    let opened = flags.open && seen.open == 0 && !open_before.contains(&instance);
-    seen.reported += 1;
+    let was_open = seen.open > 0;
+    if let Some(before) = before {
+        seen.usable = seen.usable.saturating_sub(u32::from(before.usable));
+        seen.open = seen.open.saturating_sub(u32::from(before.open));
+    } else {
+        seen.reported += 1;
+    }
     seen.usable += u32::from(flags.usable);
     seen.open += u32::from(flags.open);
+    let reason = if flags.usable {
+        String::new()
+    } else {
+        shortened(&said.reason)
+    };
+    let news = before != Some(flags) || (!flags.usable && seen.reason != reason);
     if !flags.usable {
-        seen.reason = shortened(&said.reason);
+        seen.reason = reason;
     }
-    let change = opened.then(|| BreakerChange {
-        endpoint: said.endpoint.clone(),
-        instance: said.instance.clone(),
-        open: true,
-        reason: shortened(&said.reason),
-    });
-    ((instance, flags), change)
+    if flags.open && !was_open {
+        let change = BreakerChange {
+            endpoint: said.endpoint.clone(),
+            instance: said.instance.clone(),
+            open: true,
+            reason: shortened(&said.reason),
+        };
+        return (news, Some(change));
+    }
+    let change = before.and_then(|before| closed(instances, &instance, before, table));
+    (news, change)
 }
 
-fn uncount(instances: &mut HashMap<Instance, Seen>, said: &[(Instance, Flags)]) {
-    for (instance, flags) in said {
-        if let Some(seen) = instances.get_mut(instance) {
-            seen.reported = seen.reported.saturating_sub(1);
-            seen.usable = seen.usable.saturating_sub(u32::from(flags.usable));
-            seen.open = seen.open.saturating_sub(u32::from(flags.open));
+fn uncount(instances: &mut HashMap<Instance, Seen>, instance: &Instance, said: Flags) {
+    if let Some(seen) = instances.get_mut(instance) {
+        seen.reported = seen.reported.saturating_sub(1);
+        seen.usable = seen.usable.saturating_sub(u32::from(said.usable));
+        seen.open = seen.open.saturating_sub(u32::from(said.open));
+        if seen.reported == 0 {
+            instances.remove(instance);
         }
     }
 }
 
-/// Those of `before` that nobody sees open any more, and that are still in the table.
+/// If `before` said that it is open, nobody sees it so any more, and it is still in the table.
 fn closed(
     instances: &HashMap<Instance, Seen>,
-    before: &[Instance],
+    instance: &Instance,
+    before: Flags,
     table: &RoutingTable,
-) -> Vec<BreakerChange> {
-    before
-        .iter()
-        .filter(|instance| instances.get(*instance).is_none_or(|seen| seen.open == 0))
-        .filter(|instance| table.instances.contains_key(&instance.0))
-        .map(|instance| BreakerChange {
-            endpoint: instance.0.clone(),
-            instance: instance.1.clone(),
-            open: false,
-            reason: String::new(),
-        })
-        .collect()
+) -> Option<BreakerChange> {
+    let open = instances.get(instance).is_some_and(|seen| seen.open > 0);
+    let (endpoint, id) = (&instance.0, &instance.1);
+    (before.open && !open && in_table(table, endpoint, id)).then(|| BreakerChange {
+        endpoint: endpoint.clone(),
+        instance: id.clone(),
+        open: false,
+        reason: String::new(),
+    })
 }
 
+/// For a status or an Event: of bounded length, without control characters, which could be
+/// instructions to the terminal of whoever reads it.
 fn shortened(text: &str) -> String {
     let mut end = text.len().min(MAX_REASON);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.get(..end).unwrap_or_default().to_owned()
+    let text = text.get(..end).unwrap_or_default();
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

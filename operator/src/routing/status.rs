@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use compile::{Kind, Problem, Verdict};
 use crds::{Reason, condition, endpoint::InstanceCounts};
-use dataplane_protocol::Revision;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
@@ -54,8 +53,8 @@ impl ObjectStatus {
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
     pub view: &'a View,
-    /// First revision that held the route's current generation; unused for an endpoint.
-    pub revision: Revision,
+    /// Number of the first table that held the route's current generation; unused for an endpoint.
+    pub number: u64,
     /// False shortly after the operator's start: data planes are expected to come back, and what
     /// the status says of them is kept until then.
     pub settled: bool,
@@ -75,12 +74,7 @@ pub fn desired_status(
             Reason::Accepted,
             "in the routing table",
         ),
-        judged(
-            condition::RESOLVED_REFS,
-            &verdict.resolved_refs,
-            Reason::ResolvedRefs,
-            "all that it refers to exists",
-        ),
+        references(verdict),
     ];
     let mut instances = None;
     let last = match verdict.kind {
@@ -151,11 +145,34 @@ fn judged(
         },
         Err(problem) => State {
             type_,
-            status: "False",
+            status: match problem.reason {
+                Reason::Pending => "Unknown",
+                _ => "False",
+            },
             reason: problem.reason,
             message: problem.to_string(),
         },
     }
+}
+
+/// Of an object that is not used nobody has looked at the references.
+fn references(verdict: &Verdict) -> State {
+    if let Err(problem) = &verdict.accepted
+        && verdict.in_use.is_none()
+    {
+        return State {
+            type_: condition::RESOLVED_REFS,
+            status: "Unknown",
+            reason: problem.reason,
+            message: "not resolved, since the object is not accepted".into(),
+        };
+    }
+    judged(
+        condition::RESOLVED_REFS,
+        &verdict.resolved_refs,
+        Reason::ResolvedRefs,
+        "all references are resolved",
+    )
 }
 
 fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
@@ -166,11 +183,7 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
         message,
     };
     if let Err(problem) = &verdict.accepted {
-        let message = match verdict.in_use {
-            Some(older) => format!("generation {older} is used instead"),
-            None => "not in the routing table".into(),
-        };
-        return state("False", problem.reason, message);
+        return state("False", problem.reason, problem.to_string());
     }
     let View {
         connected,
@@ -185,22 +198,24 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
             "no data plane is connected".into(),
         );
     }
-    let revision = said.revision;
-    let done = connected - acked.partition_point(|acked| *acked < revision);
+    let number = said.number;
+    let done = connected - acked.partition_point(|acked| *acked < number);
     let refusal = refusals
         .iter()
-        .find(|refusal| refusal.acked < revision && revision <= refusal.refused);
+        .find(|refusal| refusal.acked < number && number <= refusal.refused);
     if let Some(refusal) = refusal {
         let message = format!(
-            "data plane {} keeps revision {}: {}",
-            refusal.data_plane, refusal.acked, refusal.reason
+            "data plane {} keeps its last good table: {}",
+            refusal.data_plane, refusal.reason
         );
         return state("False", Reason::Refused, message);
     }
-    let message = format!("{done} of {connected} data planes at revision {revision}");
     if done == *connected {
+        // No number in it: data planes come and go, and no route should be written for that.
+        let message = "all connected data planes use it".into();
         state("True", Reason::Programmed, message)
     } else {
+        let message = format!("{done} of {connected} data planes use it");
         state("False", Reason::Pending, message)
     }
 }
@@ -234,7 +249,9 @@ fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
     let state = if let Err(problem) = &verdict.accepted
         && verdict.in_use.is_none()
     {
-        state("False", problem.reason, "not in the routing table".into())
+        state("False", problem.reason, problem.to_string())
+    } else if let Err(problem) = unlisted(verdict) {
+        state("Unknown", problem.reason, problem.to_string())
     } else if total == 0 {
         let message = match &verdict.resolved_refs {
             Ok(()) => "no ready address was found".into(),
@@ -260,6 +277,14 @@ fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
     (state, counts)
 }
 
+/// Whether its instances are known.
+fn unlisted(verdict: &Verdict) -> Result<(), &Problem> {
+    match &verdict.resolved_refs {
+        Err(problem) if problem.reason == Reason::Pending => Err(problem),
+        _ => Ok(()),
+    }
+}
+
 /// The last condition as it was, where nobody is there yet to say otherwise.
 fn kept(
     verdict: &Verdict,
@@ -272,7 +297,8 @@ fn kept(
         Kind::LlmEndpoint => last.status == "Unknown",
         Kind::OllaRoute => said.view.connected == 0,
     };
-    let expecting = !said.settled && unsaid && verdict.accepted.is_ok();
+    let expecting = (!said.settled || unlisted(verdict).is_err()) && unsaid;
+    let expecting = expecting && verdict.accepted.is_ok();
     previous
         .condition(last.type_)
         .filter(|before| expecting && before.observed_generation == Some(verdict.generation))

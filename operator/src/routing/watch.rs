@@ -52,11 +52,6 @@ pub enum What {
     },
     /// All there is.
     Reset(Vec<Found>),
-    /// It could not be listed and will be tried again. `refused`: the API server said no (RBAC, a
-    /// bad request), so the same again gets the same answer until somebody changes something.
-    Failed {
-        refused: bool,
-    },
 }
 
 /// An item and, for our own kinds, what its status says.
@@ -244,10 +239,7 @@ where
             },
             Err(error) => {
                 to.count(&error);
-                let Some(refused) = list_refused(&error) else {
-                    continue;
-                };
-                What::Failed { refused }
+                continue;
             }
         };
         let change = Change {
@@ -270,20 +262,6 @@ impl To {
             .inc();
         tracing::warn!(source = ?self.source, %error, "watch broke, will be taken up again");
     }
-}
-
-/// Nothing when the error says nothing of a list.
-fn list_refused(error: &watcher::Error) -> Option<bool> {
-    let (watcher::Error::InitialListFailed(cause) | watcher::Error::WatchStartFailed(cause)) =
-        error
-    else {
-        return None;
-    };
-    // 408 and 429 are about the moment, not about what was asked.
-    let kube::Error::Api(status) = cause else {
-        return Some(false);
-    };
-    Some(matches!(status.code, 400..=407 | 409..=428 | 430..=499))
 }
 
 fn ours((item, entry): (Item, Entry)) -> Found {

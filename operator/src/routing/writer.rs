@@ -78,10 +78,10 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn said(&self, name: &str) -> Said<'_> {
-        let revision = self.snapshot.route_revisions.get(name).copied();
+        let number = self.snapshot.route_numbers.get(name).copied();
         Said {
             view: self.view,
-            revision: revision.unwrap_or(self.snapshot.revision),
+            number: number.unwrap_or(self.snapshot.number),
             settled: self.settled,
         }
     }

@@ -5,9 +5,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use compile::{Compiled, Kind, Verdict};
 use dataplane_protocol::{
-    Revision, RoutingTable, TableHash,
+    Revision, RoutingTable,
     frame::{Decoder, encode},
-    sync::{FORMAT, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane, ToOperator},
+    sync::{
+        FORMAT, FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane,
+        ToOperator,
+    },
     table::{Instance, Scheme},
 };
 use http_body_util::{BodyExt as _, Channel, channel::Sender};
@@ -188,9 +191,9 @@ impl Served {
     }
 
     /// And after it.
-    pub(crate) async fn plane(&self, namespace: &str, hash: Option<TableHash>) -> Plane {
+    pub(crate) async fn plane(&self, namespace: &str, revision: Option<Revision>) -> Plane {
         let mut plane = self.connect(namespace, None).await;
-        plane.hello(hash).await;
+        plane.hello(revision).await;
         plane
     }
 }
@@ -236,16 +239,15 @@ pub(crate) struct Transaction {
     pub(crate) full: bool,
     pub(crate) upserts: usize,
     pub(crate) removes: usize,
-    pub(crate) hash: TableHash,
 }
 
 impl Plane {
-    pub(crate) async fn hello(&mut self, hash: Option<TableHash>) {
+    pub(crate) async fn hello(&mut self, revision: Option<Revision>) {
         self.say(&ToOperator::Hello(Hello {
-            format: FORMAT,
+            formats: FORMATS.to_vec(),
             data_plane: "gateway-0".into(),
             version: "0.1.0".into(),
-            hash,
+            revision,
         }))
         .await;
     }
@@ -267,13 +269,12 @@ impl Plane {
     }
 
     pub(crate) async fn transaction(&mut self) -> Transaction {
-        let begin = self.line().await;
-        let Some(ToDataPlane::Begin {
-            revision,
-            namespace,
-            full,
-        }) = begin
-        else {
+        let mut begin = self.line().await;
+        if let Some(ToDataPlane::Welcome { format }) = begin {
+            assert_eq!(format, FORMAT);
+            begin = self.line().await;
+        }
+        let Some(ToDataPlane::Begin { namespace, full }) = begin else {
             panic!("no begin: {begin:?}");
         };
         let (mut upserts, mut removes) = (0, 0);
@@ -281,17 +282,13 @@ impl Plane {
             match self.line().await.unwrap() {
                 ToDataPlane::Upsert(_) => upserts += 1,
                 ToDataPlane::Remove(_) => removes += 1,
-                ToDataPlane::Commit {
-                    revision: of, hash, ..
-                } => {
-                    assert_eq!(of, revision);
+                ToDataPlane::Commit { revision } => {
                     return Transaction {
                         namespace,
                         revision,
                         full,
                         upserts,
                         removes,
-                        hash,
                     };
                 }
                 other => panic!("inside a transaction: {other:?}"),

@@ -57,7 +57,7 @@ fn route(table: &RoutingTable) -> &Route {
 fn tiers(text: &str) -> Vec<Vec<String>> {
     let table = table(text);
     let mut tiers: Vec<Vec<String>> = Vec::new();
-    for target in &route(&table).targets {
+    for target in table.targets(route(&table)) {
         tiers.resize(tiers.len().max(target.tier as usize + 1), Vec::new());
         tiers[target.tier as usize].push(target.endpoint.to_string());
     }

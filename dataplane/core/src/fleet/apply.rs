@@ -135,12 +135,10 @@ impl Fleet {
     ) -> Plan {
         let mut plan = Plan {
             route: route.clone(),
-            targets: Vec::with_capacity(route.targets.len()),
+            targets: Vec::new(),
             members: Vec::new(),
         };
-        let mut targets: Vec<_> = route.targets.iter().collect();
-        targets.sort_by_key(|target| target.tier);
-        for target in targets {
+        for target in table.targets(route) {
             let Some(endpoint) = table.endpoints.get(&target.endpoint) else {
                 continue;
             };

@@ -14,9 +14,9 @@ use dataplane_core::{
 use dataplane_protocol::{
     Dialect, EndpointId, InstanceId, ModelName, RouteId, RoutingTable,
     table::{
-        Balancer, BreakerPolicy, Credential, Discovery, Endpoint, FailoverOn, FailoverPolicy,
-        HealthMode, HealthPolicy, Instance, Listing, ListingFormat, ModelPolicy, Profile, Route,
-        RouteMatch, Scheme, Target, Timeouts, WhenAllOpen,
+        Balancer, BreakerPolicy, Credential, Discovery, Endpoint, EndpointRef, FailoverOn,
+        FailoverPolicy, HealthMode, HealthPolicy, Instance, Listing, ListingFormat, ModelPolicy,
+        Profile, Route, RouteMatch, Scheme, Selection, Timeouts, WhenAllOpen,
     },
 };
 
@@ -24,6 +24,8 @@ pub(crate) fn endpoint(id: &str) -> Endpoint {
     Endpoint {
         id: id.into(),
         profile: "openai".into(),
+        priority: 100,
+        weight: 100,
         base_path: String::new(),
         credential: Credential::None,
         health: HealthPolicy {
@@ -84,16 +86,19 @@ pub(crate) fn breaker() -> BreakerPolicy {
 pub(crate) fn route(id: &str, balancer: Balancer, targets: &[(&str, u32, u32)]) -> Route {
     Route {
         id: RouteId::from(id),
+        created: None,
         matches: RouteMatch::default(),
-        targets: targets
-            .iter()
-            .map(|(endpoint, tier, weight)| Target {
-                endpoint: EndpointId::from(*endpoint),
-                tier: *tier,
-                priority: *tier,
-                weight: *weight,
-            })
-            .collect(),
+        endpoints: Selection {
+            refs: targets
+                .iter()
+                .map(|(endpoint, tier, weight)| EndpointRef {
+                    endpoint: EndpointId::from(*endpoint),
+                    priority: Some(*tier),
+                    weight: Some(*weight),
+                })
+                .collect(),
+            ..Selection::default()
+        },
         balancer,
         failover: FailoverPolicy {
             on: FailoverOn {

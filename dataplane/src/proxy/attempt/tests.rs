@@ -6,8 +6,8 @@ use dataplane_core::{Pick, Probed, Query};
 use dataplane_protocol::{
     Revision, RoutingTable,
     table::{
-        Balancer, Credential, Endpoint, FailoverOn, FailoverPolicy, HealthMode, HealthPolicy,
-        Instance, ModelPolicy, Profile, Route, RouteMatch, Scheme, Target,
+        Balancer, Credential, Endpoint, EndpointRef, FailoverOn, FailoverPolicy, HealthMode,
+        HealthPolicy, Instance, ModelPolicy, Profile, Route, RouteMatch, Scheme, Selection,
     },
 };
 use tokio::net::TcpListener;
@@ -22,6 +22,8 @@ fn table(port: u16) -> RoutingTable {
     let endpoint = Endpoint {
         id: "a".into(),
         profile: "vllm".into(),
+        priority: 100,
+        weight: 100,
         base_path: String::new(),
         credential: Credential::None,
         health: HealthPolicy {
@@ -54,13 +56,16 @@ fn table(port: u16) -> RoutingTable {
     };
     let route = Route {
         id: "r".into(),
+        created: None,
         matches: RouteMatch::default(),
-        targets: vec![Target {
-            endpoint: "a".into(),
-            tier: 0,
-            priority: 0,
-            weight: 100,
-        }],
+        endpoints: Selection {
+            refs: vec![EndpointRef {
+                endpoint: "a".into(),
+                priority: None,
+                weight: None,
+            }],
+            ..Selection::default()
+        },
         balancer: Balancer::Priority,
         failover: FailoverPolicy {
             on: FailoverOn::default(),
@@ -76,6 +81,7 @@ fn table(port: u16) -> RoutingTable {
         endpoints: [("a".into(), Arc::new(endpoint))].into(),
         instances: [("a".into(), Arc::new(vec![instance]))].into(),
         routes: vec![Arc::new(route)],
+        ..RoutingTable::default()
     }
 }
 

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use dataplane_protocol::{Revision, RoutingTable, sync::FORMAT};
+use dataplane_protocol::{
+    Revision, RoutingTable,
+    resource::ResourceSet,
+    sync::{FORMAT, FORMATS},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,8 +49,8 @@ impl Client {
         }
     }
 
-    /// Serves from disk until the operator speaks.
-    pub fn load_last_good(&self, shared: &Shared) {
+    /// Serves from disk until the operator speaks; what the operator does not know then, it keeps.
+    pub fn load_last_good(&mut self, shared: &Shared) {
         let Some(path) = self.table_path() else {
             return;
         };
@@ -59,7 +63,8 @@ impl Client {
             }
         };
         match serde_json::from_slice::<OnDisk>(&text) {
-            Ok(kept) if kept.format == FORMAT => {
+            Ok(kept) if FORMATS.contains(&kept.format) => {
+                self.held = ResourceSet::held(&kept.table);
                 shared.apply(Arc::new(kept.table), kept.revision, "disk");
             }
             Ok(kept) => {

@@ -3,24 +3,26 @@
 
 mod connect;
 mod disk;
+mod report;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_protocol::{
-    Revision, RoutingTable,
+    RoutingTable,
     frame::{self, Decoder},
     resource::ResourceSet,
     sync::{
-        FORMAT, Hello, InstanceReport, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane,
-        ToOperator,
+        FORMATS, Hello, InstanceReport, MAX_REPORT_LINE, MAX_TABLE_LINE, ToDataPlane, ToOperator,
     },
+    transaction::{Mismatch, Transaction},
 };
-use http::{StatusCode, Uri};
-use http_body_util::{BodyExt as _, channel::Sender};
-use tokio::time::timeout;
+use http::{Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Collected, Limited, channel::Sender};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
 
-use self::disk::Keeper;
+use self::{disk::Keeper, report::Reports};
 use crate::state::Shared;
 
 /// For each step until the stream stands.
@@ -32,9 +34,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// First and longest pause between two tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
 
-/// At most one report in this time, and one at least every [`REPORT_AT_LEAST`].
+/// What changed is reported at most this often.
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
-const REPORT_AT_LEAST: Duration = Duration::from_secs(30);
+/// All of it is said again after this long without news: the operator passes over what is said of
+/// an instance that is not in its newest table, and that one may be back in the next.
+const REPORT_ALL_EVERY: Duration = Duration::from_mins(5);
+
+/// Text of a refusal that is read, bytes.
+const MAX_REFUSAL: usize = 4096;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -74,8 +81,10 @@ pub enum Error {
     Refused { reason: String },
     #[error(transparent)]
     Frame(#[from] frame::Error),
-    #[error("table {revision} came out different from what the operator has: asking for all of it")]
-    Hash { revision: Revision },
+    #[error("{0}; requesting the whole table")]
+    Mismatch(#[from] Mismatch),
+    #[error("the operator speaks format {format}, this data plane only {FORMATS:?}")]
+    Format { format: u32 },
     #[error("the operator closed the stream")]
     Closed,
     #[error("the operator sent a change outside of a transaction")]
@@ -87,8 +96,10 @@ pub struct Client {
     config: Config,
     host: String,
     port: u16,
-    /// What was last committed, in pieces.
+    /// What was last committed, in pieces; after a start, what the disk had.
     held: ResourceSet,
+    /// A change from it made another table than the operator has: the whole table is needed.
+    doubted: bool,
     /// Takes tables to disk; there while the client follows the operator.
     keeper: Option<Keeper>,
     /// The stream under way brought a table, or the word that ours is the newest.
@@ -107,6 +118,7 @@ impl Client {
             host,
             port,
             held: ResourceSet::default(),
+            doubted: false,
             keeper: None,
             heard: false,
         };
@@ -132,9 +144,7 @@ impl Client {
                 () = drain.cancelled() => return,
                 Err(error) = self.converse(shared) => error,
             };
-            if matches!(error, Error::Hash { .. }) {
-                self.held = ResourceSet::default();
-            }
+            self.doubted |= matches!(error, Error::Mismatch(_));
             if self.heard {
                 pause = BACKOFF.0;
             }
@@ -158,43 +168,30 @@ impl Client {
     /// One stream, from connect to its end; there is no good one.
     async fn converse(&mut self, shared: &Arc<Shared>) -> Result<std::convert::Infallible, Error> {
         let (mut send, rsp, _guard) = self.open().await?;
+        let resumes = !self.held.is_empty() && !self.doubted;
         let hello = Hello {
-            format: FORMAT,
+            formats: FORMATS.to_vec(),
             data_plane: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            hash: (!self.held.is_empty()).then(|| self.held.hash()),
+            revision: resumes.then(|| self.held.revision()),
         };
         tell(&mut send, &ToOperator::Hello(hello)).await?;
         let rsp = timeout(STEP_TIMEOUT, rsp)
             .await
             .map_err(|_| Error::Timeout)??;
-        let status = rsp.status();
-        let mut body = rsp.into_body();
-        if status != StatusCode::OK {
-            let text = timeout(
-                STEP_TIMEOUT,
-                http_body_util::Limited::new(body, 4096).collect(),
-            );
-            let text = text
-                .await
-                .ok()
-                .and_then(Result::ok)
-                .map(http_body_util::Collected::to_bytes);
-            let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
-            return Err(Error::Status { status, text });
-        }
+        let mut body = accepted(rsp).await?;
         let mut decoder = Decoder::new(MAX_TABLE_LINE);
         let mut transaction: Option<Transaction> = None;
         let mut changes = shared.changes();
-        let mut last_report = tokio::time::Instant::now();
+        let mut reports = Reports::default();
+        let mut last_report = Instant::now();
         let mut dirty = true;
         loop {
-            let next_report = last_report
-                + if dirty {
-                    REPORT_AT_MOST
-                } else {
-                    REPORT_AT_LEAST
-                };
+            let pause = if dirty {
+                REPORT_AT_MOST
+            } else {
+                REPORT_ALL_EVERY
+            };
             tokio::select! {
                 frame = body.frame() => {
                     let frame = frame.ok_or(Error::Closed)??;
@@ -210,9 +207,14 @@ impl Client {
                     }
                 }
                 Ok(()) = changes.changed() => dirty = true,
-                () = tokio::time::sleep_until(next_report) => {
-                    tell(&mut send, &ToOperator::Report(report(shared))).await?;
-                    last_report = tokio::time::Instant::now();
+                () = tokio::time::sleep_until(last_report + pause) => {
+                    if !dirty {
+                        reports = Reports::default();
+                    }
+                    for report in reports.next(instances(shared)) {
+                        tell(&mut send, &ToOperator::Report(report)).await?;
+                    }
+                    last_report = Instant::now();
                     dirty = false;
                 }
             }
@@ -226,42 +228,25 @@ impl Client {
         transaction: &mut Option<Transaction>,
         message: ToDataPlane,
     ) -> Result<(), Error> {
+        let under_way = transaction.as_mut().ok_or(Error::OutOfOrder);
         match message {
-            ToDataPlane::Begin {
-                namespace, full, ..
-            } => {
-                let set = if full {
-                    ResourceSet::default()
-                } else {
-                    self.held.clone()
-                };
-                *transaction = Some(Transaction { namespace, set });
+            ToDataPlane::Welcome { format } if FORMATS.contains(&format) => {}
+            ToDataPlane::Welcome { format } => return Err(Error::Format { format }),
+            ToDataPlane::Begin { namespace, full } => {
+                *transaction = Some(Transaction::begin(&self.held, namespace, full));
             }
-            ToDataPlane::Upsert(resource) => {
-                transaction
-                    .as_mut()
-                    .ok_or(Error::OutOfOrder)?
-                    .set
-                    .upsert(resource);
-            }
-            ToDataPlane::Remove(key) => {
-                transaction
-                    .as_mut()
-                    .ok_or(Error::OutOfOrder)?
-                    .set
-                    .remove(&key);
-            }
-            ToDataPlane::Commit { revision, hash } => {
-                let Transaction { namespace, set } = transaction.take().ok_or(Error::OutOfOrder)?;
-                if set.hash() != hash {
-                    return Err(Error::Hash { revision });
-                }
-                let table = set.to_table(&namespace);
+            ToDataPlane::Upsert(resource) => under_way?.upsert(resource),
+            ToDataPlane::Keep(key) => under_way?.keep(&key, &self.held),
+            ToDataPlane::Remove(key) => under_way?.remove(&key),
+            ToDataPlane::Commit { revision } => {
+                let transaction = transaction.take().ok_or(Error::OutOfOrder)?;
+                let (set, table) = transaction.commit(&self.held, revision)?;
                 if let Err(reason) = acceptable(&table) {
                     tracing::error!(%revision, reason, "table refused: the last good one serves on");
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
                 self.held = set;
+                self.doubted = false;
                 self.heard = true;
                 let table = Arc::new(table);
                 shared.apply(table.clone(), revision, "operator");
@@ -274,46 +259,42 @@ impl Client {
     }
 }
 
-struct Transaction {
-    namespace: String,
-    set: ResourceSet,
+/// The lines of an answer, if it is a good one.
+async fn accepted(rsp: Response<Incoming>) -> Result<Incoming, Error> {
+    let status = rsp.status();
+    let body = rsp.into_body();
+    if status == StatusCode::OK {
+        return Ok(body);
+    }
+    let text = Limited::new(body, MAX_REFUSAL).collect();
+    let text = timeout(STEP_TIMEOUT, text).await.ok().and_then(Result::ok);
+    let text = text.map(Collected::to_bytes).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Err(Error::Status { status, text })
 }
 
 /// A table whose parts do not fit together would route wrongly: better the one before.
 fn acceptable(table: &RoutingTable) -> Result<(), String> {
-    for route in &table.routes {
-        for target in &route.targets {
-            let Some(endpoint) = table.endpoints.get(&target.endpoint) else {
-                return Err(format!(
-                    "route {} names endpoint {}, which is not there",
-                    route.id, target.endpoint
-                ));
-            };
-            if !table.profiles.contains_key(&endpoint.profile) {
-                return Err(format!(
-                    "endpoint {} is of type {}, which is not there",
-                    endpoint.id, endpoint.profile
-                ));
-            }
+    for endpoint in table.endpoints.values() {
+        if !table.profiles.contains_key(&endpoint.profile) {
+            return Err(format!(
+                "endpoint {} is of type {}, which is not there",
+                endpoint.id, endpoint.profile
+            ));
         }
     }
     Ok(())
 }
 
-fn report(shared: &Shared) -> Report {
-    let instances = shared
-        .view()
-        .instances
-        .into_iter()
-        .map(|instance| InstanceReport {
-            endpoint: instance.endpoint,
-            instance: instance.instance,
-            health: instance.health,
-            breaker: instance.breaker,
-            reason: instance.why_not,
-        })
-        .collect();
-    Report { instances }
+fn instances(shared: &Shared) -> impl Iterator<Item = InstanceReport> {
+    let instances = shared.view().instances.into_iter();
+    instances.map(|instance| InstanceReport {
+        endpoint: instance.endpoint,
+        instance: instance.instance,
+        health: instance.health,
+        breaker: instance.breaker,
+        reason: instance.why_not,
+    })
 }
 
 async fn tell(send: &mut Sender<Bytes>, message: &ToOperator) -> Result<(), Error> {

@@ -18,7 +18,7 @@ use dataplane_protocol::{
     Revision, RoutingTable,
     frame::{self, Decoder},
     resource::ResourceSet,
-    sync::{Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator},
+    sync::{FORMAT, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator},
 };
 use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Channel, Either, Full, channel::Sender};
@@ -214,45 +214,42 @@ impl Stream {
     }
 
     /// `table` in full.
-    pub(crate) async fn table(&mut self, revision: u64, table: &RoutingTable) {
-        self.change(revision, &ResourceSet::default(), table, true)
-            .await;
+    pub(crate) async fn table(&mut self, table: &RoutingTable) -> Revision {
+        self.change(&ResourceSet::default(), table, true).await
     }
 
     /// What makes `table` of `held`.
     pub(crate) async fn change(
         &mut self,
-        revision: u64,
         held: &ResourceSet,
         table: &RoutingTable,
         full: bool,
-    ) {
+    ) -> Revision {
         let newer = ResourceSet::of(table);
         let difference = held.difference(&newer);
-        let revision = Revision(revision);
         let namespace = table.namespace.clone();
-        let begin = ToDataPlane::Begin {
-            revision,
-            namespace,
-            full,
-        };
-        self.say(&begin).await;
+        self.say(&ToDataPlane::Welcome { format: FORMAT }).await;
+        self.say(&ToDataPlane::Begin { namespace, full }).await;
         for resource in difference.upserts {
             self.say(&ToDataPlane::Upsert(resource)).await;
+        }
+        for key in difference.keeps {
+            self.say(&ToDataPlane::Keep(key)).await;
         }
         for key in difference.removes {
             self.say(&ToDataPlane::Remove(key)).await;
         }
-        let hash = newer.hash();
-        self.say(&ToDataPlane::Commit { revision, hash }).await;
+        let revision = newer.revision();
+        self.say(&ToDataPlane::Commit { revision }).await;
+        revision
     }
 
     /// The next Ack's revision, or the next Nack's and its reason.
-    pub(crate) async fn verdict(&mut self) -> Result<u64, (u64, String)> {
+    pub(crate) async fn verdict(&mut self) -> Result<Revision, (Revision, String)> {
         loop {
             match self.hear().await {
-                ToOperator::Ack { revision } => return Ok(revision.0),
-                ToOperator::Nack { revision, reason } => return Err((revision.0, reason)),
+                ToOperator::Ack { revision } => return Ok(revision),
+                ToOperator::Nack { revision, reason } => return Err((revision, reason)),
                 ToOperator::Report(_) | ToOperator::Hello(_) => {}
             }
         }

@@ -29,23 +29,25 @@ impl Base {
         self.sent.push_back((snapshot, at));
     }
 
-    /// When it was sent.
-    pub(super) fn acked(&mut self, revision: Revision) -> Option<Instant> {
+    /// Which one it is, and when it was sent; nothing if it is not among those without an answer.
+    pub(super) fn acked(&mut self, revision: Revision) -> Option<(Arc<Snapshot>, Instant)> {
+        // The oldest: answers come in order, and the same content may have been sent twice.
         let at = self.sent.iter().position(|(it, _)| it.revision == revision);
         let Some(at) = at else {
             // Forgotten or never sent: what it holds now is not known.
             self.acked = None;
-            self.sent.retain(|(it, _)| it.revision > revision);
             return None;
         };
         let (snapshot, sent) = self.sent.drain(..=at).next_back()?;
-        self.acked = Some(snapshot);
-        Some(sent)
+        self.acked = Some(snapshot.clone());
+        Some((snapshot, sent))
     }
 
-    /// What was sent after it was a step from it, and cannot be right either.
-    pub(super) fn nacked(&mut self) {
-        self.sent.clear();
+    /// Which one it is. What was sent after it was a step from it, and cannot be right either.
+    pub(super) fn nacked(&mut self, revision: Revision) -> Option<Arc<Snapshot>> {
+        let mut sent = self.sent.drain(..);
+        let refused = sent.find(|(it, _)| it.revision == revision);
+        refused.map(|(snapshot, _)| snapshot)
     }
 
     /// Nothing when only the whole table is safe.
@@ -70,8 +72,10 @@ mod tests {
         all
     }
 
+    const UNKNOWN: Revision = Revision(1);
+
     fn newest(base: &Base) -> Option<u64> {
-        base.newest().map(|snapshot| snapshot.revision.0)
+        base.newest().map(|snapshot| snapshot.number)
     }
 
     #[test]
@@ -81,13 +85,16 @@ mod tests {
         assert_eq!(newest(&base), None);
         base.sent(all[0].clone(), now);
         assert_eq!(newest(&base), Some(1));
-        base.nacked();
+        base.nacked(UNKNOWN);
         assert_eq!(newest(&base), None, "it holds nothing that we know");
         base.sent(all[1].clone(), now);
-        assert_eq!(base.acked(Revision(2)), Some(now));
+        assert_eq!(
+            base.acked(all[1].revision).map(|(it, _)| it.number),
+            Some(2)
+        );
         base.sent(all[2].clone(), now);
         assert_eq!(newest(&base), Some(3));
-        base.nacked();
+        base.nacked(UNKNOWN);
         assert_eq!(newest(&base), Some(2));
     }
 
@@ -100,8 +107,8 @@ mod tests {
         }
         assert_eq!((base.sent.len(), newest(&base)), (UNANSWERED, Some(40)));
         // Of an answer to what is forgotten nothing is made.
-        assert_eq!(base.acked(Revision(3)), None);
-        base.nacked();
+        assert!(base.acked(UNKNOWN).is_none());
+        base.nacked(UNKNOWN);
         assert_eq!(newest(&base), None);
     }
 }

@@ -138,7 +138,7 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
     }
     index.apply(slice("s-4", "s", "IPv4"));
     index.apply(slice("s-6", "s", "IPv6"));
-    let facts = index.namespaces["a"].facts();
+    let facts = index.namespaces["a"].facts(Unlisted::default());
     assert_eq!(facts.services.keys().collect::<Vec<_>>(), ["s"]);
     assert_eq!(facts.services["s"].slices.len(), 1);
     assert!(facts.in_cluster);
@@ -215,6 +215,7 @@ fn undecodable(generation: i64) -> Item {
     let fact = Fact::Endpoint(Decoded::Undecodable {
         uid: Some("u".into()),
         generation,
+        labels: BTreeMap::new(),
         message: "spec: unknown variant".into(),
     });
     item("a", "e", fact)
@@ -222,7 +223,7 @@ fn undecodable(generation: i64) -> Item {
 
 /// Host of `e` in the table, if it is there, and its verdict.
 fn judged(index: &mut Index) -> (Option<String>, compile::Verdict) {
-    let compiled = index.judge("a");
+    let compiled = index.compile("a");
     let host = compiled.table.instances.get("e");
     let host = host.map(|list| list[0].host.clone());
     (host, compiled.verdicts[0].clone())
@@ -277,7 +278,7 @@ fn an_object_that_was_deleted_or_replaced_is_not_served_on() {
     index.apply(good(2));
     judged(&mut index);
     index.delete(&Source::Endpoints, "a", "e");
-    assert!(index.judge("a").table.endpoints.is_empty());
+    assert!(index.compile("a").table.endpoints.is_empty());
     index.apply(bad("u"));
     assert_eq!(judged(&mut index).0, None);
 }
@@ -287,14 +288,14 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     let pods = || json!({ "matchLabels": { "app": "x" }, "port": 80 });
     let mut index = Index::default();
     index.apply(at(1, "u", json!({ "podSelector": pods() })));
-    index.judge("a");
+    index.compile("a");
     index.apply(at(2, "u", json!({ "type": "vlm", "url": "http://bad" })));
-    index.judge("a");
+    index.compile("a");
     let needed: BTreeSet<_> = [Source::Pods("a".into())].into();
     assert_eq!(index.needs("a"), needed);
     index.apply(at(3, "u", json!({ "url": "http://good" })));
     assert_eq!(index.needs("a"), needed, "until it is looked at");
-    index.judge("a");
+    index.compile("a");
     assert!(index.needs("a").is_empty());
 }
 
@@ -312,16 +313,16 @@ fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
     let mut index = Index::default();
     index.apply(route("one", 1, "/one"));
     index.apply(route("two", 1, "/two"));
-    index.judge("a");
+    index.compile("a");
     index.apply(route("two", 2, "/one"));
-    let compiled = index.judge("a");
+    let compiled = index.compile("a");
     assert_eq!(compiled.table.routes.len(), 2);
     let two = &compiled.verdicts[1];
     assert_eq!((two.generation, two.in_use), (2, Some(1)));
     // The one in use gives way as any other would.
     index.apply(route("three", 1, "/two"));
     index.apply(route("another", 1, "/two"));
-    let compiled = index.judge("a");
+    let compiled = index.compile("a");
     let used: Vec<_> = compiled
         .table
         .routes

@@ -10,8 +10,15 @@ fn later() -> Instant {
 
 fn report(breaker: Breaker) -> Report {
     Report {
+        full: false,
         instances: vec![instance_report("e", "e/1", Health::Healthy, breaker)],
     }
+}
+
+/// For each breaker that changed with the report: whether it is open now.
+fn changes(session: &Session, breaker: Breaker, table: &RoutingTable) -> Vec<bool> {
+    let changes = session.report(&report(breaker), table);
+    changes.iter().flatten().map(|change| change.open).collect()
 }
 
 #[test]
@@ -20,14 +27,12 @@ fn a_breaker_counts_as_opened_once_however_many_data_planes_see_it() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
     let two = sessions.open("a", "two", 9, Instant::now()).unwrap();
-    assert!(one.report(&report(Breaker::Closed), &table).is_empty());
-    assert!(one.report(&report(Breaker::Open), &table)[0].open);
-    assert!(two.report(&report(Breaker::Open), &table).is_empty());
-    assert!(two.report(&report(Breaker::Open), &table).is_empty());
-    assert!(one.report(&report(Breaker::Closed), &table).is_empty());
-    let last = two.report(&report(Breaker::HalfOpen), &table);
-    assert_eq!(last.len(), 1);
-    assert!(!last[0].open);
+    assert_eq!(changes(&one, Breaker::Closed, &table), [false; 0]);
+    assert_eq!(changes(&one, Breaker::Open, &table), [true]);
+    assert_eq!(changes(&two, Breaker::Open, &table), [false; 0]);
+    assert_eq!(changes(&two, Breaker::Open, &table), [false; 0]);
+    assert_eq!(changes(&one, Breaker::Closed, &table), [false; 0]);
+    assert_eq!(changes(&two, Breaker::HalfOpen, &table), [false]);
 }
 
 #[test]
@@ -48,6 +53,7 @@ fn instances_that_are_not_in_the_table_take_no_memory() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
     let report = Report {
+        full: true,
         instances: vec![instance_report(
             "e",
             "e/invented",
@@ -55,8 +61,70 @@ fn instances_that_are_not_in_the_table_take_no_memory() {
             Breaker::Open,
         )],
     };
-    assert!(one.report(&report, &table).is_empty());
+    assert_eq!(one.report(&report, &table), None);
     assert!(sessions.view("a", later()).instances.is_empty());
+}
+
+#[test]
+fn a_report_that_says_nothing_new_is_no_news() {
+    let table = compiled("a", &[1], vec![]).table;
+    let sessions = Arc::new(Sessions::default());
+    let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
+    assert!(one.report(&report(Breaker::Closed), &table).is_some());
+    assert_eq!(one.report(&report(Breaker::Closed), &table), None);
+}
+
+#[test]
+fn an_instance_that_is_named_a_thousand_times_counts_once() {
+    let table = compiled("a", &[1], vec![]).table;
+    let sessions = Arc::new(Sessions::default());
+    let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
+    let mut many = report(Breaker::Closed);
+    many.instances = vec![many.instances[0].clone(); 1000];
+    one.report(&many, &table);
+    let seen = &sessions.view("a", later()).instances["e"]["e/1"];
+    assert_eq!((seen.reported, seen.usable), (1, 1));
+}
+
+#[test]
+fn a_full_report_takes_the_place_of_what_was_said_and_others_add_to_it() {
+    let table = compiled("a", &[1, 2, 3], vec![]).table;
+    let sessions = Arc::new(Sessions::default());
+    let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
+    let of = |full: bool, name: &str| Report {
+        full,
+        instances: vec![instance_report("e", name, Health::Healthy, Breaker::Closed)],
+    };
+    let named = || -> Vec<String> {
+        let view = sessions.view("a", later());
+        view.instances["e"]
+            .keys()
+            .map(ToString::to_string)
+            .collect()
+    };
+    one.report(&of(true, "e/1"), &table);
+    one.report(&of(false, "e/2"), &table);
+    assert_eq!(named(), ["e/1", "e/2"]);
+    one.report(&of(true, "e/3"), &table);
+    assert_eq!(named(), ["e/3"]);
+}
+
+#[test]
+fn what_was_said_of_instances_that_are_gone_is_forgotten() {
+    let before = compiled("a", &[1, 2, 3], vec![]).table;
+    let sessions = Arc::new(Sessions::default());
+    let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
+    for name in ["e/1", "e/2", "e/3"] {
+        let said = instance_report("e", name, Health::Healthy, Breaker::Closed);
+        let report = Report {
+            full: false,
+            instances: vec![said],
+        };
+        one.report(&report, &before);
+    }
+    let after = compiled("a", &[1], vec![]).table;
+    one.report(&report(Breaker::Closed), &after);
+    assert_eq!(sessions.view("a", later()).instances["e"].len(), 1);
 }
 
 #[test]
@@ -75,18 +143,18 @@ fn a_data_plane_that_is_expected_back_takes_up_what_it_said() {
     let table = compiled("a", &[1], vec![]).table;
     let sessions = Arc::new(Sessions::default());
     let before = sessions.open("a", "one", 1, Instant::now()).unwrap();
-    before.ack(Revision(7));
+    before.ack(7);
     before.report(&report(Breaker::Open), &table);
     before.expect_back();
     let away = sessions.view("a", later());
-    assert_eq!((away.connected, &*away.acked), (1, &[Revision(7)][..]));
+    assert_eq!((away.connected, &*away.acked), (1, &[7][..]));
     let after = sessions.open("a", "one", 1, Instant::now()).unwrap();
     drop(before);
     let back = sessions.view("a", later());
-    assert_eq!((back.connected, &*back.acked), (1, &[Revision(7)][..]));
+    assert_eq!((back.connected, &*back.acked), (1, &[7][..]));
     assert_eq!(back.instances, away.instances);
     // Its breaker was open all the time: that is no news.
-    assert!(after.report(&report(Breaker::Open), &table).is_empty());
+    assert_eq!(changes(&after, Breaker::Open, &table), [false; 0]);
     drop(after);
     assert!(sessions.view("a", later()).instances.is_empty());
 }
@@ -95,17 +163,14 @@ fn a_data_plane_that_is_expected_back_takes_up_what_it_said() {
 fn a_data_plane_that_is_expected_back_keeps_no_place_and_is_nobody_else() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 1, Instant::now()).unwrap();
-    one.ack(Revision(7));
+    one.ack(7);
     one.expect_back();
     assert_eq!(sessions.connected("a"), 0);
     let _two = sessions.open("a", "two", 1, Instant::now()).unwrap();
-    assert_eq!(
-        sessions.view("a", later()).acked,
-        [Revision(0), Revision(7)]
-    );
+    assert_eq!(sessions.view("a", later()).acked, [0, 7]);
     assert!(sessions.open("a", "three", 1, Instant::now()).is_none());
     drop(one);
-    assert_eq!(sessions.view("a", later()).acked, [Revision(0)]);
+    assert_eq!(sessions.view("a", later()).acked, [0]);
 }
 
 #[test]
@@ -116,8 +181,8 @@ fn a_data_plane_counts_from_its_first_answer_or_when_it_had_time_for_one() {
     let _silent = sessions.open("a", "silent", 9, now).unwrap();
     let view = sessions.view("a", now);
     assert_eq!((view.connected, view.joining), (0, Some(now + JOINING)));
-    assert!(one.ack(Revision(0)), "that is news");
-    two.nack(Revision(1), "no memory");
+    assert!(one.ack(0), "that is news");
+    two.nack(1, "no memory");
     assert_eq!(sessions.view("a", now).connected, 2);
     let view = sessions.view("a", now + JOINING);
     assert_eq!((view.connected, view.joining), (3, None));

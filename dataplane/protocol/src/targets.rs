@@ -1,0 +1,94 @@
+//! Which endpoints a route uses, and in which tiers. A route says how it selects them, so that an
+//! endpoint that comes, goes or changes its numbers changes no route.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EndpointId, RoutingTable, SetId, table::Route};
+
+/// A set and single endpoints add up; what a reference says of an endpoint comes first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<SetId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refs: Vec<EndpointRef>,
+    pub priority_order: PriorityOrder,
+}
+
+/// One endpoint, and the numbers that count for this route instead of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRef {
+    pub endpoint: EndpointId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PriorityOrder {
+    #[default]
+    LowestFirst,
+    HighestFirst,
+}
+
+/// Endpoints that a selector picks. One that is not in the table (it was refused) may be named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSet {
+    pub id: SetId,
+    /// Sorted.
+    pub members: Vec<EndpointId>,
+}
+
+/// An endpoint of a route, with the numbers that count there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub endpoint: EndpointId,
+    /// 0 is used first; the direction of the user's numbers is already resolved.
+    pub tier: u32,
+    /// The user's number, for people.
+    pub priority: u32,
+    /// Share inside the tier; 0 = none.
+    pub weight: u32,
+}
+
+impl RoutingTable {
+    /// The endpoints of `route` that are in this table, sorted by tier, then name. Priorities
+    /// become tiers by rank, so that only their order counts.
+    pub fn targets(&self, route: &Route) -> Vec<Target> {
+        let selection = &route.endpoints;
+        let mut chosen: BTreeMap<&EndpointId, (u32, u32)> = BTreeMap::new();
+        let set = selection.set.as_ref().and_then(|id| self.sets.get(id));
+        for member in set.iter().flat_map(|set| &set.members) {
+            if let Some(endpoint) = self.endpoints.get(member) {
+                chosen.insert(&endpoint.id, (endpoint.priority, endpoint.weight));
+            }
+        }
+        for named in &selection.refs {
+            if let Some(endpoint) = self.endpoints.get(&named.endpoint) {
+                let priority = named.priority.unwrap_or(endpoint.priority);
+                let weight = named.weight.unwrap_or(endpoint.weight);
+                chosen.insert(&endpoint.id, (priority, weight));
+            }
+        }
+        let distinct: BTreeSet<u32> = chosen.values().map(|(priority, _)| *priority).collect();
+        let tier_of = |priority: u32| match selection.priority_order {
+            PriorityOrder::LowestFirst => distinct.range(..priority).count() as u32,
+            PriorityOrder::HighestFirst => distinct.range(priority..).skip(1).count() as u32,
+        };
+        let mut targets: Vec<Target> = chosen
+            .into_iter()
+            .map(|(endpoint, (priority, weight))| Target {
+                endpoint: endpoint.clone(),
+                tier: tier_of(priority),
+                priority,
+                weight,
+            })
+            .collect();
+        // Stable: inside a tier they are sorted by name already.
+        targets.sort_by_key(|target| target.tier);
+        targets
+    }
+}
