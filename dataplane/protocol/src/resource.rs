@@ -26,7 +26,7 @@ pub enum Resource {
     Set(Arc<EndpointSet>),
     Instance {
         endpoint: EndpointId,
-        instance: Instance,
+        instance: Arc<Instance>,
     },
     Route(Arc<Route>),
 }
@@ -84,26 +84,41 @@ pub struct Difference {
 
 impl ResourceSet {
     pub fn of(table: &RoutingTable) -> Self {
+        Self::after(&Self::default(), table)
+    }
+
+    /// As [`of`](Self::of), and what is as it was in `before` is shared with it: neither kept
+    /// twice nor hashed again.
+    pub fn after(before: &Self, table: &RoutingTable) -> Self {
         let mut set = Self::default();
+        let mut add = |resource: Resource| {
+            let key = resource.key();
+            match before.items.get(&key) {
+                Some(same @ Item::Known { resource: old, .. }) if *old == resource => {
+                    set.insert(key, same.clone());
+                }
+                _ => set.upsert(resource),
+            }
+        };
         for profile in table.profiles.values() {
-            set.upsert(Resource::Profile(profile.clone()));
+            add(Resource::Profile(profile.clone()));
         }
         for endpoint in table.endpoints.values() {
-            set.upsert(Resource::Endpoint(endpoint.clone()));
+            add(Resource::Endpoint(endpoint.clone()));
         }
         for endpoints in table.sets.values() {
-            set.upsert(Resource::Set(endpoints.clone()));
+            add(Resource::Set(endpoints.clone()));
         }
         for (endpoint, list) in &table.instances {
             for instance in list.iter() {
-                set.upsert(Resource::Instance {
+                add(Resource::Instance {
                     endpoint: endpoint.clone(),
-                    instance: instance.clone(),
+                    instance: Arc::new(instance.clone()),
                 });
             }
         }
         for route in &table.routes {
-            set.upsert(Resource::Route(route.clone()));
+            add(Resource::Route(route.clone()));
         }
         for key in &table.keep {
             set.insert(key.clone(), Item::Keep);
@@ -148,7 +163,7 @@ impl ResourceSet {
                 }
                 Resource::Instance { endpoint, instance } => {
                     let list = instances.entry(endpoint.clone()).or_default();
-                    list.push(instance.clone());
+                    list.push((**instance).clone());
                 }
                 Resource::Route(route) => table.routes.push(route.clone()),
             }
@@ -175,11 +190,20 @@ impl ResourceSet {
 
     /// What `held` has under `key` stays in use.
     pub fn keep(&mut self, key: &ResourceKey, held: &Self) {
-        for resource in held.known().chain(held.kept.values()) {
-            let of = resource.key();
-            if covers(key, &of) {
-                self.remove(&of);
-                self.kept.insert(of, resource.clone());
+        let keys: Vec<&ResourceKey> = match key {
+            ResourceKey::Instances(endpoint) => {
+                let first = ResourceKey::Instance(endpoint.clone(), InstanceId::from(""));
+                let known = held.items.range(first.clone()..).map(|(key, _)| key);
+                let kept = held.kept.range(first..).map(|(key, _)| key);
+                let of = |key: &&ResourceKey| matches!(key, ResourceKey::Instance(of, _) if of == endpoint);
+                known.take_while(of).chain(kept.take_while(of)).collect()
+            }
+            _ => vec![key],
+        };
+        for of in keys {
+            if let Some(resource) = held.get(of) {
+                self.remove(of);
+                self.kept.insert(of.clone(), resource.clone());
             }
         }
         self.insert(key.clone(), Item::Keep);
@@ -284,14 +308,6 @@ impl ResourceSet {
         self.remove(&key);
         self.revision.0 = self.revision.0.wrapping_add(item_hash(&key, &item));
         self.items.insert(key, item);
-    }
-}
-
-/// Whether keeping `key` keeps the resource under `of`.
-fn covers(key: &ResourceKey, of: &ResourceKey) -> bool {
-    match (key, of) {
-        (ResourceKey::Instances(kept), ResourceKey::Instance(endpoint, _)) => kept == endpoint,
-        _ => key == of,
     }
 }
 

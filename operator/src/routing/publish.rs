@@ -89,7 +89,8 @@ impl Snapshot {
 
     fn build(previous: Option<&Self>, namespace: &str, compiled: Compiled) -> Self {
         let Compiled { table, verdicts } = compiled;
-        let set = ResourceSet::of(&table);
+        let nothing = ResourceSet::default();
+        let set = ResourceSet::after(previous.map_or(&nothing, |previous| &previous.set), &table);
         let revision = set.revision();
         let number = match previous {
             Some(previous) if previous.revision == revision => previous.number,

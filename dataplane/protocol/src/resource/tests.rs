@@ -177,6 +177,25 @@ fn one_pod_that_comes_or_goes_is_one_instance() {
 }
 
 #[test]
+fn a_table_like_the_one_before_shares_what_stayed_and_has_the_revision_of_a_new_one() {
+    let before = ResourceSet::of(&table(&[("e", &[1, 2]), ("f", &[3])]));
+    let newer = table(&[("e", &[1, 4])]);
+    let after = ResourceSet::after(&before, &newer);
+    assert_eq!(after.revision(), ResourceSet::of(&newer).revision());
+    let instance = |set: &ResourceSet, id: &str| match set
+        .get(&ResourceKey::Instance("e".into(), id.into()))
+    {
+        Some(Resource::Instance { instance, .. }) => instance.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(Arc::ptr_eq(
+        &instance(&before, "e/1"),
+        &instance(&after, "e/1")
+    ));
+    assert_eq!(instance(&after, "e/4").port, 4);
+}
+
+#[test]
 fn a_route_that_comes_first_changes_no_other() {
     let with = |routes: &[Route]| {
         let mut table = table(&[("e", &[1])]);
