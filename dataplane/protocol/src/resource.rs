@@ -91,38 +91,27 @@ impl ResourceSet {
     /// twice nor hashed again.
     pub fn after(before: &Self, table: &RoutingTable) -> Self {
         let mut set = Self::default();
-        let mut add = |resource: Resource| {
-            let key = resource.key();
-            match before.items.get(&key) {
-                Some(same @ Item::Known { resource: old, .. }) if *old == resource => {
-                    set.insert(key, same.clone());
+        let mut old = before.items.iter().peekable();
+        let items = resources_of(table).into_iter().map(|(key, resource)| {
+            while old.next_if(|(old, _)| **old < key).is_some() {}
+            let old = old.next_if(|(old, _)| **old == key);
+            let item = match (resource, old) {
+                (None, _) => Item::Keep,
+                (Some(resource), Some((_, same @ Item::Known { resource: old, .. })))
+                    if *old == resource =>
+                {
+                    same.clone()
                 }
-                _ => set.upsert(resource),
-            }
-        };
-        for profile in table.profiles.values() {
-            add(Resource::Profile(profile.clone()));
-        }
-        for endpoint in table.endpoints.values() {
-            add(Resource::Endpoint(endpoint.clone()));
-        }
-        for endpoints in table.sets.values() {
-            add(Resource::Set(endpoints.clone()));
-        }
-        for (endpoint, list) in &table.instances {
-            for instance in list.iter() {
-                add(Resource::Instance {
-                    endpoint: endpoint.clone(),
-                    instance: Arc::new(instance.clone()),
-                });
-            }
-        }
-        for route in &table.routes {
-            add(Resource::Route(route.clone()));
-        }
-        for key in &table.keep {
-            set.insert(key.clone(), Item::Keep);
-        }
+                (Some(resource), _) => Item::Known {
+                    hash: hash_of(&resource),
+                    resource,
+                },
+            };
+            let sum = set.revision.0.wrapping_add(item_hash(&key, &item));
+            set.revision.0 = sum;
+            (key, item)
+        });
+        set.items = items.collect();
         set
     }
 
@@ -246,8 +235,12 @@ impl ResourceSet {
     /// What a holder of `self` must be told to hold `newer`.
     pub fn difference(&self, newer: &Self) -> Difference {
         let mut difference = Difference::default();
+        let mut old = self.items.iter().peekable();
         for (key, item) in &newer.items {
-            let old = self.items.get(key);
+            while let Some((gone, _)) = old.next_if(|(old, _)| *old < key) {
+                difference.remove(gone, newer);
+            }
+            let old = old.next_if(|(old, _)| *old == key).map(|(_, item)| item);
             match item {
                 Item::Known { hash, resource } => {
                     let same = matches!(old, Some(Item::Known { hash: old, .. }) if old == hash);
@@ -262,12 +255,9 @@ impl ResourceSet {
                 }
             }
         }
-        let gone = self.items.keys().filter(|key| {
-            let covered = matches!(key, ResourceKey::Instance(endpoint, _)
-                if newer.is_keep(&ResourceKey::Instances(endpoint.clone())));
-            !newer.items.contains_key(*key) && !covered
-        });
-        difference.removes.extend(gone.cloned());
+        for (gone, _) in old {
+            difference.remove(gone, newer);
+        }
         difference
     }
 
@@ -309,6 +299,49 @@ impl ResourceSet {
         self.revision.0 = self.revision.0.wrapping_add(item_hash(&key, &item));
         self.items.insert(key, item);
     }
+}
+
+impl Difference {
+    /// What a keep covers is not gone.
+    fn remove(&mut self, gone: &ResourceKey, newer: &ResourceSet) {
+        let covered = matches!(gone, ResourceKey::Instance(endpoint, _)
+            if newer.is_keep(&ResourceKey::Instances(endpoint.clone())));
+        if !covered {
+            self.removes.push(gone.clone());
+        }
+    }
+}
+
+/// Sorted by key; what is to be kept has no resource.
+fn resources_of(table: &RoutingTable) -> Vec<(ResourceKey, Option<Resource>)> {
+    let profiles = table.profiles.values().cloned().map(Resource::Profile);
+    let endpoints = table.endpoints.values().cloned().map(Resource::Endpoint);
+    let sets = table.sets.values().cloned().map(Resource::Set);
+    let instances = table.instances.iter().flat_map(|(endpoint, list)| {
+        list.iter().map(|instance| Resource::Instance {
+            endpoint: endpoint.clone(),
+            instance: Arc::new(instance.clone()),
+        })
+    });
+    let routes = table.routes.iter().cloned().map(Resource::Route);
+    let known = profiles
+        .chain(endpoints)
+        .chain(sets)
+        .chain(instances)
+        .chain(routes)
+        .map(|resource| (resource.key(), Some(resource)));
+    let keeps = table.keep.iter().map(|key| (key.clone(), None));
+    let mut all: Vec<_> = known.chain(keeps).collect();
+    // Mostly in order already. Stable: a keep comes after what is known under its key, and counts.
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all.dedup_by(|later, earlier| {
+        let same = later.0 == earlier.0;
+        if same {
+            std::mem::swap(later, earlier);
+        }
+        same
+    });
+    all
 }
 
 fn hash_of(value: &impl Serialize) -> u128 {
