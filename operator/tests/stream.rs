@@ -23,7 +23,7 @@ use operator::routing::{
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -58,14 +58,7 @@ async fn a_data_plane_that_holds_the_table_already_is_only_told_its_revision() {
 async fn refuse(served: &Served, plane: &mut Plane, revision: Revision) {
     let reason = "no memory".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
-    until("the Nack is in", || {
-        !served
-            .sessions
-            .view("a", Instant::now())
-            .refusals
-            .is_empty()
-    })
-    .await;
+    until("the Nack is in", || !served.view("a").refusals.is_empty()).await;
 }
 
 #[tokio::test]
@@ -237,7 +230,7 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let mut plane = served.plane("a", None).await;
     let revision = plane.transaction().await.revision;
     let programmed = || {
-        let view = served.sessions.view("a", Instant::now());
+        let view = served.view("a");
         let said = Said {
             view: &view,
             number: snapshot.route_numbers["r"],
@@ -279,7 +272,6 @@ async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
     plane.transaction().await;
     for breaker in [Breaker::Closed, Breaker::Open, Breaker::Closed] {
         let report = Report {
-            full: false,
             instances: vec![InstanceReport {
                 endpoint: "e".into(),
                 instance: "e/pod-1".into(),
@@ -311,10 +303,7 @@ async fn who_has_not_said_hello_gets_no_room_for_a_long_line() {
     let revision = plane.transaction().await.revision;
     plane.tx.send_data(long.into()).await.unwrap();
     plane.say(&ToOperator::Ack { revision }).await;
-    until("its Ack is in", || {
-        served.sessions.view("a", Instant::now()).acked == [1]
-    })
-    .await;
+    until("its Ack is in", || served.view("a").acked == [1]).await;
 }
 
 #[tokio::test]
@@ -380,11 +369,8 @@ async fn an_answer_to_what_was_not_sent_counts_for_nothing() {
     let reason = "made up".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
     plane.say(&ToOperator::Ack { revision: sent }).await;
-    until("its Ack is in", || {
-        served.sessions.view("a", Instant::now()).connected == 1
-    })
-    .await;
-    let view = served.sessions.view("a", Instant::now());
+    until("its Ack is in", || served.view("a").connected == 1).await;
+    let view = served.view("a");
     assert!(view.refusals.is_empty());
     // What it holds was in doubt, so the next one comes whole.
     served.publish("a", &[instance("1", "10.0.0.2")]);
@@ -418,7 +404,7 @@ async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
     plane.say(&ToOperator::Ack { revision }).await;
     assert_eq!(plane.line().await, None, "a clean end");
     until("it takes no place", || served.sessions.connected("a") == 0).await;
-    let view = served.sessions.view("a", Instant::now());
+    let view = served.view("a");
     assert_eq!((view.connected, view.acked), (1, vec![1]));
     let mut plane = served.plane("a", Some(snapshot.revision)).await;
     let told = plane.transaction().await;
@@ -426,6 +412,6 @@ async fn a_stream_ends_in_time_and_the_next_one_goes_on_from_where_it_was() {
         (told.full, told.upserts, told.revision),
         (false, 0, revision)
     );
-    let view = served.sessions.view("a", Instant::now());
+    let view = served.view("a");
     assert_eq!((view.connected, view.acked), (1, vec![1]));
 }

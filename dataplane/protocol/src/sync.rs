@@ -100,12 +100,9 @@ pub enum ToDataPlane {
 }
 
 /// What a data plane sees of its instances: all of them once a stream, then those of which there
-/// is news. Sent at most once a second, in lines of [`REPORTED_AT_ONCE`] instances.
+/// is news. Of one that leaves the table nothing need be said. Sent at most once a second, in lines of [`REPORTED_AT_ONCE`] instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Forget what was reported before. Of an instance that leaves the table nothing need be said.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub full: bool,
     pub instances: Vec<InstanceReport>,
 }
 

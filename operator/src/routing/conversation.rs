@@ -415,9 +415,8 @@ impl Lines {
             }
         }
     }
-}
 
-impl Lines {
+    /// Waits while more lines came than may, see [`BURST`].
     async fn pace(&mut self) {
         let now = Instant::now();
         self.paid = self.paid.max(now) + LINE_EVERY;

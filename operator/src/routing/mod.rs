@@ -220,7 +220,7 @@ impl Routing {
         // A namespace that has a table waits for no list: what is new in it has no instances yet.
         let hub = self.hub.clone();
         let ready = |index: &Index, namespace: &str| {
-            index.ready(namespace) || (index.kinds_listed() && hub.current(namespace).is_some())
+            index.kinds_listed() && (hub.current(namespace).is_some() || index.ready(namespace))
         };
         for namespace in self.index.take_dirty(ready) {
             self.publish_one(&namespace);

@@ -345,6 +345,7 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_protocol::RoutingTable;
     use tokio::time::Instant;
 
     use super::*;
@@ -352,6 +353,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
         let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
+        let none = RoutingTable::default();
         let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
         session.ack(1);
         session.expect_back();
@@ -360,9 +362,9 @@ mod tests {
         let mut waiting = std::pin::pin!(waiting);
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
-        assert_eq!(sessions.view("a", Instant::now()).connected, 1);
+        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 1);
         waiting.await;
-        assert_eq!(sessions.view("a", Instant::now()).connected, 0);
+        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 0);
         assert!(ledger.marked().await.contains("a"));
     }
 

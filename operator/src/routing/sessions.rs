@@ -5,7 +5,7 @@
 //! instances that are not in the namespace's table is ignored, so memory is bounded by the table.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -136,7 +136,8 @@ impl Sessions {
         })
     }
 
-    pub fn view(&self, namespace: &str, now: Instant) -> View {
+    /// Of the instances those that are in `table`: what was said of others may be kept a while.
+    pub fn view(&self, namespace: &str, table: &RoutingTable, now: Instant) -> View {
         let namespaces = self.namespaces.lock();
         let Some(planes) = namespaces.get(namespace) else {
             return View::default();
@@ -148,7 +149,8 @@ impl Sessions {
         let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
         refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
         let mut instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>> = BTreeMap::new();
-        for (instance, seen) in &planes.instances {
+        let present = planes.instances.iter();
+        for (instance, seen) in present.filter(|(it, _)| in_table(table, &it.0, &it.1)) {
             let of_endpoint = instances.entry(instance.0.clone()).or_default();
             of_endpoint.insert(instance.1.clone(), seen.clone());
         }
@@ -230,33 +232,23 @@ impl Session {
         });
     }
 
-    /// What it says of instances counts from now on; a full report takes the place of all that it
-    /// said before. Nothing when nothing changed by it.
+    /// What it says of instances counts from now on, in place of what it said of them before.
+    /// Nothing when nothing changed by it.
     pub fn report(&self, report: &Report, table: &RoutingTable) -> Option<Vec<BreakerChange>> {
         self.with(|planes, id| {
             let Planes { planes, instances } = planes;
             let plane = planes.get_mut(&id)?;
-            let mut gone: Vec<Instance> = Vec::new();
-            if report.full || plane.said.len() > instances_of(table) {
-                let named: HashSet<(&EndpointId, &InstanceId)> = report
-                    .instances
-                    .iter()
-                    .map(|said| (&said.endpoint, &said.instance))
-                    .collect();
-                let stale = plane.said.keys().filter(|it| {
-                    !in_table(table, &it.0, &it.1)
-                        || (report.full && !named.contains(&(&it.0, &it.1)))
+            if plane.said.len() > instances_of(table) {
+                plane.said.retain(|instance, flags| {
+                    let stays = in_table(table, &instance.0, &instance.1);
+                    if !stays {
+                        uncount(instances, instance, *flags);
+                    }
+                    stays
                 });
-                gone.extend(stale.cloned());
             }
             let mut changes = Vec::new();
-            let mut news = !gone.is_empty();
-            for instance in gone {
-                if let Some(flags) = plane.said.remove(&instance) {
-                    uncount(instances, &instance, flags);
-                    changes.extend(closed(instances, &instance, flags, table));
-                }
-            }
+            let mut news = false;
             for said in &report.instances {
                 if in_table(table, &said.endpoint, &said.instance) {
                     let (changed, change) = count(instances, &mut plane.said, said, table);

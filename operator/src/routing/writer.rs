@@ -130,7 +130,7 @@ impl Writer {
             return Vec::new();
         };
         let now = Instant::now();
-        let view = self.sessions.view(namespace, now);
+        let view = self.sessions.view(namespace, &snapshot.table, now);
         let first_seen = &mut schedule.first_seen;
         let since = *first_seen.entry(namespace.to_owned()).or_insert(now);
         let settled = now >= since + self.settle;

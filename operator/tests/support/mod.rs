@@ -23,7 +23,7 @@ use operator::{
         ledger::Ledger,
         publish::{Hub, Snapshot},
         serve::{Limits, Server},
-        sessions::Sessions,
+        sessions::{Sessions, View},
     },
     tls::{self, Material},
     tokens::{Identity, Refusal, Review, Tokens},
@@ -143,6 +143,13 @@ impl Served {
         let next = Snapshot::next(before.as_deref(), namespace, compiled).unwrap();
         self.hub.publish(next);
         self.hub.current(namespace).unwrap()
+    }
+
+    /// What data planes say of the namespace's newest table.
+    pub(crate) fn view(&self, namespace: &str) -> View {
+        let table = self.hub.current(namespace).unwrap().table.clone();
+        let now = tokio::time::Instant::now();
+        self.sessions.view(namespace, &table, now)
     }
 
     /// A connection that carries no stream yet, and its task, which ends with it.

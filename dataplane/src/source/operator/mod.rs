@@ -36,7 +36,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 
 /// What changed is reported at most this often.
 const REPORT_AT_MOST: Duration = Duration::from_secs(1);
-/// All of it is said again after this long without news: the operator passes over what is said of
+/// All of it is said again this often: the operator passes over what is said of
 /// an instance that is not in its newest table, and that one may be back in the next.
 const REPORT_ALL_EVERY: Duration = Duration::from_mins(5);
 
@@ -185,13 +185,13 @@ impl Client {
         let mut changes = shared.changes();
         let mut reports = Reports::default();
         let mut last_report = Instant::now();
+        let mut all_said = last_report;
         let mut dirty = true;
         loop {
-            let pause = if dirty {
-                REPORT_AT_MOST
-            } else {
-                REPORT_ALL_EVERY
-            };
+            let mut next_report = all_said + REPORT_ALL_EVERY;
+            if dirty {
+                next_report = next_report.min(last_report + REPORT_AT_MOST);
+            }
             tokio::select! {
                 frame = body.frame() => {
                     let frame = frame.ok_or(Error::Closed)??;
@@ -207,14 +207,16 @@ impl Client {
                     }
                 }
                 Ok(()) = changes.changed() => dirty = true,
-                () = tokio::time::sleep_until(last_report + pause) => {
-                    if !dirty {
+                () = tokio::time::sleep_until(next_report) => {
+                    let now = Instant::now();
+                    if now >= all_said + REPORT_ALL_EVERY {
                         reports = Reports::default();
+                        all_said = now;
                     }
                     for report in reports.next(instances(shared)) {
                         tell(&mut send, &ToOperator::Report(report)).await?;
                     }
-                    last_report = Instant::now();
+                    last_report = now;
                     dirty = false;
                 }
             }

@@ -10,8 +10,6 @@ use dataplane_protocol::{
 
 #[derive(Debug, Default)]
 pub(super) struct Reports {
-    /// Nothing has been said on this stream.
-    begun: bool,
     said: HashMap<(EndpointId, InstanceId), InstanceReport>,
 }
 
@@ -29,23 +27,12 @@ impl Reports {
             }
             self.said.insert(key, instance);
         }
-        let first = !std::mem::replace(&mut self.begun, true);
-        let mut reports: Vec<Report> = news
-            .chunks(REPORTED_AT_ONCE)
+        let lines = news.chunks(REPORTED_AT_ONCE);
+        lines
             .map(|instances| Report {
-                full: false,
                 instances: instances.to_vec(),
             })
-            .collect();
-        if first {
-            if reports.is_empty() {
-                reports.push(Report::default());
-            }
-            if let Some(report) = reports.first_mut() {
-                report.full = true;
-            }
-        }
-        reports
+            .collect()
     }
 }
 
@@ -89,11 +76,9 @@ mod tests {
             instance("b", Health::Unknown),
         );
         let first = reports.next([a.clone(), b].into_iter());
-        assert!(first[0].full);
         assert_eq!(names(&first), ["a", "b"]);
         let b = instance("b", Health::Unhealthy);
         let second = reports.next([a.clone(), b.clone()].into_iter());
-        assert!(!second[0].full);
         assert_eq!(names(&second), ["b"]);
         assert_eq!(reports.next([a.clone(), b.clone()].into_iter()), []);
         assert_eq!(reports.next([a.clone()].into_iter()), []);

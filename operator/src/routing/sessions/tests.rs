@@ -10,7 +10,6 @@ fn later() -> Instant {
 
 fn report(breaker: Breaker) -> Report {
     Report {
-        full: false,
         instances: vec![instance_report("e", "e/1", Health::Healthy, breaker)],
     }
 }
@@ -41,9 +40,9 @@ fn what_a_data_plane_said_leaves_with_it() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
     one.report(&report(Breaker::Closed), &table);
-    assert_eq!(sessions.view("a", later()).instances.len(), 1);
+    assert_eq!(sessions.view("a", &table, later()).instances.len(), 1);
     drop(one);
-    let view = sessions.view("a", later());
+    let view = sessions.view("a", &table, later());
     assert_eq!((view.connected, view.instances.len()), (0, 0));
 }
 
@@ -53,7 +52,6 @@ fn instances_that_are_not_in_the_table_take_no_memory() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
     let report = Report {
-        full: true,
         instances: vec![instance_report(
             "e",
             "e/invented",
@@ -62,7 +60,7 @@ fn instances_that_are_not_in_the_table_take_no_memory() {
         )],
     };
     assert_eq!(one.report(&report, &table), None);
-    assert!(sessions.view("a", later()).instances.is_empty());
+    assert!(sessions.view("a", &table, later()).instances.is_empty());
 }
 
 #[test]
@@ -82,31 +80,45 @@ fn an_instance_that_is_named_a_thousand_times_counts_once() {
     let mut many = report(Breaker::Closed);
     many.instances = vec![many.instances[0].clone(); 1000];
     one.report(&many, &table);
-    let seen = &sessions.view("a", later()).instances["e"]["e/1"];
+    let seen = &sessions.view("a", &table, later()).instances["e"]["e/1"];
     assert_eq!((seen.reported, seen.usable), (1, 1));
 }
 
+/// One that says this of one instance.
+fn saying(name: &str, breaker: Breaker) -> Report {
+    Report {
+        instances: vec![instance_report("e", name, Health::Healthy, breaker)],
+    }
+}
+
 #[test]
-fn a_full_report_takes_the_place_of_what_was_said_and_others_add_to_it() {
-    let table = compiled("a", &[1, 2, 3], vec![]).table;
+fn reports_add_to_what_was_said_and_change_nothing_of_the_rest() {
+    let table = compiled("a", &[1, 2], vec![]).table;
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
-    let of = |full: bool, name: &str| Report {
-        full,
-        instances: vec![instance_report("e", name, Health::Healthy, Breaker::Closed)],
-    };
-    let named = || -> Vec<String> {
-        let view = sessions.view("a", later());
-        view.instances["e"]
-            .keys()
-            .map(ToString::to_string)
-            .collect()
-    };
-    one.report(&of(true, "e/1"), &table);
-    one.report(&of(false, "e/2"), &table);
-    assert_eq!(named(), ["e/1", "e/2"]);
-    one.report(&of(true, "e/3"), &table);
-    assert_eq!(named(), ["e/3"]);
+    one.report(&saying("e/1", Breaker::Open), &table);
+    let second = one.report(&saying("e/2", Breaker::Closed), &table);
+    assert_eq!(second, Some(vec![]), "the first breaker is as it was");
+    assert_eq!(sessions.view("a", &table, later()).instances["e"].len(), 2);
+    // All of it is said again now and then, in lines of some instances each.
+    for (name, breaker) in [("e/1", Breaker::Open), ("e/2", Breaker::Closed)] {
+        assert_eq!(one.report(&saying(name, breaker), &table), None);
+    }
+}
+
+#[test]
+fn an_instance_that_left_the_table_counts_for_nothing_at_once() {
+    let before = compiled("a", &[1, 2], vec![]).table;
+    let sessions = Arc::new(Sessions::default());
+    let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
+    for name in ["e/1", "e/2"] {
+        one.report(&saying(name, Breaker::Closed), &before);
+    }
+    // The data plane has nothing new to say of it.
+    let after = compiled("a", &[2], vec![]).table;
+    let view = sessions.view("a", &after, later());
+    let seen: Vec<_> = view.instances["e"].keys().map(InstanceId::as_str).collect();
+    assert_eq!(seen, ["e/2"]);
 }
 
 #[test]
@@ -115,16 +127,11 @@ fn what_was_said_of_instances_that_are_gone_is_forgotten() {
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
     for name in ["e/1", "e/2", "e/3"] {
-        let said = instance_report("e", name, Health::Healthy, Breaker::Closed);
-        let report = Report {
-            full: false,
-            instances: vec![said],
-        };
-        one.report(&report, &before);
+        one.report(&saying(name, Breaker::Closed), &before);
     }
     let after = compiled("a", &[1], vec![]).table;
-    one.report(&report(Breaker::Closed), &after);
-    assert_eq!(sessions.view("a", later()).instances["e"].len(), 1);
+    one.report(&saying("e/1", Breaker::Closed), &after);
+    assert_eq!(sessions.view("a", &before, later()).instances["e"].len(), 1);
 }
 
 #[test]
@@ -146,17 +153,17 @@ fn a_data_plane_that_is_expected_back_takes_up_what_it_said() {
     before.ack(7);
     before.report(&report(Breaker::Open), &table);
     before.expect_back();
-    let away = sessions.view("a", later());
+    let away = sessions.view("a", &table, later());
     assert_eq!((away.connected, &*away.acked), (1, &[7][..]));
     let after = sessions.open("a", "one", 1, Instant::now()).unwrap();
     drop(before);
-    let back = sessions.view("a", later());
+    let back = sessions.view("a", &table, later());
     assert_eq!((back.connected, &*back.acked), (1, &[7][..]));
     assert_eq!(back.instances, away.instances);
     // Its breaker was open all the time: that is no news.
     assert_eq!(changes(&after, Breaker::Open, &table), [false; 0]);
     drop(after);
-    assert!(sessions.view("a", later()).instances.is_empty());
+    assert!(sessions.view("a", &table, later()).instances.is_empty());
 }
 
 #[test]
@@ -167,10 +174,16 @@ fn a_data_plane_that_is_expected_back_keeps_no_place_and_is_nobody_else() {
     one.expect_back();
     assert_eq!(sessions.connected("a"), 0);
     let _two = sessions.open("a", "two", 1, Instant::now()).unwrap();
-    assert_eq!(sessions.view("a", later()).acked, [0, 7]);
+    assert_eq!(
+        sessions.view("a", &RoutingTable::default(), later()).acked,
+        [0, 7]
+    );
     assert!(sessions.open("a", "three", 1, Instant::now()).is_none());
     drop(one);
-    assert_eq!(sessions.view("a", later()).acked, [0]);
+    assert_eq!(
+        sessions.view("a", &RoutingTable::default(), later()).acked,
+        [0]
+    );
 }
 
 #[test]
@@ -179,11 +192,14 @@ fn a_data_plane_counts_from_its_first_answer_or_when_it_had_time_for_one() {
     let one = sessions.open("a", "one", 9, now).unwrap();
     let two = sessions.open("a", "two", 9, now).unwrap();
     let _silent = sessions.open("a", "silent", 9, now).unwrap();
-    let view = sessions.view("a", now);
+    let view = sessions.view("a", &RoutingTable::default(), now);
     assert_eq!((view.connected, view.joining), (0, Some(now + JOINING)));
     assert!(one.ack(0), "that is news");
     two.nack(1, "no memory");
-    assert_eq!(sessions.view("a", now).connected, 2);
-    let view = sessions.view("a", now + JOINING);
+    assert_eq!(
+        sessions.view("a", &RoutingTable::default(), now).connected,
+        2
+    );
+    let view = sessions.view("a", &RoutingTable::default(), now + JOINING);
     assert_eq!((view.connected, view.joining), (3, None));
 }
