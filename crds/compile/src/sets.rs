@@ -23,17 +23,13 @@ pub(crate) fn all() -> SetId {
     SetId::from("*")
 }
 
-/// The same for equal selectors: labels sorted by key.
+/// The same for equal selectors and for no others, whatever their labels hold.
 pub(crate) fn of(selector: &LabelSelector) -> SetId {
-    let labels: Vec<String> = selector
-        .match_labels
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    if labels.is_empty() {
+    if selector.match_labels.is_empty() {
         return all();
     }
-    SetId::from(labels.join(","))
+    // Strings by strings: their JSON cannot fail.
+    SetId::from(serde_json::to_string(&selector.match_labels).unwrap_or_default())
 }
 
 impl<'a> Endpoints<'a> {
@@ -85,5 +81,25 @@ impl<'a> Endpoints<'a> {
     fn matching(&self, selector: &LabelSelector) -> Vec<EndpointId> {
         let names = self.index.matching(&selector.match_labels);
         names.map(EndpointId::from).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_selectors_share_a_set() {
+        let of = |labels: &[(&str, &str)]| {
+            let labels = labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            of(&LabelSelector {
+                match_labels: labels.collect(),
+            })
+        };
+        assert_ne!(of(&[("a", "1,b=2")]), of(&[("a", "1"), ("b", "2")]));
+        assert_eq!(of(&[("b", "2"), ("a", "1")]), of(&[("a", "1"), ("b", "2")]));
+        assert_eq!(of(&[]), all());
     }
 }

@@ -71,7 +71,7 @@ name! {
     RouteId
 }
 name! {
-    /// What selects a set of endpoints: `*` for all of the namespace, or the labels of a selector.
+    /// What selects a set of endpoints: `*` for all of the namespace, or the labels of a selector as JSON.
     SetId
 }
 name! {
