@@ -13,6 +13,7 @@
 )]
 
 mod account;
+mod arrival;
 mod attempt;
 mod body;
 mod call;
@@ -62,7 +63,7 @@ pub(crate) fn handle(
         let path = &*normalised(came);
         let surface = surface::of(&method, path, &headers);
         if let Surface::Admin(path) = surface
-            && headers::has_its_host(&headers, version)
+            && arrival::has_its_host(&headers, version)
         {
             // No account counts it, but the connection is not idle.
             from.request_begins();
@@ -155,7 +156,7 @@ fn permitted<'a>(
         let method = method.clone();
         return Err(ProxyError::MethodNotAllowed { method });
     }
-    match headers::refuse(headers, version) {
+    match arrival::refuse(headers, version) {
         Some(error) => Err(error),
         None => Ok(surface),
     }
