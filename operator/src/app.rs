@@ -19,8 +19,8 @@ use crate::{
     metrics::Metrics,
     routing::{
         Routing,
+        hub::Hub,
         ledger::Ledger,
-        publish::Hub,
         serve::{Limits, Server},
         sessions::Sessions,
         watch::by_client,

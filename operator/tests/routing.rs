@@ -16,9 +16,10 @@ use operator::{
     metrics::Metrics,
     routing::{
         Routing, decode,
+        hub::Hub,
         index::Source,
         ledger::Ledger,
-        publish::{Hub, Snapshot},
+        snapshot::Snapshot,
         watch::{Change, Found, What},
     },
 };
@@ -142,7 +143,8 @@ fn keyed(secret: &str) -> Value {
 
 fn instances(snapshot: &Snapshot) -> usize {
     snapshot
-        .table
+        .set
+        .to_table("")
         .instances
         .values()
         .map(|list| list.len())
@@ -260,7 +262,7 @@ async fn a_list_that_does_not_come_holds_up_nobody_and_takes_nothing_away() {
     ];
     assert_eq!(keeps(&table), expected);
     assert_eq!(instances(&table), 1, "of the url");
-    for verdict in &table.verdicts[..2] {
+    for verdict in table.verdicts.values().take(2) {
         let problem = verdict.resolved_refs.clone().unwrap_err();
         assert_eq!(problem.reason, crds::Reason::Pending, "{problem}");
     }
@@ -280,11 +282,11 @@ async fn a_namespace_that_has_a_table_waits_for_no_list() {
     let applied = What::Apply(endpoint("a", "new", keyed("key")));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
-    assert_eq!(world.table("a").unwrap().verdicts.len(), 2);
+    assert_eq!(world.table("a").unwrap().verdicts.size(), 2);
     let applied = What::Apply(endpoint("a", "newest", url()));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
-    assert_eq!(world.table("a").unwrap().verdicts.len(), 3);
+    assert_eq!(world.table("a").unwrap().verdicts.size(), 3);
     // And it is taken up when it comes.
     let found = decode::secret(
         serde_json::from_value(json!({
@@ -345,7 +347,7 @@ async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
     let world = listed(list).await;
     let table = world.table("a").unwrap();
     assert_eq!(instances(&table), 1);
-    let odd = table.verdicts.iter().find(|v| v.name == "odd").unwrap();
+    let odd = table.verdicts.values().find(|v| v.name == "odd").unwrap();
     let problem = odd.accepted.clone().unwrap_err();
     assert_eq!(problem.reason, crds::Reason::Undecodable);
     // Another process may have accepted an older form of it: data planes know.

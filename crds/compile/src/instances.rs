@@ -14,7 +14,7 @@ use dataplane_protocol::{
 
 use crate::{
     Facts, Problem,
-    facts::{ServiceFact, ServicePort, SliceAddress},
+    facts::{PodFact, ServiceFact, ServicePort, SliceAddress},
     labels::LabelIndex,
     url::Url,
     verdict::some_of,
@@ -75,7 +75,7 @@ pub(crate) fn of_service(
 pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
     let mut index = LabelIndex::default();
     for (name, pod) in &facts.pods {
-        if pod.ready && !pod.ip.is_empty() {
+        if pod.is_usable() {
             index.add(name, &pod.labels);
         }
     }
@@ -92,9 +92,30 @@ pub(crate) fn of_pods(
     require_cluster("spec.podSelector", facts)?;
     let found = usable.matching(&target.match_labels).filter_map(|name| {
         let pod = facts.pods.get(name)?;
-        Some(instance(endpoint, name, &pod.ip, target.port))
+        of_pod(endpoint, target, name, pod)
     });
     Ok(found.collect())
+}
+
+/// A pod as an instance, if it can be used and has the labels.
+pub(crate) fn of_pod(
+    endpoint: &str,
+    target: &PodSelectorTarget,
+    name: &str,
+    pod: &PodFact,
+) -> Option<Instance> {
+    (pod.is_usable() && selects(target, pod))
+        .then(|| instance(endpoint, name, &pod.ip, target.port))
+}
+
+pub(crate) fn selects(target: &PodSelectorTarget, pod: &PodFact) -> bool {
+    let mut wanted = target.match_labels.iter();
+    wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
+}
+
+/// What [`of_pod`] calls it.
+pub(crate) fn id_of_pod(endpoint: &str, name: &str) -> InstanceId {
+    InstanceId::new(format!("{endpoint}/{name}"))
 }
 
 fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {
@@ -153,7 +174,7 @@ fn keep_preferred(
 
 fn instance(endpoint: &str, name: &str, ip: &str, port: u16) -> Instance {
     Instance {
-        id: InstanceId::new(format!("{endpoint}/{name}")),
+        id: id_of_pod(endpoint, name),
         scheme: Scheme::Http,
         host: ip.to_owned(),
         port,
@@ -183,7 +204,7 @@ mod tests {
                 port: 80,
                 tcp: true,
             }],
-            slices,
+            slices: slices.into_iter().map(std::sync::Arc::new).collect(),
             ..ServiceFact::default()
         };
         let facts = Facts {

@@ -1,10 +1,10 @@
-//! All `OllaRoute`s of a namespace. In: the objects and the endpoints that were accepted. Out:
-//! the routes of the table in order of precedence, and a verdict each.
+//! One `OllaRoute`. In: the object. Out: a route of the table, or why it makes none.
 
 mod policy;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
+    hash::{Hash, Hasher},
     sync::Arc,
 };
 
@@ -17,118 +17,39 @@ use dataplane_protocol::{
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Kind, Objects, Problem, Verdict, sets, verdict::some_of};
+use crate::{Problem, sets, verdict::some_of};
 
-/// A route of the table, and the selector of its set.
-pub(crate) struct Made {
+/// A route that makes sense by itself.
+#[derive(Debug)]
+pub(crate) struct Parsed {
     pub(crate) route: Arc<Route>,
+    key: Match,
     pub(crate) selector: Option<LabelSelector>,
 }
 
-/// What becomes of all routes of a namespace.
-pub(crate) struct Routes {
-    /// In order of precedence.
-    pub(crate) made: Vec<Made>,
-    pub(crate) verdicts: Vec<Verdict>,
-    /// Names of those that are refused, and of which no accepted form is known.
-    pub(crate) unknown: Vec<String>,
-}
-
-/// The forms of one object that may be used, the newest first.
-struct Forms<'a> {
-    verdict: Verdict,
-    newest: Option<&'a OllaRoute>,
-    accepted: Option<&'a OllaRoute>,
-}
-
-/// `endpoints` are those that were accepted. Whoever is older takes its requests first, by its
-/// newest form or, where that is refused, by the one that was accepted last: so one pass over the
-/// objects is enough, and no edit of an older route frees requests for a younger one by mistake.
-pub(crate) fn compile(objects: &Objects, endpoints: &BTreeSet<String>) -> Routes {
-    let mut all = Routes {
-        made: Vec::new(),
-        verdicts: Vec::new(),
-        unknown: Vec::new(),
-    };
-    let mut taken: BTreeMap<Match, &OllaRoute> = BTreeMap::new();
-    for forms in by_age(objects) {
-        let Forms {
-            mut verdict,
-            newest,
-            accepted,
-        } = forms;
-        let mut used = None;
-        if let Some(newest) = newest {
-            match make(newest, &mut taken) {
-                Ok(route) => used = Some((route, newest)),
-                Err(problem) => verdict.accepted = Err(problem),
-            }
-        }
-        if used.is_none()
-            && let Some(older) = accepted
-            && let Ok(route) = make(older, &mut taken)
-        {
-            let mut of_older = Verdict::good(Kind::OllaRoute, &verdict.name, &older.metadata);
-            of_older.resolved_refs = resolved(&route.endpoints, endpoints);
-            verdict = verdict.with_in_use(&of_older);
-            used = Some((route, older));
-        } else if let Some((route, _)) = &used {
-            verdict.resolved_refs = resolved(&route.endpoints, endpoints);
-        }
-        match used {
-            Some((route, object)) => all.made.push(Made {
-                route: Arc::new(route),
-                selector: object
-                    .spec
-                    .endpoints
-                    .as_ref()
-                    .and_then(|it| it.selector.clone()),
-            }),
-            // One that is known and lost its requests to an older route is not to be kept.
-            None if accepted.is_none() => all.unknown.push(verdict.name.clone()),
-            None => {}
-        }
-        all.verdicts.push(verdict);
+/// By what makes two routes take the same requests.
+impl PartialEq for Parsed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
     }
-    all.made.sort_by_cached_key(|made| made.route.precedence());
-    all
 }
 
-/// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
-fn by_age(objects: &Objects) -> Vec<Forms<'_>> {
-    let older = |name: &str, generation: i64| {
-        let older = objects.accepted.routes.get(name).map(AsRef::as_ref);
-        older.filter(|older| older.metadata.generation != Some(generation))
-    };
-    let readable = objects.routes.iter().map(|object| {
-        let verdict = Verdict::good(Kind::OllaRoute, name_of(object), &object.metadata);
-        Forms {
-            newest: Some(object),
-            accepted: older(name_of(object), verdict.generation),
-            verdict,
-        }
-    });
-    let unreadable = objects.unreadable_of(Kind::OllaRoute).map(|object| Forms {
-        verdict: Verdict::unreadable(object),
-        newest: None,
-        accepted: older(&object.name, object.generation),
-    });
-    let mut all: Vec<Forms<'_>> = readable.chain(unreadable).collect();
-    all.sort_by_cached_key(|forms| {
-        let created = forms.newest.or(forms.accepted).and_then(created);
-        (created.is_none(), created, forms.verdict.name.clone())
-    });
-    all
+impl Eq for Parsed {}
+
+impl Hash for Parsed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
 }
 
 /// In seconds since 1970.
-fn created(route: &OllaRoute) -> Option<i64> {
+pub(crate) fn created(route: &OllaRoute) -> Option<i64> {
     let created = route.metadata.creation_timestamp.as_ref();
     created.map(|time| time.0.as_second())
 }
 
 /// What makes two routes take the same requests.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Match {
     path_prefix: Option<String>,
     models: BTreeSet<String>,
@@ -146,35 +67,18 @@ impl Match {
     }
 }
 
-fn conflict(winner: &OllaRoute, loser: &OllaRoute) -> Problem {
-    let why = if winner.metadata.creation_timestamp == loser.metadata.creation_timestamp {
-        "comes first by name"
-    } else {
-        "is older"
-    };
-    let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change match, or delete one",
-        name_of(winner)
-    );
-    Problem::new(Reason::Conflicted, "spec.match", message)
-}
-
 fn name_of(object: &OllaRoute) -> &str {
     object.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// The route, unless another has taken its requests.
-fn make<'a>(
-    object: &'a OllaRoute,
-    taken: &mut BTreeMap<Match, &'a OllaRoute>,
-) -> Result<Route, Problem> {
+pub(crate) fn parsed(object: &OllaRoute) -> Result<Parsed, Problem> {
     let route = parse(object)?;
-    let key = Match::of(&route.matches);
-    if let Some(winner) = taken.get(&key) {
-        return Err(conflict(winner, object));
-    }
-    taken.insert(key, object);
-    Ok(route)
+    let endpoints = object.spec.endpoints.as_ref();
+    Ok(Parsed {
+        key: Match::of(&route.matches),
+        selector: endpoints.and_then(|it| it.selector.clone()),
+        route: Arc::new(route),
+    })
 }
 
 fn parse(object: &OllaRoute) -> Result<Route, Problem> {
@@ -274,9 +178,12 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
     })
 }
 
-fn resolved(selection: &Selection, accepted: &BTreeSet<String>) -> Result<(), Problem> {
+pub(crate) fn resolved(
+    selection: &Selection,
+    accepted: &impl Fn(&str) -> bool,
+) -> Result<(), Problem> {
     let names = selection.refs.iter().map(|named| named.endpoint.as_str());
-    let mut missing: Vec<&str> = names.filter(|name| !accepted.contains(*name)).collect();
+    let mut missing: Vec<&str> = names.filter(|name| !accepted(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -4,8 +4,12 @@ use std::fmt;
 
 use crds::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rpds::RedBlackTreeMapSync;
 
 use crate::Unreadable;
+
+/// Verdicts by kind and name. A clone costs nothing.
+pub type Verdicts = RedBlackTreeMapSync<(Kind, String), Verdict>;
 
 /// A verdict's kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,7 +1,7 @@
 //! From `kubectl apply` to a table in the data planes, and back into a status.
 //!
 //! ```text
-//! watch ─▶ decode ─▶ index ─▶ compile ─▶ publish (Hub) ─▶ serve, conversation ─▶ data planes
+//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub ─▶ serve, conversation ─▶ data planes
 //!                      └─▶ ledger ─▶ writer ◀─ status ◀─ sessions ◀──────┘
 //! ```
 //!
@@ -9,13 +9,13 @@
 
 pub mod conversation;
 pub mod decode;
-mod forms;
+pub mod hub;
 pub mod index;
 pub mod item;
 pub mod ledger;
-pub mod publish;
 pub mod serve;
 pub mod sessions;
+pub mod snapshot;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,9 +40,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    hub::Hub,
     index::{Index, Source},
     ledger::Ledger,
-    publish::{Hub, Snapshot},
+    snapshot::{Content, Snapshot},
     waits::Waits,
     watch::{Change, Found, Starter, Watches, What},
 };
@@ -247,9 +248,18 @@ impl Routing {
 
     fn publish_one(&mut self, namespace: &str) {
         let started = Instant::now();
-        let compiled = self.index.compile(namespace);
         let previous = self.hub.current(namespace);
-        let next = Snapshot::next(previous.as_deref(), namespace, compiled);
+        let content = match self.index.update(namespace) {
+            Some((known, updated)) => Content {
+                set: known.resources().clone(),
+                verdicts: known.verdicts().clone(),
+                updated,
+            },
+            None => Content::default(),
+        };
+        let judged = content.updated.verdicts.clone();
+        let next = Snapshot::next(previous.as_deref(), namespace, content);
+        self.index.settle(namespace);
         self.metrics
             .compile_duration
             .observe(started.elapsed().as_secs_f64());
@@ -259,6 +269,6 @@ impl Routing {
             tracing::info!(namespace, revision = %next.revision, "table published");
         }
         self.hub.publish(next);
-        self.ledger.mark(namespace);
+        self.ledger.mark(namespace, judged);
     }
 }

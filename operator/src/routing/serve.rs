@@ -29,8 +29,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     conversation::{self, Context},
+    hub::Hub,
     ledger::Ledger,
-    publish::Hub,
     sessions::{Session, Sessions},
 };
 use crate::{
@@ -319,7 +319,7 @@ async fn await_return(
         () = sleep(BACK_WITHIN) => {}
     }
     drop(session);
-    ledger.mark(namespace);
+    ledger.mark_all(namespace);
 }
 
 fn not_identified(refusal: &Refusal) -> Response<Body> {
@@ -345,7 +345,6 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_protocol::RoutingTable;
     use tokio::time::Instant;
 
     use super::*;
@@ -353,19 +352,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
         let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
-        let none = RoutingTable::default();
         let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
-        session.ack(1);
+        session.ack(1, Instant::now());
         session.expect_back();
         let stop = CancellationToken::new();
         let waiting = await_return(session, &ledger, "a", &stop);
         let mut waiting = std::pin::pin!(waiting);
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
-        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 1);
+        assert_eq!(sessions.view("a", Instant::now()).connected, 1);
         waiting.await;
-        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 0);
-        assert!(ledger.marked().await.contains("a"));
+        assert_eq!(sessions.view("a", Instant::now()).connected, 0);
+        assert!(ledger.marked().await["a"].all);
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use compile::{Compiled, Kind, Verdict};
+use compile::{Kind, Verdict, Verdicts};
 use dataplane_protocol::{
-    Revision, RoutingTable,
+    Resource, Revision,
     frame::{Decoder, encode},
+    resource::ResourceSet,
     sync::{
         FORMAT, FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane,
         ToOperator,
@@ -20,10 +21,11 @@ use operator::{
     events::{Events, Happening},
     metrics::Metrics,
     routing::{
+        hub::Hub,
         ledger::Ledger,
-        publish::{Hub, Snapshot},
         serve::{Limits, Server},
         sessions::{Sessions, View},
+        snapshot::{Content, Snapshot},
     },
     tls::{self, Material},
     tokens::{Identity, Refusal, Review, Tokens},
@@ -118,13 +120,13 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
 impl Served {
     /// Publishes a table whose endpoint `e` has these instances, and the route `r`.
     pub(crate) fn publish(&self, namespace: &str, instances: &[Instance]) -> Arc<Snapshot> {
-        let mut table = RoutingTable {
-            namespace: namespace.to_owned(),
-            ..RoutingTable::default()
-        };
-        table
-            .instances
-            .insert("e".into(), Arc::new(instances.to_vec()));
+        let mut set = ResourceSet::default();
+        for instance in instances {
+            set.upsert(Resource::Instance {
+                endpoint: "e".into(),
+                instance: Arc::new(instance.clone()),
+            });
+        }
         let route = Verdict {
             kind: Kind::OllaRoute,
             name: "r".into(),
@@ -135,21 +137,18 @@ impl Served {
             uid: None,
             in_use: None,
         };
-        let compiled = Compiled {
-            table,
-            verdicts: vec![route],
-        };
+        let mut verdicts = Verdicts::default();
+        verdicts.insert_mut((route.kind, route.name.clone()), route);
         let before = self.hub.current(namespace);
-        let next = Snapshot::next(before.as_deref(), namespace, compiled).unwrap();
+        let content = Content::after(before.as_deref(), set, verdicts);
+        let next = Snapshot::next(before.as_deref(), namespace, content).unwrap();
         self.hub.publish(next);
         self.hub.current(namespace).unwrap()
     }
 
     /// What data planes say of the namespace's newest table.
     pub(crate) fn view(&self, namespace: &str) -> View {
-        let table = self.hub.current(namespace).unwrap().table.clone();
-        let now = tokio::time::Instant::now();
-        self.sessions.view(namespace, &table, now)
+        self.sessions.view(namespace, tokio::time::Instant::now())
     }
 
     /// A connection that carries no stream yet, and its task, which ends with it.
