@@ -126,6 +126,11 @@ impl Tenant {
         DataPlane::start(self.cluster, &self.namespace, &name)
     }
 
+    /// What data planes of the namespace know the operator by. Apply something first.
+    pub fn operator_ca(&self) -> Result<String> {
+        operator_ca(self.cluster, &self.namespace)
+    }
+
     /// `[(reason, note)]` of the Events about an object.
     pub fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
         let path = format!(

@@ -357,3 +357,38 @@ async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
     ];
     assert_eq!(keeps(&table), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_deleted_and_made_anew_takes_its_endpoint_out_at_no_time() {
+    let world = listed(vec![endpoint("a", "e", keyed("key"))]).await;
+    let key = |value: &str| {
+        let object = json!({
+            "metadata": { "namespace": "a", "name": "key" }, "data": { "token": value },
+        });
+        Found {
+            item: decode::secret(serde_json::from_value(object).unwrap()),
+            entry: None,
+        }
+    };
+    let source = secret("a", "key");
+    let deleted = || {
+        let (namespace, name) = ("a".to_owned(), "key".to_owned());
+        What::Delete { namespace, name }
+    };
+    world.says(&source, What::Reset(vec![key("eA==")])).await;
+    world.settle().await;
+    assert_eq!(instances(&world.table("a").unwrap()), 1);
+    let before = world.table("a").unwrap().number;
+    world.says(&source, deleted()).await;
+    sleep(Duration::from_secs(4)).await;
+    world.says(&source, What::Apply(key("eQ=="))).await;
+    sleep(Duration::from_secs(9)).await;
+    let table = world.table("a").unwrap();
+    assert_eq!((table.number, instances(&table)), (before + 1, 1));
+    world.says(&source, deleted()).await;
+    sleep(Duration::from_secs(6)).await;
+    let table = world.table("a").unwrap();
+    assert_eq!(instances(&table), 0);
+    let verdict = table.verdicts.values().next().unwrap();
+    assert_eq!(verdict.instances, 1, "there is an address, but no key");
+}

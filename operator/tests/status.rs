@@ -97,14 +97,15 @@ impl World {
         let (hub, ledger) = (Arc::<Hub>::default(), Arc::<Ledger>::default());
         let sessions = Arc::<Sessions>::default();
         let stop = CancellationToken::new();
-        let (events, happenings) = Events::channel();
+        let metrics = Arc::<Metrics>::default();
+        let (events, happenings) = Events::channel(metrics.clone());
         let writer = Writer {
             writes: Writes::by_client(Client::new(service, "default")),
             hub: hub.clone(),
             sessions: sessions.clone(),
             ledger: ledger.clone(),
             events,
-            metrics: Arc::<Metrics>::default(),
+            metrics,
             settle,
         };
         tokio::spawn(writer.run(stop.clone()));

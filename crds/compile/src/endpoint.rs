@@ -72,6 +72,9 @@ pub(crate) fn compile(
     };
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
     let mut pods = checked.target.pods().cloned();
+    if let Ok(Some(found)) = &instances {
+        verdict.instances = found.len() as u32;
+    }
     let (instances, credential) = match (instances, credential) {
         (Ok(instances), Ok(credential)) => (instances, credential),
         (Ok(_), Err(problem)) | (Err(problem), _) => {
@@ -80,7 +83,6 @@ pub(crate) fn compile(
             (Some(Vec::new()), unresolved(&object.spec))
         }
     };
-    verdict.instances = instances.as_ref().map_or(0, Vec::len) as u32;
     let endpoint = Endpoint {
         id: EndpointId::from(name),
         profile: checked.profile.name.clone(),

@@ -235,10 +235,17 @@ impl Namespace {
     /// Makes of what was set since the last time the table that it means.
     pub fn update(&mut self) -> Updated {
         let stale = mem::take(&mut self.stale);
-        let accepted = self.build(stale.endpoints);
-        for (endpoint, pods) in stale.pods {
-            self.move_pods(&endpoint, &pods);
+        let (moved, mut made) = (stale.pods, stale.endpoints);
+        let moved = moved
+            .into_iter()
+            .filter(|(endpoint, _)| !made.contains(endpoint));
+        let moved: Vec<_> = moved.collect();
+        for (endpoint, pods) in moved {
+            if !self.move_pods(&endpoint, &pods) {
+                made.insert(endpoint);
+            }
         }
+        let accepted = self.build(made);
         if stale.routes || accepted {
             self.judge_routes(accepted);
         }
@@ -256,10 +263,24 @@ impl Namespace {
         &self.verdicts
     }
 
-    /// All forms of all endpoints that may be in use.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<LlmEndpoint>> {
-        let names = self.endpoints.newest.keys();
-        names.flat_map(|name| self.endpoints.of(name))
+    /// Grows when its endpoints use something that they did not use, or not any more.
+    pub fn uses_version(&self) -> u64 {
+        self.uses.version()
+    }
+
+    /// Whether an endpoint has a Service as its target, by a form that may be in use.
+    pub fn uses_services(&self) -> bool {
+        self.uses.services()
+    }
+
+    /// Whether an endpoint selects pods.
+    pub fn uses_pods(&self) -> bool {
+        self.uses.pods()
+    }
+
+    /// Secrets that endpoints name.
+    pub fn used_secrets(&self) -> impl Iterator<Item = &str> {
+        self.uses.secrets()
     }
 
     pub fn endpoint_names(&self) -> impl Iterator<Item = &str> {

@@ -14,6 +14,8 @@ pub(crate) enum Used {
     Secret(String),
     /// Pods with this label; a selector stands under one of its labels.
     Label(String, String),
+    /// Pods that a selector picks without naming a label's value.
+    AnyPod,
 }
 
 /// Names of endpoints by what they use, and the other way round.
@@ -21,6 +23,7 @@ pub(crate) enum Used {
 pub(crate) struct Uses {
     users: BTreeMap<Used, BTreeSet<String>>,
     of: BTreeMap<String, BTreeSet<Used>>,
+    version: u64,
 }
 
 impl Uses {
@@ -32,6 +35,7 @@ impl Uses {
     ) {
         let uses: BTreeSet<Used> = specs.flat_map(uses_of).collect();
         let before = self.of.remove(endpoint).unwrap_or_default();
+        self.version += u64::from(uses != before);
         for gone in before.difference(&uses) {
             if let Some(users) = self.users.get_mut(gone) {
                 users.remove(endpoint);
@@ -59,6 +63,30 @@ impl Uses {
         labels
             .iter()
             .flat_map(|(key, value)| self.users(&Used::Label(key.clone(), value.clone())))
+            .chain(self.users(&Used::AnyPod))
+    }
+
+    /// Grows when something is used that was not, or not any more.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(crate) fn services(&self) -> bool {
+        let first = self.users.keys().next();
+        matches!(first, Some(Used::Service(_)))
+    }
+
+    pub(crate) fn pods(&self) -> bool {
+        let last = self.users.keys().next_back();
+        matches!(last, Some(Used::Label(..) | Used::AnyPod))
+    }
+
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let secrets = self.users.range(Used::Secret(String::new())..);
+        secrets.map_while(|(used, _)| match used {
+            Used::Secret(name) => Some(name.as_str()),
+            _ => None,
+        })
     }
 }
 
@@ -67,10 +95,13 @@ fn uses_of(spec: &LlmEndpointSpec) -> Vec<Used> {
     if let Some(target) = &spec.service {
         uses.push(Used::Service(target.name.clone()));
     }
-    let selector = spec.pod_selector.iter();
-    // Any label will do: a pod that fits has them all.
-    let label = selector.filter_map(|target| target.match_labels.first_key_value());
-    uses.extend(label.map(|(key, value)| Used::Label(key.clone(), value.clone())));
+    if let Some(target) = &spec.pod_selector {
+        // Any label will do: a pod that fits has them all.
+        let label = target.match_labels.first_key_value();
+        uses.push(label.map_or(Used::AnyPod, |(key, value)| {
+            Used::Label(key.clone(), value.clone())
+        }));
+    }
     let secrets = spec.auth.iter().flat_map(crds::endpoint::AuthSpec::secrets);
     uses.extend(secrets.map(|(_, name)| Used::Secret(name.to_owned())));
     uses

@@ -45,7 +45,8 @@ pub struct Verdict {
     pub accepted: Result<(), Problem>,
     /// `ResolvedRefs`: a broken reference leaves out what it names, not the whole object.
     pub resolved_refs: Result<(), Problem>,
-    /// Ready addresses found for an LlmEndpoint; 0 for a route.
+    /// Ready addresses found for an LlmEndpoint, also where they are not used for want of its
+    /// credential; 0 for a route.
     pub instances: u32,
     /// Generation of an older form that is in the table instead of one that was not accepted.
     pub in_use: Option<i64>,

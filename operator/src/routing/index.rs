@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use compile::{Namespace, Updated, facts::Unlisted};
-use crds::{LlmEndpointSpec, common::is_subdomain};
+use crds::common::is_subdomain;
 
 pub use super::item::{Fact, Item, Source};
 
@@ -93,10 +93,28 @@ impl Index {
         let Some(known) = self.namespaces.get(namespace) else {
             return needs;
         };
-        for endpoint in known.endpoints() {
-            add_needs(&endpoint.spec, namespace, &mut needs);
+        let namespace = || namespace.to_owned();
+        if known.uses_services() {
+            needs.insert(Source::Services(namespace()));
+            needs.insert(Source::Slices(namespace()));
         }
+        if known.uses_pods() {
+            needs.insert(Source::Pods(namespace()));
+        }
+        // The name goes into a field selector. What no Secret can be named is refused by compile,
+        // and asking the API server for it would fail for ever.
+        let secrets = known.used_secrets().filter(|name| is_subdomain(name));
+        needs.extend(secrets.map(|name| Source::Secret {
+            namespace: namespace(),
+            name: name.to_owned(),
+        }));
         needs
+    }
+
+    /// Another number when [`needs`](Self::needs) may say something else.
+    pub fn needs_version(&self, namespace: &str) -> u64 {
+        let known = self.namespaces.get(namespace);
+        known.map_or(0, Namespace::uses_version)
     }
 
     /// Whether both of our kinds have been listed.
@@ -257,25 +275,6 @@ fn is_empty(known: &Namespace) -> bool {
         && known.slice_names().next().is_none()
         && known.pod_names().next().is_none()
         && known.secret_names().next().is_none()
-}
-
-fn add_needs(spec: &LlmEndpointSpec, namespace: &str, needs: &mut BTreeSet<Source>) {
-    if spec.service.is_some() {
-        needs.insert(Source::Services(namespace.to_owned()));
-        needs.insert(Source::Slices(namespace.to_owned()));
-    }
-    if spec.pod_selector.is_some() {
-        needs.insert(Source::Pods(namespace.to_owned()));
-    }
-    let Some(auth) = &spec.auth else { return };
-    // The name goes into a field selector. What no Secret can be named is refused by compile, and
-    // asking the API server for it would fail for ever.
-    for (_, name) in auth.secrets().filter(|(_, name)| is_subdomain(name)) {
-        needs.insert(Source::Secret {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
-    }
 }
 
 #[cfg(test)]

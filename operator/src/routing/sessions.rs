@@ -31,7 +31,8 @@ use self::seen::{Flags, Instance, count, uncount};
 
 #[derive(Debug, Default)]
 pub struct Sessions {
-    namespaces: Mutex<HashMap<String, Planes>>,
+    /// One lock each: a namespace that says much holds up no other.
+    namespaces: Mutex<HashMap<String, Arc<Mutex<Planes>>>>,
     next_id: AtomicU64,
 }
 
@@ -40,6 +41,7 @@ pub struct Sessions {
 pub struct Session {
     sessions: Arc<Sessions>,
     namespace: String,
+    planes: Arc<Mutex<Planes>>,
     id: u64,
 }
 
@@ -105,25 +107,29 @@ impl Sessions {
         now: Instant,
     ) -> Option<Session> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // Held to the end, so that nobody drops the namespace meanwhile.
         let mut namespaces = self.namespaces.lock();
-        let planes = namespaces.entry(namespace.to_owned()).or_default();
+        let shared = namespaces.entry(namespace.to_owned()).or_default().clone();
+        let mut planes = shared.lock();
         if planes.connected() >= limit {
             return None;
         }
         let plane = planes.take_back(&shortened(name), now + JOINING);
         planes.planes.insert(id, plane);
+        drop(planes);
         Some(Session {
             sessions: self.clone(),
             namespace: namespace.to_owned(),
+            planes: shared,
             id,
         })
     }
 
     pub fn view(&self, namespace: &str, now: Instant) -> View {
-        let namespaces = self.namespaces.lock();
-        let Some(planes) = namespaces.get(namespace) else {
+        let Some(planes) = self.planes(namespace) else {
             return View::default();
         };
+        let planes = planes.lock();
         let mut acked: Vec<u64> = planes.counted(now).map(|plane| plane.acked).collect();
         acked.sort_unstable();
         let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
@@ -145,10 +151,10 @@ impl Sessions {
         endpoint: &str,
         table: &ResourceSet,
     ) -> BTreeMap<InstanceId, Seen> {
-        let namespaces = self.namespaces.lock();
-        let Some(planes) = namespaces.get(namespace) else {
+        let Some(planes) = self.planes(namespace) else {
             return BTreeMap::new();
         };
+        let planes = planes.lock();
         let first = Arc::new((EndpointId::from(endpoint), InstanceId::from("")));
         let of_endpoint = (planes.instances.range(first..))
             .take_while(|(instance, _)| instance.0.as_str() == endpoint);
@@ -160,10 +166,12 @@ impl Sessions {
 
     /// Without those that are expected back, which the [view](Self::view) has.
     pub fn connected(&self, namespace: &str) -> usize {
-        self.namespaces
-            .lock()
-            .get(namespace)
-            .map_or(0, Planes::connected)
+        let planes = self.planes(namespace);
+        planes.map_or(0, |planes| planes.lock().connected())
+    }
+
+    fn planes(&self, namespace: &str) -> Option<Arc<Mutex<Planes>>> {
+        self.namespaces.lock().get(namespace).cloned()
     }
 }
 
@@ -225,7 +233,7 @@ impl Session {
     /// Its stream ends, but what it said counts on until this is dropped or the data plane is
     /// back; meanwhile it takes no place.
     pub fn expect_back(&self) {
-        let _ = self.with(|planes, id| {
+        self.with(|planes, id| {
             if let Some(plane) = planes.planes.get_mut(&id) {
                 plane.expected_back = true;
             }
@@ -248,7 +256,6 @@ impl Session {
                 plane.refused = None;
             })
         })
-        .unwrap_or(Concerned::None)
     }
 
     pub fn nack(&self, number: u64, reason: &str, now: Instant) -> Concerned {
@@ -258,7 +265,6 @@ impl Session {
                 plane.refused = Some((number, shortened(reason)));
             })
         })
-        .unwrap_or(Concerned::None)
     }
 
     /// What it says of instances counts from now on, in place of what it said of them before.
@@ -285,29 +291,25 @@ impl Session {
             }
             news
         })
-        .unwrap_or_default()
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> Option<T> {
-        let mut namespaces = self.sessions.namespaces.lock();
-        let planes = namespaces.get_mut(&self.namespace)?;
-        Some(act(planes, self.id))
+    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> T {
+        act(&mut self.planes.lock(), self.id)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut namespaces = self.sessions.namespaces.lock();
-        let Some(planes) = namespaces.get_mut(&self.namespace) else {
-            return;
-        };
-        if let Some(plane) = planes.planes.remove(&self.id) {
+        let mut planes = self.planes.lock();
+        let Planes { planes, instances } = &mut *planes;
+        if let Some(plane) = planes.remove(&self.id) {
             // No BreakerChange: a data plane that leaves has not seen anything close.
             for (instance, flags) in plane.said {
-                uncount(&mut planes.instances, &instance, flags);
+                uncount(instances, &instance, flags);
             }
         }
-        if planes.planes.is_empty() {
+        if planes.is_empty() {
             namespaces.remove(&self.namespace);
         }
     }

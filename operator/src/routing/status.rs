@@ -254,11 +254,11 @@ fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
         state("False", problem.reason, problem.to_string())
     } else if let Err(problem) = unlisted(verdict) {
         state("Unknown", problem.reason, problem.to_string())
+    } else if let Err(problem) = &verdict.resolved_refs {
+        // What addresses there are is not used.
+        state("False", Reason::NoReadyInstances, problem.to_string())
     } else if total == 0 {
-        let message = match &verdict.resolved_refs {
-            Ok(()) => "no ready address was found".into(),
-            Err(problem) => problem.to_string(),
-        };
+        let message = "no ready address was found".into();
         state("False", Reason::NoReadyInstances, message)
     } else if said.view.connected == 0 {
         let message = "no data plane is connected".into();

@@ -62,6 +62,8 @@ struct Update {
     kind: Kind,
     name: String,
     accepted: bool,
+    /// Conditions that others have put there.
+    others: Vec<Condition>,
     /// What Events have told so far.
     told: ObjectStatus,
     /// What the API server refused to take last.
@@ -200,7 +202,10 @@ impl Writer {
             return None;
         }
         schedule.written.insert(key, look.now);
+        let others = entry.status.conditions.into_iter();
+        let others = others.filter(|it| status.condition(&it.type_).is_none());
         Some(Update {
+            others: others.collect(),
             uid: entry.uid,
             kind,
             name: name.clone(),
@@ -222,7 +227,11 @@ impl Writer {
 
     async fn write_one(&self, namespace: &str, update: Update) -> (Kind, String, Outcome) {
         let (kind, name, status) = (update.kind, &update.name, &update.status);
-        let outcome = match self.writes.patch(namespace, kind, name, status).await {
+        let written = self
+            .writes
+            .patch(namespace, kind, name, status, &update.others)
+            .await;
+        let outcome = match written {
             Ok(()) => {
                 self.count("ok");
                 self.tell(namespace, &update);

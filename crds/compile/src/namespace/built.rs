@@ -158,40 +158,40 @@ impl Namespace {
         self.built.insert(name.to_owned(), built);
     }
 
-    /// These pods have changed, and nothing else that the endpoint depends on.
-    pub(super) fn move_pods(&mut self, name: &str, pods: &BTreeSet<String>) {
+    /// These pods have changed, and nothing else that the endpoint depends on. False where more than
+    /// these pods is to be looked at.
+    pub(super) fn move_pods(&mut self, name: &str, pods: &BTreeSet<String>) -> bool {
         let Some(mut built) = self.built.remove(name) else {
-            return;
+            return false;
         };
-        if let Some(target) = &built.pods {
+        let target = built.pods.take();
+        if let Some(target) = &target {
             let endpoint = EndpointId::from(name);
             for pod in pods {
                 let fact = self.facts.pods.get(pod);
                 let instance = fact.and_then(|fact| of_pod(name, target, pod, fact));
                 let id = id_of_pod(name, pod);
-                match instance {
-                    Some(instance) => {
-                        self.put_instance(&endpoint, instance);
-                        built.instances.insert(id);
-                    }
-                    None if built.instances.remove(&id) => {
-                        let key = ResourceKey::Instance(endpoint.clone(), id);
-                        self.put(key, Place::Nothing);
-                    }
-                    None => {}
+                if let Some(instance) = instance {
+                    self.put_instance(&endpoint, instance);
+                    built.instances.insert(id);
+                } else if built.instances.remove(&id) {
+                    let key = ResourceKey::Instance(endpoint.clone(), id);
+                    self.put(key, Place::Nothing);
                 }
             }
             let key = (Kind::LlmEndpoint, name.to_owned());
             if let Some(verdict) = self.verdicts.get(&key) {
                 let instances = built.instances.len() as u32;
-                let verdict = Verdict {
+                self.put_verdict(Verdict {
                     instances,
                     ..verdict.clone()
-                };
-                self.put_verdict(verdict);
+                });
             }
         }
+        let moved = target.is_some();
+        built.pods = target;
         self.built.insert(name.to_owned(), built);
+        moved
     }
 
     fn put_instance(&mut self, endpoint: &EndpointId, instance: Instance) {
