@@ -48,11 +48,13 @@ use crate::{Duration, LabelSelector};
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct OllaRouteSpec {
-    /// Which requests take this route; absent = all. Where several routes fit, the most
-    /// specific wins: longest pathPrefix, then models, then most headers, then the oldest
-    /// route, then its name.
-    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
-    pub matches: Option<RouteMatch>,
+    /// Which requests take this route: those that fit any of these matches. Absent = all
+    /// requests. Where matches of several routes fit a request, the most specific match wins:
+    /// longest pathPrefix, then models, then most headers, then the oldest route, then the
+    /// route's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    pub matches: Vec<RouteMatch>,
 
     /// Which endpoints answer; absent = every LlmEndpoint of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +89,7 @@ pub struct OllaRouteSpec {
     pub timeouts: TimeoutsSpec,
 }
 
-/// All members that are set must fit.
+/// Conditions on a request; all that are set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {

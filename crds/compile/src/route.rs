@@ -50,7 +50,7 @@ pub(crate) fn compile(objects: &Objects, endpoints: &BTreeSet<String>) -> Routes
         verdicts: Vec::new(),
         unknown: Vec::new(),
     };
-    let mut taken: BTreeMap<Match, &OllaRoute> = BTreeMap::new();
+    let mut taken = Taken::default();
     for forms in by_age(objects) {
         let Forms {
             mut verdict,
@@ -127,7 +127,10 @@ fn created(route: &OllaRoute) -> Option<i64> {
     created.map(|time| time.0.as_second())
 }
 
-/// What makes two routes take the same requests.
+/// Which route takes the requests of a match.
+type Taken<'a> = BTreeMap<Match, &'a OllaRoute>;
+
+/// What makes two matches fit the same requests.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Match {
     path_prefix: Option<String>,
@@ -146,35 +149,44 @@ impl Match {
     }
 }
 
-fn conflict(winner: &OllaRoute, loser: &OllaRoute) -> Problem {
+/// `field` is the loser's match.
+fn conflict(winner: &OllaRoute, loser: &OllaRoute, field: &str) -> Problem {
     let why = if winner.metadata.creation_timestamp == loser.metadata.creation_timestamp {
         "comes first by name"
     } else {
         "is older"
     };
     let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change match, or delete one",
+        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
         name_of(winner)
     );
-    Problem::new(Reason::Conflicted, "spec.match", message)
+    Problem::new(Reason::Conflicted, field, message)
 }
 
 fn name_of(object: &OllaRoute) -> &str {
     object.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// The route, unless another has taken its requests.
-fn make<'a>(
-    object: &'a OllaRoute,
-    taken: &mut BTreeMap<Match, &'a OllaRoute>,
-) -> Result<Route, Problem> {
+/// The route, unless another has taken the requests of one of its matches: a route that takes a
+/// part of what it says it takes would be a riddle.
+fn make<'a>(object: &'a OllaRoute, taken: &mut Taken<'a>) -> Result<Route, Problem> {
     let route = parse(object)?;
-    let key = Match::of(&route.matches);
-    if let Some(winner) = taken.get(&key) {
-        return Err(conflict(winner, object));
+    for (at, one) in route.matches.iter().enumerate() {
+        if let Some(winner) = taken.get(&Match::of(one)) {
+            let field = if object.spec.matches.is_empty() {
+                "spec.matches".to_owned()
+            } else {
+                matches_at(at)
+            };
+            return Err(conflict(winner, object, &field));
+        }
     }
-    taken.insert(key, object);
+    taken.extend(route.matches.iter().map(|one| (Match::of(one), object)));
     Ok(route)
+}
+
+fn matches_at(place: usize) -> String {
+    format!("spec.matches[{place}]")
 }
 
 fn parse(object: &OllaRoute) -> Result<Route, Problem> {
@@ -182,7 +194,7 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     Ok(Route {
         id: RouteId::from(name_of(object)),
         created: created(object),
-        matches: matches(spec.matches.as_ref())?,
+        matches: matches(&spec.matches)?,
         endpoints: Selection {
             priority_order: match spec.priority_order {
                 PriorityOrderSpec::LowestFirst => PriorityOrder::LowestFirst,
@@ -201,17 +213,27 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     })
 }
 
-fn matches(spec: Option<&crds::route::RouteMatch>) -> Result<RouteMatch, Problem> {
-    let Some(spec) = spec else {
-        return Ok(RouteMatch::default());
-    };
-    let path_prefix = spec.path_prefix.as_deref().map(path_prefix).transpose()?;
+/// As many as there are in `spec`, in its order; where there is none, the one that fits all.
+fn matches(spec: &[crds::route::RouteMatch]) -> Result<Vec<RouteMatch>, Problem> {
+    if spec.is_empty() {
+        return Ok(vec![RouteMatch::default()]);
+    }
+    let all = spec.iter().enumerate();
+    all.map(|(at, one)| one_match(&matches_at(at), one))
+        .collect()
+}
+
+fn one_match(field: &str, spec: &crds::route::RouteMatch) -> Result<RouteMatch, Problem> {
+    let path_prefix = spec.path_prefix.as_deref();
+    let path_prefix = path_prefix
+        .map(|text| self::path_prefix(field, text))
+        .transpose()?;
     let mut headers: Vec<HeaderMatch> = Vec::new();
     for (at, header) in spec.headers.iter().enumerate() {
         let name = header.name.to_ascii_lowercase();
         if headers.iter().any(|seen| seen.name == name) {
             return Err(Problem::invalid(
-                &format!("spec.match.headers[{at}].name"),
+                &format!("{field}.headers[{at}].name"),
                 format!("`{}` is named twice, so no request could fit", header.name),
             ));
         }
@@ -229,10 +251,10 @@ fn matches(spec: Option<&crds::route::RouteMatch>) -> Result<RouteMatch, Problem
 }
 
 /// Without the trailing slash that whole segments do not need; `/` alone restricts nothing.
-fn path_prefix(text: &str) -> Result<Option<String>, Problem> {
+fn path_prefix(field: &str, text: &str) -> Result<Option<String>, Problem> {
     if !text.starts_with('/') || text.contains(['?', '#']) {
         return Err(Problem::invalid(
-            "spec.match.pathPrefix",
+            &format!("{field}.pathPrefix"),
             format!("`{text}` is not a path; write it like /olla/openai"),
         ));
     }

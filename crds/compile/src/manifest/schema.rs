@@ -128,6 +128,13 @@ pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Stri
 }
 
 fn list(node: &Node, items: &[Node], schema: &JSONSchemaProps, path: &str, notes: &mut Notes<'_>) {
+    if schema.min_items.is_some_and(|min| count(items.len()) < min) {
+        notes.error(
+            node.line,
+            path,
+            "must not be empty; leave it out for its default",
+        );
+    }
     if schema.max_items.is_some_and(|max| count(items.len()) > max) {
         let max = schema.max_items.unwrap_or_default();
         notes.error(node.line, path, format!("must have at most {max} entries"));
@@ -213,12 +220,13 @@ mod tests {
 
     /// Members of a schema that `check` does not look at, by path.
     fn unhandled(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
-        const HANDLED: [&str; 15] = [
+        const HANDLED: [&str; 16] = [
             "type",
             "properties",
             "additionalProperties",
             "required",
             "maxProperties",
+            "minItems",
             "maxItems",
             "items",
             "enum",

@@ -87,7 +87,7 @@ pub(crate) fn route(id: &str, balancer: Balancer, targets: &[(&str, u32, u32)]) 
     Route {
         id: RouteId::from(id),
         created: None,
-        matches: RouteMatch::default(),
+        matches: vec![RouteMatch::default()],
         endpoints: Selection {
             refs: targets
                 .iter()

@@ -305,7 +305,7 @@ fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
         let object = json!({
             "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
             "metadata": { "namespace": "a", "name": name, "generation": generation },
-            "spec": { "match": { "pathPrefix": prefix } },
+            "spec": { "matches": [{ "pathPrefix": prefix }] },
         });
         let route = serde_json::from_value(object).unwrap();
         item("a", name, Fact::Route(Decoded::Object(Arc::new(route))))
