@@ -10,6 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::cause::FailoverCause;
 use crate::{Duration, LabelSelector};
 
 /// How the requests of a namespace find an LlmEndpoint. One empty route sends everything to all
@@ -184,10 +185,12 @@ pub enum PriorityOrder {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverSpec {
-    /// What sends a request elsewhere. Default: the engine's preset. `Reset` also covers a
-    /// close before the first byte, and an endpoint that fails its health check meanwhile.
+    /// What makes a request go to another endpoint: `ConnectFailure`, `Reset`,
+    /// `FirstTokenTimeout`, statuses (`408`, `"503"`) and classes of statuses (`5xx`). Default:
+    /// the preset of `engine`. `Reset` also covers a connection that closes before the first
+    /// byte, and an endpoint that fails its health check meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     pub causes: Option<Vec<FailoverCause>>,
     /// Attempts of one request, the first included. Default 3; 1 = never elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,25 +203,6 @@ pub struct FailoverSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub budget_percent: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum FailoverCause {
-    ConnectFailure,
-    Reset,
-    FirstTokenTimeout,
-    #[serde(rename = "429")]
-    Status429,
-    #[serde(rename = "500")]
-    Status500,
-    #[serde(rename = "502")]
-    Status502,
-    #[serde(rename = "503")]
-    Status503,
-    #[serde(rename = "504")]
-    Status504,
-    #[serde(rename = "529")]
-    Status529,
 }
 
 /// Closed: traffic flows. Open: none does. HalfOpen: a few requests show whether it works again.

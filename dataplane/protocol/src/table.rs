@@ -297,6 +297,15 @@ pub struct FailoverOn {
     pub first_token_timeout: bool,
     /// Sorted.
     pub statuses: Vec<u16>,
+    /// First digits of whole classes of statuses, sorted: 5 for all from 500 to 599.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<u16>,
+}
+
+impl FailoverOn {
+    pub fn status(&self, status: u16) -> bool {
+        self.statuses.contains(&status) || self.classes.contains(&(status / 100))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

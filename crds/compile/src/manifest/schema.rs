@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
-use crds::common::{DURATION_PATTERN, SUBDOMAIN_PATTERN};
+use crds::{
+    cause::{CAUSE_PATTERN, FailoverCause},
+    common::{DURATION_PATTERN, SUBDOMAIN_PATTERN},
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
@@ -33,7 +36,13 @@ static SPECS: LazyLock<Vec<(String, JSONSchemaProps)>> = LazyLock::new(|| {
 
 /// Notes an error for each deviation of `node`, which stands at `path`.
 pub(super) fn check(node: &Node, schema: &JSONSchemaProps, path: &str, notes: &mut Notes<'_>) {
-    let expected = schema.type_.as_deref().unwrap_or("object");
+    let mut expected = schema.type_.as_deref().unwrap_or("object");
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        expected = match node.value {
+            Value::Number(_) => "integer",
+            _ => "string",
+        };
+    }
     match (&node.value, expected) {
         (Value::Map(entries), "object") => object(node, entries, schema, path, notes),
         (Value::List(items), "array") => list(node, items, schema, path, notes),
@@ -179,6 +188,7 @@ fn shape(pattern: &str) -> Option<Refusal> {
             (!fits).then(|| format!("`{text}` is not a duration; write it like 500ms, 10s, 1m30s"))
         },
         SUBDOMAIN_PATTERN => crate::credential::not_a_secret_s,
+        CAUSE_PATTERN => |text| text.parse::<FailoverCause>().err().map(|e| e.to_string()),
         "^/" => |text| (!text.starts_with('/')).then(|| format!("`{text}` must start with /")),
         r"^https?://[^@\s]+$" => |text| Url::parse(text).err().map(|error| error.to_string()),
         "^[A-Za-z0-9-]+$" => |text| {
@@ -220,7 +230,7 @@ mod tests {
 
     /// Members of a schema that `check` does not look at, by path.
     fn unhandled(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
-        const HANDLED: [&str; 16] = [
+        const HANDLED: [&str; 17] = [
             "type",
             "properties",
             "additionalProperties",
@@ -236,6 +246,7 @@ mod tests {
             "minimum",
             "maximum",
             "nullable",
+            "x-kubernetes-int-or-string",
             // Unsigned numbers have a minimum beside it.
             "format",
         ];
@@ -360,8 +371,19 @@ mod tests {
             ),
             (
                 "OllaRoute",
-                "failover: {causes: [503]}\n",
-                "f.yaml:1: spec.failover.causes[0]: must be a string, not a number; put it in quotes",
+                "failover: {causes: [200]}\n",
+                "f.yaml:1: spec.failover.causes[0]: must be from 400 to 599, not 200",
+            ),
+            (
+                "OllaRoute",
+                "failover: {causes: [Resets]}\n",
+                "f.yaml:1: spec.failover.causes[0]: `Resets` must be ConnectFailure, Reset, \
+                 FirstTokenTimeout, a status from 400 to 599, 4xx or 5xx",
+            ),
+            (
+                "OllaRoute",
+                "failover: {causes: [true]}\n",
+                "f.yaml:1: spec.failover.causes[0]: must be a string, not a boolean; put it in quotes",
             ),
         ] {
             assert_eq!(notes(kind, spec), [expected], "{spec}");
@@ -374,7 +396,7 @@ mod tests {
             ("OllaRoute", "{}"),
             (
                 "OllaRoute",
-                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {causes: ['503', Reset]}\n",
+                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {causes: ['503', 408, 5xx, Reset]}\n",
             ),
             (
                 "LlmEndpoint",
