@@ -10,7 +10,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, LabelSelector, common::SUBDOMAIN_PATTERN};
+pub use crate::auth::AuthSpec;
+use crate::{Duration, LabelSelector};
 
 /// A place that can answer LLM requests: one URL, a Service, or the pods a selector finds.
 /// Routes choose between the endpoints of their namespace.
@@ -216,77 +217,6 @@ pub struct DiscoverySpec {
     pub interval: Duration,
 }
 
-/// Exactly one kind of credential.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(
-    "[has(self.bearer), has(self.basic), has(self.apiKey), has(self.header)].exists_one(t, t)")
-    .message("auth: set exactly one of bearer, basic, apiKey, header"))]
-pub struct AuthSpec {
-    /// `Authorization: Bearer VALUE`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bearer: Option<SecretKeyRef>,
-    /// `Authorization: Basic …` from the keys `username` and `password` of a Secret (type
-    /// `kubernetes.io/basic-auth`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub basic: Option<SecretRef>,
-    /// `X-Api-Key: VALUE`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<SecretKeyRef>,
-    /// Any other header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header: Option<HeaderAuth>,
-}
-
-impl AuthSpec {
-    /// The Secrets that are named, each with the field that does.
-    pub fn secrets(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let bearer = self.bearer.as_ref().map(|key| key.name.as_str());
-        let basic = self.basic.as_ref().map(|secret| secret.name.as_str());
-        let api_key = self.api_key.as_ref().map(|key| key.name.as_str());
-        let header = self.header.as_ref().map(|it| it.value_from.name.as_str());
-        [
-            ("spec.auth.bearer.name", bearer),
-            ("spec.auth.basic.name", basic),
-            ("spec.auth.apiKey.name", api_key),
-            ("spec.auth.header.valueFrom.name", header),
-        ]
-        .into_iter()
-        .filter_map(|(field, name)| Some((field, name?)))
-    }
-}
-
-/// A Secret of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
-    pub name: String,
-}
-
-/// One key of a Secret of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretKeyRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
-    pub name: String,
-    /// Key in its data.
-    #[schemars(length(min = 1, max = 253))]
-    pub key: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HeaderAuth {
-    /// Name of the request header.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
-    pub name: String,
-    /// Where its value stands.
-    pub value_from: SecretKeyRef,
-}
-
 /// What became of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -395,8 +325,8 @@ mod tests {
             "podSelector: {matchLabels: {app: a}, port: 8000}",
             "{url: http://a, health: {interval: 100ms, timeout: 1h}}",
             "{url: http://a, models: {discovery: {interval: 1s}}}",
-            "{url: http://a, auth: {bearer: {name: s, key: k}}}",
-            "{url: http://a, auth: {header: {name: X-A, valueFrom: {name: s, key: k}}}}",
+            "{url: http://a, auth: {bearer: {valueFrom: {secretKeyRef: {name: s, key: k}}}}}",
+            "{url: http://a, auth: {header: {name: X-A, valueFrom: {secretKeyRef: {name: s, key: k}}}}}",
         ] {
             assert_eq!(refusals(spec), Vec::<String>::new(), "{spec}");
         }
@@ -447,7 +377,10 @@ mod tests {
 
     #[test]
     fn exactly_one_credential_must_be_named() {
-        for auth in ["{}", "{bearer: {name: s, key: k}, basic: {name: s}}"] {
+        for auth in [
+            "{}",
+            "{bearer: {valueFrom: {secretKeyRef: {name: s, key: k}}}, basic: {valueFrom: {secretRef: {name: s}}}}",
+        ] {
             assert_eq!(
                 refusals(&format!("url: http://a\nauth: {auth}")),
                 ["auth: set exactly one of bearer, basic, apiKey, header"],

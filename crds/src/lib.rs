@@ -3,6 +3,7 @@
 //! Types only. What they mean is decided in `compile`; what is refused by the API server stands
 //! here as schema and CEL rules. Doc comments become `kubectl explain`.
 
+pub mod auth;
 pub mod cause;
 pub mod common;
 pub mod endpoint;

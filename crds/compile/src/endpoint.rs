@@ -95,7 +95,7 @@ pub(crate) fn compile(
 }
 
 fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a str> {
-    let mut secrets = spec.auth.iter().flat_map(crds::endpoint::AuthSpec::secrets);
+    let mut secrets = spec.auth.iter().flat_map(crds::auth::AuthSpec::secrets);
     let unlisted = |name: &str| facts.unlisted.secrets.contains(name);
     secrets
         .find(|(_, name)| unlisted(name))

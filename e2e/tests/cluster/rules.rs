@@ -37,7 +37,9 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             "auth: set exactly one of bearer, basic, apiKey, header",
             vec![
                 with("auth: {}"),
-                with("auth: {basic: {name: a}, bearer: {name: a, key: b}}"),
+                with(
+                    "auth: {basic: {valueFrom: {secretRef: {name: a}}}, bearer: {valueFrom: {secretKeyRef: {name: a, key: b}}}}",
+                ),
             ],
         ),
         (
@@ -125,8 +127,8 @@ fn what_the_schema_forbids_is_refused_with_its_field() -> Result<()> {
     for (yaml, word) in [
         (with("priority: -1"), "spec.priority"),
         (
-            with("auth: {basic: {name: \"cloud,\"}}"),
-            "spec.auth.basic.name",
+            with("auth: {basic: {valueFrom: {secretRef: {name: \"cloud,\"}}}}"),
+            "spec.auth.basic.valueFrom.secretRef.name",
         ),
         (endpoint("a", "http://user:pass@host", ""), "spec.url"),
         (route("a", "{loadBalancer: random}"), "spec.loadBalancer"),

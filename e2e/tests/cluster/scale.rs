@@ -71,7 +71,7 @@ fn measure_scale(namespaces: usize) -> Result<()> {
         let number = n / namespaces;
         let name = |n: usize| json!({"name": format!("llm-{}", n % of_each(ENDPOINTS))});
         let spec = json!({
-            "match": {"headers": [{"name": "X-Route", "value": number.to_string()}]},
+            "matches": [{"headers": [{"name": "X-Route", "value": number.to_string()}]}],
             "endpoints": {"refs": [name(number), name(number + 1)]},
         });
         tenant.create("ollaroutes", &format!("route-{number}"), &spec)

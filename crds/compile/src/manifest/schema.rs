@@ -400,7 +400,7 @@ mod tests {
             ),
             (
                 "LlmEndpoint",
-                "url: https://a/v1\nauth:\n  header: {name: X-A, valueFrom: {name: a, key: b}}\n",
+                "url: https://a/v1\nauth:\n  header: {name: X-A, valueFrom: {secretKeyRef: {name: a, key: b}}}\n",
             ),
             (
                 "LlmEndpoint",

@@ -87,7 +87,7 @@ fn a_reset_deletes_what_it_does_not_mention() {
 fn nothing_is_ready_before_both_kinds_and_all_it_needs_are_listed() {
     let mut index = Index::default();
     let spec = json!({ "podSelector": { "matchLabels": { "app": "x" }, "port": 80 },
-        "auth": { "bearer": { "name": "key", "key": "token" } } });
+        "auth": { "bearer": { "valueFrom": { "secretKeyRef": { "name": "key", "key": "token" } } } } });
     index.reset(&Source::Endpoints, vec![endpoint("a", "e", spec)]);
     assert!(!index.ready("a"));
     index.reset(&Source::Routes, vec![]);
