@@ -115,23 +115,16 @@ pub struct ServiceTarget {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("size(self.matchLabels) > 0")
-    .message("podSelector.matchLabels: name at least one label, or every pod would be a backend"))]
+#[x_kube(validation = Rule::new(
+    "(has(self.matchLabels) && size(self.matchLabels) > 0) \
+     || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+    .message("podSelector: set matchLabels or matchExpressions, or every pod would be a backend"))]
 pub struct PodSelectorTarget {
-    /// Labels that a pod must have, all of them.
-    #[schemars(extend("maxProperties" = 32))]
-    pub match_labels: std::collections::BTreeMap<String, String>,
+    #[serde(flatten)]
+    pub selector: LabelSelector,
     /// Port on which the pods answer.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-}
-
-impl PodSelectorTarget {
-    pub fn selector(&self) -> LabelSelector {
-        LabelSelector {
-            match_labels: self.match_labels.clone(),
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -323,6 +316,8 @@ mod tests {
             "url: http://a:8000",
             "service: {name: a, port: 80}",
             "podSelector: {matchLabels: {app: a}, port: 8000}",
+            "podSelector: {matchExpressions: [{key: app, operator: Exists}], port: 8000}",
+            "podSelector: {matchExpressions: [{key: a, operator: In, values: [b]}], port: 8000}",
             "{url: http://a, health: {interval: 100ms, timeout: 1h}}",
             "{url: http://a, models: {discovery: {interval: 1s}}}",
             "{url: http://a, auth: {bearer: {valueFrom: {secretKeyRef: {name: s, key: k}}}}}",
@@ -351,8 +346,24 @@ mod tests {
     fn a_selector_of_no_labels_is_refused() {
         assert_eq!(
             refusals("podSelector: {matchLabels: {}, port: 8000}"),
-            ["podSelector.matchLabels: name at least one label, or every pod would be a backend"]
+            ["podSelector: set matchLabels or matchExpressions, or every pod would be a backend"]
         );
+    }
+
+    #[test]
+    fn values_must_fit_their_operator() {
+        for expression in [
+            "{key: a, operator: In}",
+            "{key: a, operator: Exists, values: [b]}",
+        ] {
+            assert_eq!(
+                refusals(&format!(
+                    "podSelector: {{matchExpressions: [{expression}], port: 8000}}"
+                )),
+                ["matchExpressions: In and NotIn need values; Exists and DoesNotExist take none"],
+                "{expression}"
+            );
+        }
     }
 
     #[test]

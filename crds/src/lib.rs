@@ -8,10 +8,12 @@ pub mod cause;
 pub mod common;
 pub mod endpoint;
 pub mod route;
+pub mod selector;
 
-pub use common::{Duration, LabelSelector, Reason, condition};
+pub use common::{Duration, Reason, condition};
 pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
 pub use route::{OllaRoute, OllaRouteSpec, OllaRouteStatus};
+pub use selector::LabelSelector;
 
 /// API group of all kinds.
 pub const GROUP: &str = "olla.dev";

@@ -82,7 +82,7 @@ pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
     index
 }
 
-/// The pods among `usable` that have the labels.
+/// The pods among `usable` that are selected.
 pub(crate) fn of_pods(
     endpoint: &str,
     target: &PodSelectorTarget,
@@ -90,7 +90,7 @@ pub(crate) fn of_pods(
     usable: &LabelIndex<'_>,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
-    let found = usable.matching(&target.match_labels).filter_map(|name| {
+    let found = usable.matching(&target.selector).filter_map(|name| {
         let pod = facts.pods.get(name)?;
         Some(instance(endpoint, name, &pod.ip, target.port))
     });

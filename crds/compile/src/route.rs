@@ -17,7 +17,7 @@ use dataplane_protocol::{
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Kind, Objects, Problem, Verdict, sets, verdict::some_of};
+use crate::{Kind, Objects, Problem, Verdict, labels::well_formed, sets, verdict::some_of};
 
 /// A route of the table, and the selector of its set.
 pub(crate) struct Made {
@@ -274,6 +274,9 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
             "spec.endpoints",
             "set refs, selector or both; leave endpoints out to use all",
         ));
+    }
+    if let Some(selector) = &spec.selector {
+        well_formed("spec.endpoints.selector", selector)?;
     }
     let mut named = BTreeSet::new();
     for (at, reference) in spec.refs.iter().enumerate() {

@@ -30,8 +30,19 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             vec![only("priority: 1"), with("service: {name: a, port: 80}")],
         ),
         (
-            "podSelector.matchLabels: name at least one label, or every pod would be a backend",
+            "podSelector: set matchLabels or matchExpressions, or every pod would be a backend",
             vec![only("podSelector: {matchLabels: {}, port: 80}")],
+        ),
+        (
+            "matchExpressions: In and NotIn need values; Exists and DoesNotExist take none",
+            vec![
+                only("podSelector: {matchExpressions: [{key: a, operator: In}], port: 80}"),
+                route(
+                    "a",
+                    "{endpoints: {selector: {matchExpressions: \
+                     [{key: a, operator: Exists, values: [b]}]}}}",
+                ),
+            ],
         ),
         (
             "auth: set exactly one of bearer, basic, apiKey, header",

@@ -291,10 +291,7 @@ impl Namespace {
             .endpoints
             .each()
             .filter_map(|it| it.spec.pod_selector.as_ref());
-        targets.any(|target| {
-            let mut wanted = target.match_labels.iter();
-            wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
-        })
+        targets.any(|target| target.selector.matches(&pod.labels))
     }
 
     fn names(&self, source: &Source) -> Vec<String> {

@@ -105,7 +105,7 @@ fn nothing_is_ready_before_both_kinds_and_all_it_needs_are_listed() {
 #[test]
 fn a_name_that_no_secret_can_have_is_not_asked_for() {
     let mut index = Index::default();
-    let auth = json!({ "basic": { "name": "cloud," } });
+    let auth = json!({ "basic": { "valueFrom": { "secretRef": { "name": "cloud," } } } });
     let spec = json!({ "url": "http://x", "auth": auth });
     index.reset(&Source::Endpoints, vec![endpoint("a", "e", spec)]);
     index.reset(&Source::Routes, vec![]);
