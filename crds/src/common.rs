@@ -127,6 +127,8 @@ pub enum Reason {
     EndpointNotFound,
     /// A named Service, or its port, does not exist.
     ServiceNotFound,
+    /// No selected pod has a container port of that name.
+    PortNotFound,
     /// A named Secret, or a key in it, does not exist.
     SecretNotFound,
     /// The target can only be found out inside a cluster.
@@ -153,6 +155,7 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::EndpointNotFound => "EndpointNotFound",
             Self::ServiceNotFound => "ServiceNotFound",
+            Self::PortNotFound => "PortNotFound",
             Self::SecretNotFound => "SecretNotFound",
             Self::ClusterRequired => "ClusterRequired",
             Self::NoReadyInstances => "NoReadyInstances",

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::auth::AuthSpec;
-use crate::{Duration, LabelSelector};
+use crate::{Duration, LabelSelector, Port};
 
 /// A place that can answer LLM requests: one URL, a Service, or the pods a selector finds.
 /// Routes choose between the endpoints of their namespace.
@@ -108,9 +108,8 @@ pub struct ServiceTarget {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Port number as the Service names it (not the pods' target port).
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
+    /// A port of the Service, by number or name (not the target port of its pods).
+    pub port: Port,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -122,9 +121,8 @@ pub struct ServiceTarget {
 pub struct PodSelectorTarget {
     #[serde(flatten)]
     pub selector: LabelSelector,
-    /// Port on which the pods answer.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
+    /// The port on which the pods serve, by number or by the name of a container port.
+    pub port: Port,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -315,6 +313,7 @@ mod tests {
         for spec in [
             "url: http://a:8000",
             "service: {name: a, port: 80}",
+            "service: {name: a, port: http}",
             "podSelector: {matchLabels: {app: a}, port: 8000}",
             "podSelector: {matchExpressions: [{key: app, operator: Exists}], port: 8000}",
             "podSelector: {matchExpressions: [{key: a, operator: In, values: [b]}], port: 8000}",

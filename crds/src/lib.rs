@@ -7,11 +7,13 @@ pub mod auth;
 pub mod cause;
 pub mod common;
 pub mod endpoint;
+pub mod port;
 pub mod route;
 pub mod selector;
 
 pub use common::{Duration, Reason, condition};
 pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
+pub use port::Port;
 pub use route::{OllaRoute, OllaRouteSpec, OllaRouteStatus};
 pub use selector::LabelSelector;
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 use crds::{
     cause::{CAUSE_PATTERN, FailoverCause},
     common::{DURATION_PATTERN, SUBDOMAIN_PATTERN},
+    port::{PORT_NAME_PATTERN, is_port_name},
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -189,6 +190,10 @@ fn shape(pattern: &str) -> Option<Refusal> {
         },
         SUBDOMAIN_PATTERN => crate::credential::not_a_secret_s,
         CAUSE_PATTERN => |text| text.parse::<FailoverCause>().err().map(|e| e.to_string()),
+        PORT_NAME_PATTERN => |text| {
+            let what = "must be a port number, without quotes, or a port name such as http";
+            (!is_port_name(text)).then(|| format!("`{text}` {what}"))
+        },
         "^/" => |text| (!text.starts_with('/')).then(|| format!("`{text}` must start with /")),
         r"^https?://[^@\s]+$" => |text| Url::parse(text).err().map(|error| error.to_string()),
         "^[A-Za-z0-9-]+$" => |text| {
@@ -311,6 +316,17 @@ mod tests {
             ),
             (
                 "LlmEndpoint",
+                "service: {name: a, port: '80'}\n",
+                "f.yaml:1: spec.service.port: `80` must be a port number, without quotes, or a port name such \
+                 as http",
+            ),
+            (
+                "LlmEndpoint",
+                "service: {name: a, port: 0}\n",
+                "f.yaml:1: spec.service.port: must be from 1 to 65535, not 0",
+            ),
+            (
+                "LlmEndpoint",
                 "url: 80\n",
                 "f.yaml:1: spec.url: must be a string, not a number; put it in quotes",
             ),
@@ -406,6 +422,7 @@ mod tests {
                 "LlmEndpoint",
                 "podSelector:\n  matchLabels: {app.kubernetes.io/name: a}\n  port: 80\n",
             ),
+            ("LlmEndpoint", "service: {name: a, port: http}\n"),
         ] {
             assert_eq!(notes(kind, spec), Vec::<String>::new(), "{spec}");
         }

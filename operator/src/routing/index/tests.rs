@@ -163,7 +163,16 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
     let labelled = |app: &str, ready: bool| {
         let labels = [("app".to_owned(), app.to_owned())].into();
         let ip = String::new();
-        item("a", "p", Fact::Pod(PodFact { labels, ip, ready }))
+        item(
+            "a",
+            "p",
+            Fact::Pod(PodFact {
+                labels,
+                ip,
+                ready,
+                ..PodFact::default()
+            }),
+        )
     };
     let mut index = Index::default();
     index.apply(selecting(json!({ "app": "llm" })));
