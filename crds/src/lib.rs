@@ -11,6 +11,8 @@ pub mod port;
 pub mod route;
 pub mod selector;
 
+mod schema;
+
 pub use common::{Duration, Reason, condition};
 pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
 pub use port::Port;
@@ -27,7 +29,9 @@ use kube::CustomResourceExt as _;
 
 /// All CRDs, as applied to a cluster.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![LlmEndpoint::crd(), OllaRoute::crd()]
+    [LlmEndpoint::crd(), OllaRoute::crd()]
+        .map(schema::tidy)
+        .into()
 }
 
 /// A CRD as committed in `generated/`.

@@ -25,7 +25,11 @@ fn tidy_schema(schema: &mut JSONSchemaProps) {
     }
     let unsigned = |format: &mut String| format.starts_with("uint");
     schema.format.take_if(unsigned);
-    for property in schema.properties.iter_mut().flat_map(|all| all.values_mut()) {
+    for property in schema
+        .properties
+        .iter_mut()
+        .flat_map(|all| all.values_mut())
+    {
         tidy_schema(property);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
