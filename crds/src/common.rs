@@ -1,6 +1,6 @@
-//! What several kinds share: durations, selectors, the words of conditions.
+//! What several kinds share: durations, names, the words of conditions.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, time};
+use std::{borrow::Cow, fmt, time};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -96,23 +96,6 @@ pub fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(good)
 }
 
-/// Labels that must all be there with these values. Empty selects everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct LabelSelector {
-    /// Label keys and the values they must have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub match_labels: BTreeMap<String, String>,
-}
-
-impl LabelSelector {
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.match_labels
-            .iter()
-            .all(|(key, value)| labels.get(key) == Some(value))
-    }
-}
-
 /// Condition types, positive polarity, Gateway API's words.
 pub mod condition {
     /// The object is understood and has an effect.
@@ -144,6 +127,8 @@ pub enum Reason {
     EndpointNotFound,
     /// A named Service, or its port, does not exist.
     ServiceNotFound,
+    /// No selected pod has a container port of that name.
+    PortNotFound,
     /// A named Secret, or a key in it, does not exist.
     SecretNotFound,
     /// The target can only be found out inside a cluster.
@@ -170,6 +155,7 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::EndpointNotFound => "EndpointNotFound",
             Self::ServiceNotFound => "ServiceNotFound",
+            Self::PortNotFound => "PortNotFound",
             Self::SecretNotFound => "SecretNotFound",
             Self::ClusterRequired => "ClusterRequired",
             Self::NoReadyInstances => "NoReadyInstances",

@@ -10,7 +10,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, LabelSelector, common::SUBDOMAIN_PATTERN};
+pub use crate::auth::AuthSpec;
+use crate::{Duration, LabelSelector, Port};
 
 /// A place that can answer LLM requests: one URL, a Service, or the pods a selector finds.
 /// Routes choose between the endpoints of their namespace.
@@ -107,30 +108,21 @@ pub struct ServiceTarget {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Port number as the Service names it (not the pods' target port).
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
+    /// A port of the Service, by number or name (not the target port of its pods).
+    pub port: Port,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("size(self.matchLabels) > 0")
-    .message("podSelector.matchLabels: name at least one label, or every pod would be a backend"))]
+#[x_kube(validation = Rule::new(
+    "(has(self.matchLabels) && size(self.matchLabels) > 0) \
+     || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
+    .message("podSelector: set matchLabels or matchExpressions, or every pod would be a backend"))]
 pub struct PodSelectorTarget {
-    /// Labels that a pod must have, all of them.
-    #[schemars(extend("maxProperties" = 32))]
-    pub match_labels: std::collections::BTreeMap<String, String>,
-    /// Port on which the pods answer.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-}
-
-impl PodSelectorTarget {
-    pub fn selector(&self) -> LabelSelector {
-        LabelSelector {
-            match_labels: self.match_labels.clone(),
-        }
-    }
+    #[serde(flatten)]
+    pub selector: LabelSelector,
+    /// The port on which the pods serve, by number or by the name of a container port.
+    pub port: Port,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -214,77 +206,6 @@ pub struct DiscoverySpec {
     /// once; one that failed to list is asked again after 2s, 4s and so on up to `interval`.
     #[serde(default = "default_discovery_interval")]
     pub interval: Duration,
-}
-
-/// Exactly one kind of credential.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(
-    "[has(self.bearer), has(self.basic), has(self.apiKey), has(self.header)].exists_one(t, t)")
-    .message("auth: set exactly one of bearer, basic, apiKey, header"))]
-pub struct AuthSpec {
-    /// `Authorization: Bearer VALUE`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bearer: Option<SecretKeyRef>,
-    /// `Authorization: Basic …` from the keys `username` and `password` of a Secret (type
-    /// `kubernetes.io/basic-auth`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub basic: Option<SecretRef>,
-    /// `X-Api-Key: VALUE`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api_key: Option<SecretKeyRef>,
-    /// Any other header.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header: Option<HeaderAuth>,
-}
-
-impl AuthSpec {
-    /// The Secrets that are named, each with the field that does.
-    pub fn secrets(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let bearer = self.bearer.as_ref().map(|key| key.name.as_str());
-        let basic = self.basic.as_ref().map(|secret| secret.name.as_str());
-        let api_key = self.api_key.as_ref().map(|key| key.name.as_str());
-        let header = self.header.as_ref().map(|it| it.value_from.name.as_str());
-        [
-            ("spec.auth.bearer.name", bearer),
-            ("spec.auth.basic.name", basic),
-            ("spec.auth.apiKey.name", api_key),
-            ("spec.auth.header.valueFrom.name", header),
-        ]
-        .into_iter()
-        .filter_map(|(field, name)| Some((field, name?)))
-    }
-}
-
-/// A Secret of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
-    pub name: String,
-}
-
-/// One key of a Secret of the same namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SecretKeyRef {
-    /// Name of the Secret.
-    #[schemars(length(min = 1, max = 253), regex(pattern = SUBDOMAIN_PATTERN))]
-    pub name: String,
-    /// Key in its data.
-    #[schemars(length(min = 1, max = 253))]
-    pub key: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct HeaderAuth {
-    /// Name of the request header.
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
-    pub name: String,
-    /// Where its value stands.
-    pub value_from: SecretKeyRef,
 }
 
 /// What became of it.
@@ -392,11 +313,14 @@ mod tests {
         for spec in [
             "url: http://a:8000",
             "service: {name: a, port: 80}",
+            "service: {name: a, port: http}",
             "podSelector: {matchLabels: {app: a}, port: 8000}",
+            "podSelector: {matchExpressions: [{key: app, operator: Exists}], port: 8000}",
+            "podSelector: {matchExpressions: [{key: a, operator: In, values: [b]}], port: 8000}",
             "{url: http://a, health: {interval: 100ms, timeout: 1h}}",
             "{url: http://a, models: {discovery: {interval: 1s}}}",
-            "{url: http://a, auth: {bearer: {name: s, key: k}}}",
-            "{url: http://a, auth: {header: {name: X-A, valueFrom: {name: s, key: k}}}}",
+            "{url: http://a, auth: {bearer: {valueFrom: {secretKeyRef: {name: s, key: k}}}}}",
+            "{url: http://a, auth: {header: {name: X-A, valueFrom: {secretKeyRef: {name: s, key: k}}}}}",
         ] {
             assert_eq!(refusals(spec), Vec::<String>::new(), "{spec}");
         }
@@ -421,8 +345,24 @@ mod tests {
     fn a_selector_of_no_labels_is_refused() {
         assert_eq!(
             refusals("podSelector: {matchLabels: {}, port: 8000}"),
-            ["podSelector.matchLabels: name at least one label, or every pod would be a backend"]
+            ["podSelector: set matchLabels or matchExpressions, or every pod would be a backend"]
         );
+    }
+
+    #[test]
+    fn values_must_fit_their_operator() {
+        for expression in [
+            "{key: a, operator: In}",
+            "{key: a, operator: Exists, values: [b]}",
+        ] {
+            assert_eq!(
+                refusals(&format!(
+                    "podSelector: {{matchExpressions: [{expression}], port: 8000}}"
+                )),
+                ["matchExpressions: In and NotIn need values; Exists and DoesNotExist take none"],
+                "{expression}"
+            );
+        }
     }
 
     #[test]
@@ -447,7 +387,10 @@ mod tests {
 
     #[test]
     fn exactly_one_credential_must_be_named() {
-        for auth in ["{}", "{bearer: {name: s, key: k}, basic: {name: s}}"] {
+        for auth in [
+            "{}",
+            "{bearer: {valueFrom: {secretKeyRef: {name: s, key: k}}}, basic: {valueFrom: {secretRef: {name: s}}}}",
+        ] {
             assert_eq!(
                 refusals(&format!("url: http://a\nauth: {auth}")),
                 ["auth: set exactly one of bearer, basic, apiKey, header"],

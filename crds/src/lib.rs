@@ -3,13 +3,21 @@
 //! Types only. What they mean is decided in `compile`; what is refused by the API server stands
 //! here as schema and CEL rules. Doc comments become `kubectl explain`.
 
+pub mod auth;
+pub mod cause;
 pub mod common;
 pub mod endpoint;
+pub mod port;
 pub mod route;
+pub mod selector;
 
-pub use common::{Duration, LabelSelector, Reason, condition};
+mod schema;
+
+pub use common::{Duration, Reason, condition};
 pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
+pub use port::Port;
 pub use route::{OllaRoute, OllaRouteSpec, OllaRouteStatus};
+pub use selector::LabelSelector;
 
 /// API group of all kinds.
 pub const GROUP: &str = "olla.dev";
@@ -21,7 +29,9 @@ use kube::CustomResourceExt as _;
 
 /// All CRDs, as applied to a cluster.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![LlmEndpoint::crd(), OllaRoute::crd()]
+    [LlmEndpoint::crd(), OllaRoute::crd()]
+        .map(schema::tidy)
+        .into()
 }
 
 /// A CRD as committed in `generated/`.

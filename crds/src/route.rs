@@ -10,6 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::cause::FailoverCause;
 use crate::{Duration, LabelSelector};
 
 /// How the requests of a namespace find an LlmEndpoint. One empty route sends everything to all
@@ -48,11 +49,13 @@ use crate::{Duration, LabelSelector};
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct OllaRouteSpec {
-    /// Which requests take this route; absent = all. Where several routes fit, the most
-    /// specific wins: longest pathPrefix, then models, then most headers, then the oldest
-    /// route, then its name.
-    #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
-    pub matches: Option<RouteMatch>,
+    /// Which requests take this route: those that fit any of these matches. Absent = all
+    /// requests. Where matches of several routes fit a request, the most specific match wins:
+    /// longest pathPrefix, then models, then most headers, then the oldest route, then the
+    /// route's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    pub matches: Vec<RouteMatch>,
 
     /// Which endpoints answer; absent = every LlmEndpoint of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +90,7 @@ pub struct OllaRouteSpec {
     pub timeouts: TimeoutsSpec,
 }
 
-/// All members that are set must fit.
+/// Conditions on a request; all that are set must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMatch {
@@ -182,10 +185,12 @@ pub enum PriorityOrder {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverSpec {
-    /// What sends a request elsewhere. Default: the engine's preset. `Reset` also covers a
-    /// close before the first byte, and an endpoint that fails its health check meanwhile.
+    /// What makes a request go to another endpoint: `ConnectFailure`, `Reset`,
+    /// `FirstTokenTimeout`, statuses (`408`, `"503"`) and classes of statuses (`5xx`). Default:
+    /// the preset of `engine`. `Reset` also covers a connection that closes before the first
+    /// byte, and an endpoint that fails its health check meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 32))]
     pub causes: Option<Vec<FailoverCause>>,
     /// Attempts of one request, the first included. Default 3; 1 = never elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,25 +203,6 @@ pub struct FailoverSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub budget_percent: Option<u32>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum FailoverCause {
-    ConnectFailure,
-    Reset,
-    FirstTokenTimeout,
-    #[serde(rename = "429")]
-    Status429,
-    #[serde(rename = "500")]
-    Status500,
-    #[serde(rename = "502")]
-    Status502,
-    #[serde(rename = "503")]
-    Status503,
-    #[serde(rename = "504")]
-    Status504,
-    #[serde(rename = "529")]
-    Status529,
 }
 
 /// Closed: traffic flows. Open: none does. HalfOpen: a few requests show whether it works again.

@@ -50,6 +50,16 @@ fn no_file_of_a_kind_that_is_gone_is_left() {
 }
 
 #[test]
+fn the_schema_says_nothing_that_kubernetes_does_not_know() {
+    for crd in crds::all() {
+        let yaml = crds::to_yaml(&crd).unwrap();
+        for noise in ["nullable:", "- null", "format: uint"] {
+            assert!(!yaml.contains(noise), "{}: {noise}", file_name(&crd));
+        }
+    }
+}
+
+#[test]
 fn no_field_or_value_is_a_boolean_to_kubectl() {
     const BOOLEANS: [&str; 6] = ["on", "off", "yes", "no", "y", "n"];
     fn look(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {

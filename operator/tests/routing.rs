@@ -138,7 +138,7 @@ fn selector() -> Value {
 }
 
 fn keyed(secret: &str) -> Value {
-    json!({ "url": "http://10.0.0.1", "auth": { "bearer": { "name": secret, "key": "token" } } })
+    json!({ "url": "http://10.0.0.1", "auth": { "bearer": { "valueFrom": { "secretKeyRef": { "name": secret, "key": "token" } } } } })
 }
 
 fn instances(snapshot: &Snapshot) -> usize {

@@ -3,7 +3,7 @@
 //! they have changed.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use dataplane_protocol::{SetId, table::Route};
 
 use crate::{
     Form, Kind, Problem, Verdict,
-    route::{Parsed, created, parsed, resolved},
+    route::{Match, Parsed, created, parsed, resolved},
 };
 
 /// All routes of a namespace, the oldest first.
@@ -120,7 +120,7 @@ impl Routes {
     /// accepted.
     pub(crate) fn judge(&mut self, all: bool, endpoints: impl Fn(&str) -> bool) -> Vec<Judged> {
         let mut changed = Vec::new();
-        let mut taken: HashMap<Arc<Parsed>, Winner<'_>> = HashMap::new();
+        let mut taken = Taken::new();
         for ((_, created, name), candidate) in &mut self.by_age {
             let winner = Winner {
                 created: *created,
@@ -154,6 +154,9 @@ impl Routes {
     }
 }
 
+/// Which route takes the requests of a match.
+type Taken<'a> = HashMap<Arc<Match>, Winner<'a>>;
+
 #[derive(Clone, Copy)]
 struct Winner<'a> {
     created: Option<i64>,
@@ -161,17 +164,15 @@ struct Winner<'a> {
 }
 
 impl Candidate {
-    fn outcome<'a>(
-        &self,
-        taken: &mut HashMap<Arc<Parsed>, Winner<'a>>,
-        winner: Winner<'a>,
-    ) -> Outcome {
-        let mut take = |parsed: &Arc<Parsed>| match taken.entry(parsed.clone()) {
-            Entry::Occupied(other) => Err(conflict(*other.get(), winner)),
-            Entry::Vacant(free) => {
-                free.insert(winner);
-                Ok(parsed.clone())
+    fn outcome<'a>(&self, taken: &mut Taken<'a>, winner: Winner<'a>) -> Outcome {
+        let mut take = |parsed: &Arc<Parsed>| {
+            for (place, key) in parsed.keys.iter().enumerate() {
+                if let Some(other) = taken.get(key) {
+                    return Err(conflict(*other, winner, &parsed.field(place)));
+                }
             }
+            taken.extend(parsed.keys.iter().map(|key| (key.clone(), winner)));
+            Ok(parsed.clone())
         };
         let newest = self.newest.as_ref().map_err(Problem::clone);
         let problem = match newest.and_then(&mut take) {
@@ -212,15 +213,17 @@ impl Candidate {
     }
 }
 
-fn conflict(winner: Winner<'_>, loser: Winner<'_>) -> Problem {
+/// A route that has lost one of its matches is not used for the others either: one that takes a
+/// part of what it says it takes would be a riddle. `field` is the match that is lost.
+fn conflict(winner: Winner<'_>, loser: Winner<'_>, field: &str) -> Problem {
     let why = if winner.created == loser.created {
         "comes first by name"
     } else {
         "is older"
     };
     let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change match, or delete one",
+        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
         winner.name
     );
-    Problem::new(Reason::Conflicted, "spec.match", message)
+    Problem::new(Reason::Conflicted, field, message)
 }

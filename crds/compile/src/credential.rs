@@ -1,4 +1,4 @@
-//! What is sent to a backend to be let in. In: `spec.auth` and the Secrets of the namespace.
+//! Credentials sent to backends. In: `spec.auth` and the Secrets of the namespace.
 //! Out: one request header. No message ever holds a part of a value.
 
 use std::collections::BTreeMap;
@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crds::{
     Reason,
+    auth::{AuthSpec, ONE_KIND, SecretKeyRef, ValueSource},
     common::is_subdomain,
-    endpoint::{AuthSpec, SecretKeyRef},
 };
 use dataplane_protocol::{Secret, table::Credential};
 use http::HeaderName;
@@ -37,10 +37,7 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
         auth.header.is_some(),
     ];
     if kinds.iter().filter(|set| **set).count() != 1 {
-        return Err(Problem::invalid(
-            "spec.auth",
-            "set exactly one of bearer, basic, apiKey, header",
-        ));
+        return Err(Problem::invalid("spec.auth", ONE_KIND));
     }
     for (field, name) in auth.secrets() {
         if let Some(message) = not_a_secret_s(name) {
@@ -78,26 +75,27 @@ pub(crate) fn resolve(auth: Option<&AuthSpec>, facts: &Facts) -> Result<Credenti
     let Some(auth) = auth else {
         return Ok(Credential::None);
     };
-    if let Some(key) = &auth.bearer {
-        let value = header_value("spec.auth.bearer", key, facts)?;
+    if let Some(bearer) = &auth.bearer {
+        let value = header_value("spec.auth.bearer", &bearer.value_from, facts)?;
         Ok(header("authorization", format!("Bearer {value}")))
-    } else if let Some(secret) = &auth.basic {
+    } else if let Some(basic) = &auth.basic {
+        let secret = &basic.value_from.secret_ref;
         let username = basic_part(&secret.name, "username", facts)?;
         if username.contains(':') {
             let message = format!(
                 "key `username` of Secret `{}` holds a colon, which basic authentication cannot carry",
                 secret.name
             );
-            return Err(Problem::invalid("spec.auth.basic", message));
+            return Err(Problem::invalid(BASIC, message));
         }
         let password = basic_part(&secret.name, "password", facts)?;
         let pair = STANDARD.encode(format!("{username}:{password}"));
         Ok(header("authorization", format!("Basic {pair}")))
     } else if let Some(key) = &auth.api_key {
-        let value = header_value("spec.auth.apiKey", key, facts)?;
+        let value = header_value("spec.auth.apiKey", &key.value_from, facts)?;
         Ok(header("x-api-key", value.to_owned()))
     } else if let Some(custom) = &auth.header {
-        let value = header_value("spec.auth.header.valueFrom", &custom.value_from, facts)?;
+        let value = header_value("spec.auth.header", &custom.value_from, facts)?;
         Ok(header(&custom.name, value.to_owned()))
     } else {
         Ok(Credential::None)
@@ -111,16 +109,26 @@ fn header(name: &str, value: String) -> Credential {
     }
 }
 
+const BASIC: &str = "spec.auth.basic.valueFrom.secretRef";
+
 fn basic_part<'a>(secret: &str, key: &str, facts: &'a Facts) -> Result<&'a str, Problem> {
     let key = SecretKeyRef {
         name: secret.to_owned(),
         key: key.to_owned(),
     };
-    text("spec.auth.basic", &key, facts)
+    text(BASIC, &key, facts)
 }
 
-/// A value that can stand in a header as it is.
-fn header_value<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str, Problem> {
+/// A value that can be sent in a header as it is.
+fn header_value<'a>(
+    credential: &str,
+    source: &ValueSource,
+    facts: &'a Facts,
+) -> Result<&'a str, Problem> {
+    let (field, key) = (
+        &format!("{credential}.valueFrom.secretKeyRef"),
+        &source.secret_key_ref,
+    );
     let value = text(field, key, facts)?;
     let problem = |what: &str| {
         let message = format!("key `{}` of Secret `{}` {what}", key.key, key.name);
@@ -174,17 +182,20 @@ fn missing_key(key: &SecretKeyRef, secret: &BTreeMap<String, Secret>) -> String 
 
 #[cfg(test)]
 mod tests {
+    use crds::auth::ValueAuth;
+
     use super::*;
 
     fn bearer() -> AuthSpec {
         AuthSpec {
-            bearer: Some(SecretKeyRef {
-                name: "cloud".into(),
-                key: "token".into(),
+            bearer: Some(ValueAuth {
+                value_from: SecretKeyRef {
+                    name: "cloud".into(),
+                    key: "token".into(),
+                }
+                .as_source(),
             }),
-            basic: None,
-            api_key: None,
-            header: None,
+            ..AuthSpec::default()
         }
     }
 
@@ -231,7 +242,7 @@ mod tests {
         let problem = sent("se\u{fffd}cret").unwrap_err();
         assert_eq!(
             problem.to_string(),
-            "spec.auth.bearer: key `token` of Secret `cloud` is not UTF-8 text"
+            "spec.auth.bearer.valueFrom.secretKeyRef: key `token` of Secret `cloud` is not UTF-8 text"
         );
     }
 
@@ -253,7 +264,7 @@ mod tests {
         assert_eq!(problem.reason, Reason::SecretNotFound);
         assert_eq!(
             problem.to_string(),
-            "spec.auth.bearer: Secret `cloud` has no key `token`; it has `tokn`"
+            "spec.auth.bearer.valueFrom.secretKeyRef: Secret `cloud` has no key `token`; it has `tokn`"
         );
     }
 }

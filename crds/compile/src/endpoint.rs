@@ -19,7 +19,7 @@ use crate::{
     Facts, Kind, Problem, Verdict, credential,
     duration::{millis, millis_from},
     instances,
-    labels::LabelIndex,
+    labels::{LabelIndex, well_formed},
     nearest::nearest,
     profile, url,
 };
@@ -103,7 +103,7 @@ pub(crate) fn compile(
 }
 
 fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a str> {
-    let mut secrets = spec.auth.iter().flat_map(crds::endpoint::AuthSpec::secrets);
+    let mut secrets = spec.auth.iter().flat_map(crds::auth::AuthSpec::secrets);
     let unlisted = |name: &str| facts.unlisted.secrets.contains(name);
     secrets
         .find(|(_, name)| unlisted(name))
@@ -170,11 +170,14 @@ impl<'a> Target<'a> {
                 .map(Self::Url)
                 .map_err(|error| Problem::invalid("spec.url", error.to_string())),
             (None, Some(service), None) => Ok(Self::Service(service)),
-            (None, None, Some(pods)) if pods.match_labels.is_empty() => Err(Problem::invalid(
-                "spec.podSelector.matchLabels",
-                "name at least one label, or every pod would be a backend",
+            (None, None, Some(pods)) if pods.selector.is_empty() => Err(Problem::invalid(
+                "spec.podSelector",
+                "set matchLabels or matchExpressions, or every pod would be a backend",
             )),
-            (None, None, Some(pods)) => Ok(Self::Pods(pods)),
+            (None, None, Some(pods)) => {
+                well_formed("spec.podSelector", &pods.selector)?;
+                Ok(Self::Pods(pods))
+            }
             _ => Err(Problem::invalid(
                 "spec",
                 "set exactly one of url, service, podSelector",

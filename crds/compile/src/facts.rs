@@ -73,8 +73,10 @@ pub struct PodFact {
     pub labels: BTreeMap<String, String>,
     /// Empty until assigned.
     pub ip: String,
-    /// The pod's `Ready` condition, and no deletion timestamp.
+    /// The pod's `Ready` condition, no deletion timestamp, and not ended.
     pub ready: bool,
+    /// TCP ports of its containers by name.
+    pub ports: BTreeMap<String, u16>,
 }
 
 impl PodFact {

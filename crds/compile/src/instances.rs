@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use crds::{
-    Reason,
+    Port, Reason,
     endpoint::{PodSelectorTarget, ServiceTarget},
 };
 use dataplane_protocol::{
@@ -46,12 +46,22 @@ pub(crate) fn of_service(
     };
     if let Some(name) = &service.external_name {
         let message = format!(
-            "Service `{}` is of type ExternalName and has no pods; use url: http://{name}:{}",
-            target.name, target.port
+            "Service `{}` is of type ExternalName and has no pods; use url: http://{name}{}",
+            target.name,
+            match &target.port {
+                Port::Number(number) => format!(":{number}"),
+                Port::Name(_) => String::new(),
+            }
         );
         return Err(Problem::invalid("spec.service.name", message));
     }
-    let named = |port: &&ServicePort| port.port == target.port && port.tcp;
+    let named = |port: &&ServicePort| {
+        let same = match &target.port {
+            Port::Number(number) => port.port == *number,
+            Port::Name(name) => port.name == *name,
+        };
+        same && port.tcp
+    };
     let Some(port) = service.ports.iter().find(named) else {
         return Err(Problem::new(
             Reason::ServiceNotFound,
@@ -60,15 +70,52 @@ pub(crate) fn of_service(
         ));
     };
     let mut found = BTreeMap::new();
-    for slice in &service.slices {
-        let Some(target_port) = slice.ports.get(&port.name) else {
-            continue;
-        };
-        for address in slice.addresses.iter().filter(|address| address.ready) {
-            keep_preferred(&mut found, endpoint, address, *target_port);
+    for ((id, ip), seen) in addresses(endpoint, service, &port.name) {
+        if seen.ready {
+            keep_preferred(&mut found, instance(id, ip, seen.port));
         }
     }
     Ok(found.into_values().collect())
+}
+
+/// What slices say of one address.
+struct Seen {
+    port: u16,
+    ready: bool,
+}
+
+/// All addresses behind the Service's port of this name. While slices are rebalanced, an address
+/// may be in two of them, one out of date: it is ready if both say so.
+fn addresses<'a>(
+    endpoint: &str,
+    service: &'a ServiceFact,
+    port: &str,
+) -> BTreeMap<(InstanceId, &'a str), Seen> {
+    let mut all: BTreeMap<_, Seen> = BTreeMap::new();
+    for slice in &service.slices {
+        let Some(port) = slice.ports.get(port).copied() else {
+            continue;
+        };
+        for address in &slice.addresses {
+            let ready = address.ready;
+            let key = (id_of(endpoint, address, port), address.ip.as_str());
+            let seen = all.entry(key).or_insert(Seen { port, ready });
+            seen.ready &= ready;
+            seen.port = seen.port.min(port);
+        }
+    }
+    all
+}
+
+/// By its pod, where there is one. Other addresses are known by their port, too: one machine may
+/// run several servers.
+fn id_of(endpoint: &str, address: &SliceAddress, port: u16) -> InstanceId {
+    let id = match &address.pod {
+        Some(pod) => format!("{endpoint}/{pod}"),
+        None if address.ip.contains(':') => format!("{endpoint}/[{}]:{port}", address.ip),
+        None => format!("{endpoint}/{}:{port}", address.ip),
+    };
+    InstanceId::new(id)
 }
 
 /// Pods that can be used, for [`of_pods`].
@@ -82,7 +129,7 @@ pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
     index
 }
 
-/// The pods among `usable` that have the labels.
+/// The pods among `usable` that are selected.
 pub(crate) fn of_pods(
     endpoint: &str,
     target: &PodSelectorTarget,
@@ -90,27 +137,41 @@ pub(crate) fn of_pods(
     usable: &LabelIndex<'_>,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
-    let found = usable.matching(&target.match_labels).filter_map(|name| {
-        let pod = facts.pods.get(name)?;
-        of_pod(endpoint, target, name, pod)
-    });
-    Ok(found.collect())
+    let mut any = false;
+    let mut found = Vec::new();
+    for name in usable.matching(&target.selector) {
+        any = true;
+        let pod = facts.pods.get(name);
+        found.extend(pod.and_then(|pod| of_pod(endpoint, target, name, pod)));
+    }
+    if found.is_empty() && any {
+        return Err(Problem::new(
+            Reason::PortNotFound,
+            "spec.podSelector.port",
+            format!(
+                "no selected pod has a TCP container port named `{}`",
+                target.port
+            ),
+        ));
+    }
+    Ok(found)
 }
 
-/// A pod as an instance, if it can be used and has the labels.
+/// A pod as an instance, if it is selected and can be used.
 pub(crate) fn of_pod(
     endpoint: &str,
     target: &PodSelectorTarget,
     name: &str,
     pod: &PodFact,
 ) -> Option<Instance> {
-    (pod.is_usable() && selects(target, pod))
-        .then(|| instance(endpoint, name, &pod.ip, target.port))
-}
-
-pub(crate) fn selects(target: &PodSelectorTarget, pod: &PodFact) -> bool {
-    let mut wanted = target.match_labels.iter();
-    wanted.all(|(key, value)| pod.labels.get(key) == Some(value))
+    if !pod.is_usable() || !target.selector.matches(&pod.labels) {
+        return None;
+    }
+    let port = match &target.port {
+        Port::Number(number) => *number,
+        Port::Name(port) => *pod.ports.get(port)?,
+    };
+    Some(instance(id_of_pod(endpoint, name), &pod.ip, port))
 }
 
 /// What [`of_pod`] calls it.
@@ -125,16 +186,20 @@ fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {
     Err(Problem::new(
         Reason::ClusterRequired,
         field,
-        "can only be found out inside a cluster; use url outside a cluster",
+        "can only be resolved inside a cluster; use url instead",
     ))
 }
 
 fn missing_port(target: &ServiceTarget, service: &ServiceFact) -> String {
     let tcp = service.ports.iter().filter(|port| port.tcp);
-    let mut ports: Vec<_> = tcp.map(|port| port.port).collect();
+    let mut ports: Vec<_> = tcp.map(|port| (port.port, port.name.as_str())).collect();
     ports.sort_unstable();
     ports.dedup();
-    let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+    let in_words = |(number, name): &(u16, &str)| match *name {
+        "" => number.to_string(),
+        name => format!("{number} ({name})"),
+    };
+    let ports: Vec<_> = ports.iter().map(in_words).collect();
     let has = if ports.is_empty() {
         "it has none".to_owned()
     } else {
@@ -149,14 +214,7 @@ fn missing_port(target: &ServiceTarget, service: &ServiceFact) -> String {
 /// A pod of a dual-stack cluster has an address in two slices but is one instance: IPv4 wins,
 /// since it works from more places, then the smaller text, so that the result does not depend
 /// on the order of slices.
-fn keep_preferred(
-    found: &mut BTreeMap<InstanceId, Instance>,
-    endpoint: &str,
-    address: &SliceAddress,
-    port: u16,
-) {
-    let name = address.pod.as_deref().unwrap_or(&address.ip);
-    let new = instance(endpoint, name, &address.ip, port);
+fn keep_preferred(found: &mut BTreeMap<InstanceId, Instance>, new: Instance) {
     let rank = |it: &Instance| {
         (
             it.host.parse::<Ipv4Addr>().is_err(),
@@ -172,9 +230,9 @@ fn keep_preferred(
     }
 }
 
-fn instance(endpoint: &str, name: &str, ip: &str, port: u16) -> Instance {
+fn instance(id: InstanceId, ip: &str, port: u16) -> Instance {
     Instance {
-        id: id_of_pod(endpoint, name),
+        id,
         scheme: Scheme::Http,
         host: ip.to_owned(),
         port,
@@ -214,7 +272,7 @@ mod tests {
         };
         let target = ServiceTarget {
             name: "s".into(),
-            port: 80,
+            port: Port::Number(80),
         };
         of_service("e", &target, &facts)
             .unwrap()
@@ -236,12 +294,29 @@ mod tests {
     }
 
     #[test]
-    fn addresses_without_a_pod_are_known_by_ip() {
-        let slices = vec![slice("10.0.0.9", None, 1), slice("10.0.0.8", None, 1)];
+    fn addresses_without_a_pod_are_known_by_ip_and_port() {
+        let slices = vec![
+            slice("10.0.0.9", None, 8001),
+            slice("10.0.0.9", None, 8000),
+            slice("fd00::7", None, 8000),
+        ];
         assert_eq!(
             resolve(slices),
-            ["e/10.0.0.8 10.0.0.8:1", "e/10.0.0.9 10.0.0.9:1"]
+            [
+                "e/10.0.0.9:8000 10.0.0.9:8000",
+                "e/10.0.0.9:8001 10.0.0.9:8001",
+                "e/[fd00::7]:8000 fd00::7:8000",
+            ]
         );
+    }
+
+    #[test]
+    fn a_pod_that_one_slice_calls_unready_is_left_out() {
+        let ready = slice("10.0.0.7", Some("p"), 8000);
+        let mut stale = ready.clone();
+        stale.addresses[0].ready = false;
+        assert!(resolve(vec![ready.clone(), stale.clone()]).is_empty());
+        assert!(resolve(vec![stale, ready]).is_empty());
     }
 
     #[test]

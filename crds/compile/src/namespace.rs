@@ -23,7 +23,6 @@ use crate::{
     candidates::Routes,
     facts::{PodFact, ServiceFact, ServicePort, SliceFact, Unlisted},
     form::{Changed, Forms},
-    instances::selects,
     uses::{Used, Uses},
     verdict::Verdicts,
 };
@@ -316,7 +315,7 @@ impl Namespace {
     fn selects(&self, endpoint: &str, pod: &PodFact) -> bool {
         let mut targets = (self.endpoints.of(endpoint))
             .filter_map(|endpoint| endpoint.spec.pod_selector.as_ref());
-        targets.any(|target| selects(target, pod))
+        targets.any(|target| target.selector.matches(&pod.labels))
     }
 
     /// Whether some endpoint's target is this Service.

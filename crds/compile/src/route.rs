@@ -2,11 +2,7 @@
 
 mod policy;
 
-use std::{
-    collections::BTreeSet,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     LabelSelector, OllaRoute, Reason,
@@ -17,28 +13,26 @@ use dataplane_protocol::{
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Problem, sets, verdict::some_of};
+use crate::{Problem, labels::well_formed, sets, verdict::some_of};
 
 /// A route that makes sense by itself.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) route: Arc<Route>,
-    key: Match,
+    /// One for each of its matches, in their order.
+    pub(crate) keys: Vec<Arc<Match>>,
+    /// The spec names no match.
+    fits_all: bool,
     pub(crate) selector: Option<LabelSelector>,
 }
 
-/// By what makes two routes take the same requests.
-impl PartialEq for Parsed {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl Eq for Parsed {}
-
-impl Hash for Parsed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key.hash(state);
+impl Parsed {
+    /// Field of the match at this place.
+    pub(crate) fn field(&self, place: usize) -> String {
+        if self.fits_all {
+            return "spec.matches".to_owned();
+        }
+        matches_at(place)
     }
 }
 
@@ -48,9 +42,9 @@ pub(crate) fn created(route: &OllaRoute) -> Option<i64> {
     created.map(|time| time.0.as_second())
 }
 
-/// What makes two routes take the same requests.
+/// What makes two matches fit the same requests.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Match {
+pub(crate) struct Match {
     path_prefix: Option<String>,
     models: BTreeSet<String>,
     headers: BTreeSet<(String, String)>,
@@ -75,10 +69,15 @@ pub(crate) fn parsed(object: &OllaRoute) -> Result<Parsed, Problem> {
     let route = parse(object)?;
     let endpoints = object.spec.endpoints.as_ref();
     Ok(Parsed {
-        key: Match::of(&route.matches),
+        keys: (route.matches.iter().map(|one| Arc::new(Match::of(one)))).collect(),
+        fits_all: object.spec.matches.is_empty(),
         selector: endpoints.and_then(|it| it.selector.clone()),
         route: Arc::new(route),
     })
+}
+
+fn matches_at(place: usize) -> String {
+    format!("spec.matches[{place}]")
 }
 
 fn parse(object: &OllaRoute) -> Result<Route, Problem> {
@@ -86,7 +85,7 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     Ok(Route {
         id: RouteId::from(name_of(object)),
         created: created(object),
-        matches: matches(spec.matches.as_ref())?,
+        matches: matches(&spec.matches)?,
         endpoints: Selection {
             priority_order: match spec.priority_order {
                 PriorityOrderSpec::LowestFirst => PriorityOrder::LowestFirst,
@@ -105,17 +104,27 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     })
 }
 
-fn matches(spec: Option<&crds::route::RouteMatch>) -> Result<RouteMatch, Problem> {
-    let Some(spec) = spec else {
-        return Ok(RouteMatch::default());
-    };
-    let path_prefix = spec.path_prefix.as_deref().map(path_prefix).transpose()?;
+/// As many as there are in `spec`, in its order; where there is none, the one that fits all.
+fn matches(spec: &[crds::route::RouteMatch]) -> Result<Vec<RouteMatch>, Problem> {
+    if spec.is_empty() {
+        return Ok(vec![RouteMatch::default()]);
+    }
+    let all = spec.iter().enumerate();
+    all.map(|(at, one)| one_match(&matches_at(at), one))
+        .collect()
+}
+
+fn one_match(field: &str, spec: &crds::route::RouteMatch) -> Result<RouteMatch, Problem> {
+    let path_prefix = spec.path_prefix.as_deref();
+    let path_prefix = path_prefix
+        .map(|text| self::path_prefix(field, text))
+        .transpose()?;
     let mut headers: Vec<HeaderMatch> = Vec::new();
     for (at, header) in spec.headers.iter().enumerate() {
         let name = header.name.to_ascii_lowercase();
         if headers.iter().any(|seen| seen.name == name) {
             return Err(Problem::invalid(
-                &format!("spec.match.headers[{at}].name"),
+                &format!("{field}.headers[{at}].name"),
                 format!("`{}` is named twice, so no request could fit", header.name),
             ));
         }
@@ -133,10 +142,10 @@ fn matches(spec: Option<&crds::route::RouteMatch>) -> Result<RouteMatch, Problem
 }
 
 /// Without the trailing slash that whole segments do not need; `/` alone restricts nothing.
-fn path_prefix(text: &str) -> Result<Option<String>, Problem> {
+fn path_prefix(field: &str, text: &str) -> Result<Option<String>, Problem> {
     if !text.starts_with('/') || text.contains(['?', '#']) {
         return Err(Problem::invalid(
-            "spec.match.pathPrefix",
+            &format!("{field}.pathPrefix"),
             format!("`{text}` is not a path; write it like /olla/openai"),
         ));
     }
@@ -156,6 +165,9 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
             "spec.endpoints",
             "set refs, selector or both; leave endpoints out to use all",
         ));
+    }
+    if let Some(selector) = &spec.selector {
+        well_formed("spec.endpoints.selector", selector)?;
     }
     let mut named = BTreeSet::new();
     for (at, reference) in spec.refs.iter().enumerate() {

@@ -22,11 +22,11 @@ pub(crate) fn all() -> SetId {
 
 /// The same for equal selectors and for no others, whatever their labels hold.
 pub(crate) fn of(selector: &LabelSelector) -> SetId {
-    if selector.match_labels.is_empty() {
+    if selector.is_empty() {
         return all();
     }
-    // Strings by strings: their JSON cannot fail.
-    SetId::from(serde_json::to_string(&selector.match_labels).unwrap_or_default())
+    // Of strings alone: its JSON cannot fail.
+    SetId::from(serde_json::to_string(selector).unwrap_or_default())
 }
 
 impl<'a> Endpoints<'a> {
@@ -63,7 +63,7 @@ impl<'a> Endpoints<'a> {
     }
 
     fn matching(&self, selector: &LabelSelector) -> Vec<EndpointId> {
-        let names = self.index.matching(&selector.match_labels);
+        let names = self.index.matching(selector);
         names.map(EndpointId::from).collect()
     }
 }
@@ -80,10 +80,16 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
             of(&LabelSelector {
                 match_labels: labels.collect(),
+                ..LabelSelector::default()
             })
         };
         assert_ne!(of(&[("a", "1,b=2")]), of(&[("a", "1"), ("b", "2")]));
         assert_eq!(of(&[("b", "2"), ("a", "1")]), of(&[("a", "1"), ("b", "2")]));
         assert_eq!(of(&[]), all());
+        let exists: LabelSelector = serde_json::from_value(serde_json::json!({
+            "matchExpressions": [{ "key": "a", "operator": "Exists" }]
+        }))
+        .unwrap();
+        assert!(![all(), of(&[("a", "1")])].contains(&super::of(&exists)));
     }
 }

@@ -97,12 +97,12 @@ fn uses_of(spec: &LlmEndpointSpec) -> Vec<Used> {
     }
     if let Some(target) = &spec.pod_selector {
         // Any label will do: a pod that fits has them all.
-        let label = target.match_labels.first_key_value();
+        let label = target.selector.match_labels.first_key_value();
         uses.push(label.map_or(Used::AnyPod, |(key, value)| {
             Used::Label(key.clone(), value.clone())
         }));
     }
-    let secrets = spec.auth.iter().flat_map(crds::endpoint::AuthSpec::secrets);
+    let secrets = spec.auth.iter().flat_map(crds::auth::AuthSpec::secrets);
     uses.extend(secrets.map(|(_, name)| Used::Secret(name.to_owned())));
     uses
 }

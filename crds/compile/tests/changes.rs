@@ -103,21 +103,24 @@ fn endpoint() -> impl Strategy<Value = Value> {
         json!({ "service": { "name": "s0", "port": 80 } }),
         json!({ "service": { "name": "s1", "port": 80 } }),
         json!({ "podSelector": { "matchLabels": { "app": "a" }, "port": 80 } }),
-        json!({ "podSelector": { "matchLabels": { "app": "b", "z": "z" }, "port": 80 } }),
+        json!({ "podSelector": { "matchLabels": { "app": "b", "z": "z" }, "port": "http" } }),
+        json!({ "podSelector": { "port": "http",
+            "matchExpressions": [{ "key": "z", "operator": "DoesNotExist" }] } }),
         json!({ "podSelector": { "matchLabels": { "app": "b" }, "port": 80 },
-            "auth": { "bearer": { "name": "k0", "key": "key" } } }),
-        json!({ "url": "http://x", "auth": { "bearer": { "name": "k1", "key": "key" } } }),
+            "auth": { "bearer": { "valueFrom": { "secretKeyRef": { "name": "k0", "key": "key" } } } } }),
+        json!({ "url": "http://x", "auth": { "bearer": { "valueFrom": { "secretKeyRef": { "name": "k1", "key": "key" } } } } }),
     ])
 }
 
 fn route() -> impl Strategy<Value = Value> {
     prop::sample::select(vec![
         json!({}),
-        json!({ "match": { "pathPrefix": "/x" } }),
-        json!({ "match": { "pathPrefix": "/x/" }, "endpoints": { "refs": [{ "name": "e0" }] } }),
-        json!({ "match": { "pathPrefix": "/y" }, "endpoints": { "refs": [{ "name": "e1" }] } }),
-        json!({ "match": { "pathPrefix": "no path" } }),
-        json!({ "match": { "pathPrefix": "/z" },
+        json!({ "matches": [{ "pathPrefix": "/x" }] }),
+        json!({ "matches": [{ "pathPrefix": "/x/" }], "endpoints": { "refs": [{ "name": "e0" }] } }),
+        json!({ "matches": [{ "pathPrefix": "/y" }, { "pathPrefix": "/x" }],
+            "endpoints": { "refs": [{ "name": "e1" }] } }),
+        json!({ "matches": [{ "pathPrefix": "no path" }] }),
+        json!({ "matches": [{ "pathPrefix": "/z" }, { "pathPrefix": "/z" }],
             "endpoints": { "selector": { "matchLabels": { "tier": "gold" } } } }),
     ])
 }
@@ -164,6 +167,7 @@ fn pod() -> impl Strategy<Value = PodFact> {
                 format!("10.1.0.{at}")
             },
             ready,
+            ports: z.then(|| ("http".into(), 8080)).into_iter().collect(),
         }
     })
 }

@@ -42,7 +42,7 @@ spec:
 #[test]
 fn files_become_tables_per_namespace() {
     let text = format!(
-        "{ENDPOINT}  auth:\n    bearer: {{name: s, key: token}}\n---\n\
+        "{ENDPOINT}  auth:\n    bearer: {{ valueFrom: {{ secretKeyRef: {{ name: s, key: token }} }} }}\n---\n\
          apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\ndata: {{token: aHVudGVyMg==}}\n---\n\
          {}",
         ENDPOINT.replace("name: a", "name: a\n  namespace: other")

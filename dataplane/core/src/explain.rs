@@ -11,6 +11,9 @@ use crate::pick::{Decision, Refusal};
 pub struct Explanation {
     /// Absent when no route takes the request.
     pub route: Option<RouteId>,
+    /// Which of the route's matches fits, from 0, where it has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matched: Option<usize>,
     /// All instances of the route, in order of tier.
     pub candidates: Vec<CandidateView>,
     /// Absent when nobody would be picked.
@@ -44,6 +47,7 @@ impl Explanation {
     pub fn without_backend(refusal: Option<&'static str>, note: String) -> Self {
         Self {
             route: None,
+            matched: None,
             candidates: Vec::new(),
             decision: None,
             refusal,
@@ -56,7 +60,8 @@ impl Explanation {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(route) = &self.route {
-            lines.push(format!("route {route}"));
+            let matched = self.matched.map(|at| format!(", by matches[{at}]"));
+            lines.push(format!("route {route}{}", matched.unwrap_or_default()));
         } else if self.refusal == Some(Refusal::NoRoute.reason()) {
             lines.push("no route takes this request".to_owned());
         }

@@ -30,7 +30,7 @@ use crate::{
     plan::{Plan, Turns},
     retry::{self, Budget},
     rng::Rng,
-    route::{self, Query},
+    route::{Query, Rules},
     time::Mono,
 };
 
@@ -47,6 +47,8 @@ pub struct Fleet {
     uses: Vec<Vec<Use>>,
     /// In order of precedence, as the table's routes.
     plans: Vec<Plan>,
+    /// Which of `plans` takes a request.
+    rules: Rules,
     /// As `plans`: what changes with each request.
     live: Vec<Live>,
     catalogue: Catalogue,
@@ -86,6 +88,7 @@ impl Fleet {
             agenda: BTreeSet::new(),
             uses: Vec::new(),
             plans: Vec::new(),
+            rules: Rules::default(),
             live: Vec::new(),
             catalogue: Catalogue::default(),
             absent: HashMap::new(),
@@ -263,7 +266,7 @@ impl Fleet {
     }
 
     fn find_route(&self, query: &Query<'_>) -> Option<usize> {
-        route::find(self.plans.iter().map(|plan| &plan.route), query)
+        self.rules.find(query).map(|found| found.route)
     }
 
     fn attempt(

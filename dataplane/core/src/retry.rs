@@ -63,7 +63,7 @@ pub(crate) fn wanted(policy: &FailoverPolicy, cause: Cause, attempts: usize) -> 
             Cause::ConnectFailure | Cause::ConnectTimeout => on.connect_failure,
             Cause::Reset | Cause::Unhealthy => on.reset,
             Cause::FirstTokenTimeout => on.first_token_timeout,
-            Cause::Status(status) => on.statuses.contains(&status),
+            Cause::Status(status) => on.status(status),
         }
 }
 
@@ -96,16 +96,22 @@ mod tests {
             statuses: vec![502, 503],
             ..FailoverOn::default()
         });
+        let class = policy(FailoverOn {
+            classes: vec![5],
+            ..FailoverOn::default()
+        });
         for (cause, expected) in [
-            (Cause::ConnectFailure, [true, false, false, false]),
-            (Cause::ConnectTimeout, [true, false, false, false]),
-            (Cause::Reset, [false, true, false, false]),
-            (Cause::Unhealthy, [false, true, false, false]),
-            (Cause::FirstTokenTimeout, [false, false, true, false]),
-            (Cause::Status(503), [false, false, false, true]),
-            (Cause::Status(500), [false, false, false, false]),
+            (Cause::ConnectFailure, [true, false, false, false, false]),
+            (Cause::ConnectTimeout, [true, false, false, false, false]),
+            (Cause::Reset, [false, true, false, false, false]),
+            (Cause::Unhealthy, [false, true, false, false, false]),
+            (Cause::FirstTokenTimeout, [false, false, true, false, false]),
+            (Cause::Status(503), [false, false, false, true, true]),
+            (Cause::Status(500), [false, false, false, false, true]),
+            (Cause::Status(408), [false, false, false, false, false]),
         ] {
-            let got = [&connect, &reset, &token, &status].map(|policy| wanted(policy, cause, 1));
+            let got =
+                [&connect, &reset, &token, &status, &class].map(|policy| wanted(policy, cause, 1));
             assert_eq!(got, expected, "{cause:?}");
         }
         assert!(wanted(&connect, Cause::ConnectFailure, 2));

@@ -1,5 +1,5 @@
-//! Which route takes a request. In: what the client asked. Out: the first route, in order of
-//! precedence, whose match fits.
+//! Which route takes a request. In: what the client asked. Out: the first match, in order of
+//! precedence over the matches of all routes, that fits, and the route that it belongs to.
 
 use std::{fmt, sync::Arc};
 
@@ -36,12 +36,55 @@ impl fmt::Debug for Query<'_> {
     }
 }
 
-/// Place in `routes` of the one that takes the request.
-pub(crate) fn find<'r>(
-    mut routes: impl Iterator<Item = &'r Arc<Route>>,
-    query: &Query<'_>,
-) -> Option<usize> {
-    routes.position(|route| fits(&route.matches, query))
+/// The matches of all routes in the order in which they are tried. A route with several matches
+/// stands in it several times: a request that two routes could take goes by the match that fits,
+/// not by what else its route takes.
+#[derive(Debug, Default)]
+pub(crate) struct Rules(Vec<Rule>);
+
+#[derive(Clone, Debug)]
+struct Rule {
+    route: Arc<Route>,
+    found: Found,
+}
+
+/// What takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Place in the list of routes.
+    pub(crate) route: usize,
+    /// Place among the route's matches.
+    pub(crate) matched: usize,
+}
+
+impl Rules {
+    pub(crate) fn of<'r>(routes: impl Iterator<Item = &'r Arc<Route>>) -> Self {
+        let mut rules: Vec<_> = routes
+            .enumerate()
+            .flat_map(|(place, route)| {
+                let matches = route.matches.iter().enumerate();
+                matches.map(move |(matched, one)| {
+                    let found = Found {
+                        route: place,
+                        matched,
+                    };
+                    let route = route.clone();
+                    (route.precedence_of(one), Rule { route, found })
+                })
+            })
+            .collect();
+        // Stable: equal matches of one route stay as they were written.
+        rules.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self(rules.into_iter().map(|(_, rule)| rule).collect())
+    }
+
+    pub(crate) fn find(&self, query: &Query<'_>) -> Option<Found> {
+        let fits = |rule: &&Rule| {
+            let one = rule.route.matches.get(rule.found.matched);
+            one.is_some_and(|one| fits(one, query))
+        };
+        self.0.iter().find(fits).map(|rule| rule.found)
+    }
 }
 
 /// Whether backends of this type can be asked: its prefixes and dialects against the request's.

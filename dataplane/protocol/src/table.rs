@@ -196,8 +196,8 @@ pub struct Route {
     /// whose matches are equally specific the oldest comes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<i64>,
-    #[serde(rename = "match")]
-    pub matches: RouteMatch,
+    /// It takes a request that fits any of them; at least one.
+    pub matches: Vec<RouteMatch>,
     /// See [`RoutingTable::targets`].
     pub endpoints: Selection,
     pub balancer: Balancer,
@@ -207,26 +207,36 @@ pub struct Route {
     pub timeouts: Timeouts,
 }
 
-/// The order of routes; see [`Route::precedence`].
-pub type Precedence = (
-    (Reverse<usize>, bool, Reverse<usize>),
-    (bool, Option<i64>),
-    RouteId,
-);
+/// Smaller is more specific; see [`RouteMatch::specificity`].
+pub type Specificity = (Reverse<usize>, bool, Reverse<usize>);
+
+/// The order of matches, and of routes by their first; see [`Route::precedence_of`].
+pub type Precedence = (Specificity, (bool, Option<i64>), RouteId);
 
 impl Route {
-    /// Smaller comes first: the more specific match, then the older object (one that no cluster
-    /// dated is younger than all that one did), then the name. It depends on nothing but the
-    /// route, so that a route that comes or goes changes no other.
+    /// Of its most specific match.
     pub fn precedence(&self) -> Precedence {
+        let all = self.matches.iter().map(RouteMatch::specificity);
+        let first = all.min();
+        self.precedence_at(first.unwrap_or_else(|| RouteMatch::default().specificity()))
+    }
+
+    /// Of one of its matches. Smaller comes first: the more specific match, then the older object
+    /// (one that no cluster dated is younger than all that one did), then the name. It depends on
+    /// nothing but the route, so that a route that comes or goes changes no other.
+    pub fn precedence_of(&self, one: &RouteMatch) -> Precedence {
+        self.precedence_at(one.specificity())
+    }
+
+    fn precedence_at(&self, specificity: Specificity) -> Precedence {
         let age = (self.created.is_none(), self.created);
-        (self.matches.specificity(), age, self.id.clone())
+        (specificity, age, self.id.clone())
     }
 }
 
 impl RouteMatch {
     /// Smaller comes first. Of two prefixes that fit one path, the longer text has more segments.
-    fn specificity(&self) -> (Reverse<usize>, bool, Reverse<usize>) {
+    fn specificity(&self) -> Specificity {
         (
             Reverse(self.path_prefix.as_ref().map_or(0, String::len)),
             self.models.is_empty(),
@@ -287,6 +297,15 @@ pub struct FailoverOn {
     pub first_token_timeout: bool,
     /// Sorted.
     pub statuses: Vec<u16>,
+    /// First digits of whole classes of statuses, sorted: 5 for all from 500 to 599.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<u16>,
+}
+
+impl FailoverOn {
+    pub fn status(&self, status: u16) -> bool {
+        self.statuses.contains(&status) || self.classes.contains(&(status / 100))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

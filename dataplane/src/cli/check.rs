@@ -5,7 +5,7 @@ use std::{fmt::Write as _, process::ExitCode};
 use anyhow::Result;
 use dataplane_protocol::{
     RoutingTable,
-    table::{Balancer, Endpoint, Scheme},
+    table::{Balancer, Endpoint, RouteMatch, Scheme},
 };
 
 use super::{FileArgs, complain, say};
@@ -39,20 +39,33 @@ pub(super) fn check(args: &FileArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Empty for a match that fits every request.
+fn in_words(matches: &RouteMatch) -> String {
+    let mut words = Vec::new();
+    if let Some(prefix) = &matches.path_prefix {
+        words.push(format!("path {prefix}"));
+    }
+    if !matches.models.is_empty() {
+        words.push(format!("models {}", matches.models.join(" or ")));
+    }
+    let headers = matches.headers.iter();
+    words.extend(headers.map(|header| format!("header {}: {}", header.name, header.value)));
+    words.join(", ")
+}
+
 fn describe(understood: &Understood) -> String {
     let table = &understood.compiled.table;
     let mut text = format!("namespace {}\n", understood.namespace);
     // Writing to a String cannot fail.
     for route in &table.routes {
         let _ = write!(text, "\nroute {}", route.id);
-        if let Some(prefix) = &route.matches.path_prefix {
-            let _ = write!(text, ", path {prefix}");
-        }
-        if !route.matches.models.is_empty() {
-            let _ = write!(text, ", models {}", route.matches.models.join(" or "));
-        }
-        for header in &route.matches.headers {
-            let _ = write!(text, ", header {}: {}", header.name, header.value);
+        let matches: Vec<_> = route.matches.iter().map(in_words).collect();
+        let one = matches.iter().all(String::is_empty);
+        let mut joint = if one { "" } else { ", " };
+        for words in matches.iter().filter(|_| !one) {
+            let words = if words.is_empty() { "any" } else { words };
+            let _ = write!(text, "{joint}{words}");
+            joint = "; or ";
         }
         let how = match route.balancer {
             Balancer::Priority => "in this order, best first",

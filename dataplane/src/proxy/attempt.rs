@@ -210,6 +210,8 @@ pub(super) fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
             retry_after: after.and_then(seconds),
         },
         500.. => Outcome::Failure(Failure::Status(status)),
+        // The client's fault, says HTTP; a route may think that another endpoint differs.
+        400.. => Outcome::Success,
         _ => return None,
     };
     Some((Cause::Status(status), outcome))

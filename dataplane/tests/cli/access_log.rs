@@ -13,8 +13,10 @@ fn serving(environment: &[(&str, &str)], args: &[&str], files: &Files) -> Servin
         "apiVersion: v1\nkind: Secret\nmetadata: {{ name: keys }}\n\
          stringData: {{ token: {KEY}-of-the-backend }}\n---\n"
     );
-    let guarded = endpoint("a", &backend.url(), 1)
-        .replace("---", "  auth: { bearer: { name: keys, key: token } }\n---");
+    let guarded = endpoint("a", &backend.url(), 1).replace(
+        "---",
+        "  auth: { bearer: {valueFrom: {secretKeyRef: {name: keys, key: token}}} }\n---",
+    );
     let path = files.write("a.yaml", &(secret + &guarded));
     let plane = Serving::start_in(environment, &[&["-f", &path], args].concat());
     wait_for("models are listed", || plane.chat("other") == "404");

@@ -140,6 +140,24 @@ async fn a_500_is_the_clients_to_see_unless_the_route_says_otherwise() {
 }
 
 #[tokio::test]
+async fn a_route_may_fail_over_on_any_status_or_class() {
+    let (a, b) = pair().await;
+    for (status, causes, expected) in [
+        (408, "[408]", "b"),
+        (408, "[5xx]", "a"),
+        (404, "[4xx]", "b"),
+        (520, "[Reset, 5xx]", "b"),
+    ] {
+        a.answer(Reply::status(status));
+        let yaml = Yaml::tiers(&[("a", &a), ("b", &b)]);
+        let yaml = yaml.route(&format!("failover: {{ causes: {causes} }}"));
+        let plane = yaml.start().await;
+        let answer = plane.chat("m").await;
+        assert_eq!(answer.endpoint(), expected, "{status} with {causes}");
+    }
+}
+
+#[tokio::test]
 async fn no_more_attempts_are_made_than_the_route_allows() {
     let (a, b) = pair().await;
     let c = Backend::start("c", &["m"]).await;

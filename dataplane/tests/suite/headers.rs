@@ -92,7 +92,7 @@ async fn a_key_of_the_endpoint_takes_the_place_of_the_clients() {
     for name in ["API-Key", "X-Goog-Api-Key"] {
         let a = Backend::start("a", &["m"]).await;
         let auth = format!(
-            "auth: {{ header: {{ name: {name}, valueFrom: {{ name: keys, key: key }} }} }}"
+            "auth: {{ header: {{ name: {name}, valueFrom: {{ secretKeyRef: {{ name: keys, key: key }} }} }} }}"
         );
         let plane = Yaml::default()
             .secret("keys", "key", "endpoints-own")

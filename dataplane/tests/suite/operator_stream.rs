@@ -346,7 +346,7 @@ async fn a_restart_serves_from_disk_before_the_operator_speaks() {
         .endpoint(
             "guarded",
             &guarded.url(),
-            &["auth: { bearer: { name: keys, key: token } }"],
+            &["auth: { bearer: {valueFrom: {secretKeyRef: {name: keys, key: token}}} }"],
         );
     let table = table(&yaml);
     let plane = Plane::at_once(Plane::settings(), from(&config)).await;

@@ -205,7 +205,7 @@ async fn a_start_with_a_broken_file_fails_and_says_where() {
 async fn a_rotated_credential_is_used_from_then_on() {
     let a = Backend::start("a", &["m"]).await;
     let with = |token: &str| {
-        let auth = "auth: { bearer: { name: keys, key: token } }";
+        let auth = "auth: { bearer: {valueFrom: {secretKeyRef: {name: keys, key: token}}} }";
         let yaml = Yaml::default().secret("keys", "token", token);
         yaml.endpoint("a", &a.url(), &[auth]).text()
     };

@@ -261,7 +261,7 @@ async fn the_most_specific_route_takes_a_request() {
             "m",
         ),
     ] {
-        let spec = format!("match: {{ {matches} }}\n  {to_b}");
+        let spec = format!("matches: [{{ {matches} }}]\n  {to_b}");
         let plane = Plane::with(Plane::settings(), &with_route(&yaml, &spec)).await;
         let body = chat(model).to_string();
         let special = plane.request("POST", path, headers, body.as_bytes()).await;
@@ -275,7 +275,7 @@ async fn the_most_specific_route_takes_a_request() {
 #[tokio::test]
 async fn a_route_with_a_path_leaves_other_paths_to_nobody() {
     let a = Backend::start("a", &["m"]).await;
-    let yaml = Yaml::tiers(&[("a", &a)]).route("match: { pathPrefix: /olla/vllm }");
+    let yaml = Yaml::tiers(&[("a", &a)]).route("matches: [{ pathPrefix: /olla/vllm }]");
     let plane = yaml.start().await;
     let inside = plane
         .post("/olla/vllm/v1/chat/completions", &chat("m"))
@@ -310,7 +310,7 @@ async fn a_path_is_judged_as_backends_read_it_however_it_is_written() {
 async fn a_route_takes_its_paths_however_they_are_escaped() {
     let a = Backend::start("a", &["m"]).await;
     let plane = Yaml::tiers(&[("a", &a)])
-        .route("match: { pathPrefix: /v1/chat }")
+        .route("matches: [{ pathPrefix: /v1/chat }]")
         .start()
         .await;
     let escaped = plane.post("/v1/%63hat/completions", &chat("m")).await;

@@ -23,7 +23,7 @@ const SECRET: &str = "sk-never-to-be-seen-0123456789";
 /// One endpoint that wants a bearer token.
 async fn guarded() -> (Backend, Plane) {
     let a = Backend::start("a", &["m"]).await;
-    let auth = "auth: { bearer: { name: keys, key: token } }";
+    let auth = "auth: { bearer: {valueFrom: {secretKeyRef: {name: keys, key: token}}} }";
     let yaml = Yaml::default()
         .secret("keys", "token", SECRET)
         .endpoint("a", &a.url(), &[auth]);
@@ -54,10 +54,18 @@ async fn an_endpoints_credential_is_sent_with_requests_probes_and_listings() {
 #[tokio::test]
 async fn each_kind_of_credential_is_sent_as_its_header() {
     for (auth, name, value) in [
-        ("basic: { name: keys }", "authorization", "Basic dTpw"),
-        ("apiKey: { name: keys, key: password }", "x-api-key", "p"),
         (
-            "header: { name: X-Tenant-Key, valueFrom: { name: keys, key: password } }",
+            "basic: {valueFrom: {secretRef: {name: keys}}}",
+            "authorization",
+            "Basic dTpw",
+        ),
+        (
+            "apiKey: {valueFrom: {secretKeyRef: {name: keys, key: password}}}",
+            "x-api-key",
+            "p",
+        ),
+        (
+            "header: { name: X-Tenant-Key, valueFrom: {secretKeyRef: {name: keys, key: password}} }",
             "x-tenant-key",
             "p",
         ),

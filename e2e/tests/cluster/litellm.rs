@@ -12,7 +12,8 @@ const CLIENTS: usize = 4;
 const REQUESTS: usize = 40;
 
 fn endpoint(name: &str, url: &str) -> String {
-    let auth = "  auth:\n    bearer: {name: litellm, key: master-key}\n";
+    let auth =
+        "  auth:\n    bearer: {valueFrom: {secretKeyRef: {name: litellm, key: master-key}}}\n";
     crate::support::endpoint(name, url, auth).replace("type: openai", "type: litellm")
 }
 

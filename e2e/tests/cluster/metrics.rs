@@ -80,7 +80,7 @@ fn the_operators_metrics_count_what_it_does() -> Result<()> {
     let second = tenant.data_plane()?;
     let other = MockLlm::start("other", &[MODEL])?;
     tenant.secret("key", &[("token", "sk-e2e-metrics")])?;
-    let auth = "  priority: 1\n  auth:\n    bearer: {name: key, key: token}\n";
+    let auth = "  priority: 1\n  auth:\n    bearer: {valueFrom: {secretKeyRef: {name: key, key: token}}}\n";
     tenant.apply(&(endpoint("other", &other.url(), auth) + &route("main", "{}")))?;
     for data_plane in [&first, &second] {
         wait_answer(data_plane, "other")?;

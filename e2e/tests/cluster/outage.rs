@@ -51,7 +51,7 @@ fn a_data_plane_that_restarts_without_the_operator_serves_from_its_disk() -> Res
     let guarded = MockLlm::start("guarded", &["guarded-model"])?;
     guarded.require("Bearer right");
     tenant.secret("key", &[("token", "right")])?;
-    let auth = "  auth:\n    bearer: {name: key, key: token}\n";
+    let auth = "  auth:\n    bearer: {valueFrom: {secretKeyRef: {name: key, key: token}}}\n";
     tenant.apply(&endpoint("guarded", &guarded.url(), auth))?;
     wait("the guarded one answers", SOON, || {
         data_plane.client().answerer("guarded-model").map(Some)

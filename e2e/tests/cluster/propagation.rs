@@ -82,7 +82,7 @@ fn applies_are_live_in_a_moment_among_many_routes_too() -> Result<()> {
     for number in 0..ROUTES {
         let name = format!("route-{number}");
         let header = format!("{{name: X-Route, value: \"{number}\"}}");
-        yaml += &route(&name, &format!("{{match: {{headers: [{header}]}}}}"));
+        yaml += &route(&name, &format!("{{matches: [{{headers: [{header}]}}]}}"));
     }
     tenant.apply(&yaml)?;
     let last = format!("ollaroutes/route-{}", ROUTES - 1);

@@ -58,7 +58,7 @@ fn nothing_the_operator_does_is_forbidden_and_each_of_its_rights_is_used() -> Re
     let before = cluster.asked_by_the_operator()?.len();
     let backend = MockLlm::start("guarded", &[MODEL])?;
     tenant.secret("key", &[("token", "sk-e2e-rights")])?;
-    let auth = "  auth:\n    bearer: {name: key, key: token}\n";
+    let auth = "  auth:\n    bearer: {valueFrom: {secretKeyRef: {name: key, key: token}}}\n";
     let found = |name: &str, spec: &str| {
         endpoint(name, "", "").replace("  url: \n", &format!("  {spec}\n"))
     };

@@ -30,14 +30,27 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             vec![only("priority: 1"), with("service: {name: a, port: 80}")],
         ),
         (
-            "podSelector.matchLabels: name at least one label, or every pod would be a backend",
+            "podSelector: set matchLabels or matchExpressions, or every pod would be a backend",
             vec![only("podSelector: {matchLabels: {}, port: 80}")],
+        ),
+        (
+            "matchExpressions: In and NotIn need values; Exists and DoesNotExist take none",
+            vec![
+                only("podSelector: {matchExpressions: [{key: a, operator: In}], port: 80}"),
+                route(
+                    "a",
+                    "{endpoints: {selector: {matchExpressions: \
+                     [{key: a, operator: Exists, values: [b]}]}}}",
+                ),
+            ],
         ),
         (
             "auth: set exactly one of bearer, basic, apiKey, header",
             vec![
                 with("auth: {}"),
-                with("auth: {basic: {name: a}, bearer: {name: a, key: b}}"),
+                with(
+                    "auth: {basic: {valueFrom: {secretRef: {name: a}}}, bearer: {valueFrom: {secretKeyRef: {name: a, key: b}}}}",
+                ),
             ],
         ),
         (
@@ -125,8 +138,8 @@ fn what_the_schema_forbids_is_refused_with_its_field() -> Result<()> {
     for (yaml, word) in [
         (with("priority: -1"), "spec.priority"),
         (
-            with("auth: {basic: {name: \"cloud,\"}}"),
-            "spec.auth.basic.name",
+            with("auth: {basic: {valueFrom: {secretRef: {name: \"cloud,\"}}}}"),
+            "spec.auth.basic.valueFrom.secretRef.name",
         ),
         (endpoint("a", "http://user:pass@host", ""), "spec.url"),
         (route("a", "{loadBalancer: random}"), "spec.loadBalancer"),

@@ -80,7 +80,7 @@ fn measure_scale(namespaces: usize) -> Result<()> {
         let number = n / namespaces;
         let name = |n: usize| json!({"name": format!("llm-{}", n % of_each(ENDPOINTS))});
         let spec = json!({
-            "match": {"headers": [{"name": "X-Route", "value": number.to_string()}]},
+            "matches": [{"headers": [{"name": "X-Route", "value": number.to_string()}]}],
             "endpoints": {"refs": [name(number), name(number + 1)]},
         });
         tenant.create("ollaroutes", &format!("route-{number}"), &spec)
@@ -158,7 +158,7 @@ fn measure_changes(world: &World, tenants: &[Tenant]) -> Result<()> {
     let (cost, bytes) = (Cost::begin(world)?, readers.bytes());
     let took = spread(ADDED, |number| {
         let spec = json!({
-            "match": {"headers": [{"name": "X-Added", "value": number.to_string()}]},
+            "matches": [{"headers": [{"name": "X-Added", "value": number.to_string()}]}],
             "endpoints": {"refs": [{"name": "llm-0"}]},
         });
         let name = format!("added-{number}");

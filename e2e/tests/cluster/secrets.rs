@@ -6,7 +6,7 @@ use e2e::{DataPlane, MockLlm, Tenant, World, wait};
 
 use crate::support::{MODEL, SOON, endpoint, route, served};
 
-const AUTH: &str = "  auth:\n    bearer: {name: key, key: token}\n";
+const AUTH: &str = "  auth:\n    bearer: {valueFrom: {secretKeyRef: {name: key, key: token}}}\n";
 
 /// All that people can look at: pages, logs, statuses, the table on disk.
 fn visible(world: &World, tenant: &Tenant, data_plane: &DataPlane) -> Result<String> {
@@ -84,26 +84,26 @@ fn each_kind_of_credential_arrives_in_its_header() -> Result<()> {
     for (name, auth, header, value) in [
         (
             "bearer",
-            "{bearer: {name: key, key: token}}",
+            "{bearer: {valueFrom: {secretKeyRef: {name: key, key: token}}}}",
             "authorization",
             "Bearer t0k",
         ),
         // ann:p:w
         (
             "basic",
-            "{basic: {name: key}}",
+            "{basic: {valueFrom: {secretRef: {name: key}}}}",
             "authorization",
             "Basic YW5uOnA6dw==",
         ),
         (
             "api-key",
-            "{apiKey: {name: key, key: token}}",
+            "{apiKey: {valueFrom: {secretKeyRef: {name: key, key: token}}}}",
             "x-api-key",
             "t0k",
         ),
         (
             "header",
-            "{header: {name: X-Team-Key, valueFrom: {name: key, key: token}}}",
+            "{header: {name: X-Team-Key, valueFrom: {secretKeyRef: {name: key, key: token}}}}",
             "x-team-key",
             "t0k",
         ),

@@ -118,7 +118,10 @@ pub fn slice(slice: EndpointSlice) -> Item {
 pub fn pod(pod: v1::Pod) -> Item {
     let (namespace, name) = names(&pod.metadata);
     let status = pod.status.unwrap_or_default();
+    // An ended pod keeps its address, which may be another's by now, and sometimes its condition.
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let ready = pod.metadata.deletion_timestamp.is_none()
+        && !ended
         && status
             .conditions
             .unwrap_or_default()
@@ -131,8 +134,20 @@ pub fn pod(pod: v1::Pod) -> Item {
             labels: pod.metadata.labels.unwrap_or_default(),
             ip: status.pod_ip.unwrap_or_default(),
             ready,
+            ports: pod.spec.map(named_ports).unwrap_or_default(),
         }),
     }
+}
+
+/// Those of init containers count, too: sidecars are such.
+fn named_ports(spec: v1::PodSpec) -> BTreeMap<String, u16> {
+    let init = spec.init_containers.unwrap_or_default();
+    let containers = init.into_iter().chain(spec.containers);
+    containers
+        .flat_map(|container| container.ports.unwrap_or_default())
+        .filter(|port| is_tcp(port.protocol.as_deref()))
+        .filter_map(|port| Some((port.name?, u16::try_from(port.container_port).ok()?)))
+        .collect()
 }
 
 /// What is no text in a value is marked by U+FFFD; compile refuses it.
@@ -298,19 +313,39 @@ mod tests {
     }
 
     #[test]
-    fn a_terminating_pod_is_not_ready_though_its_condition_says_so() {
-        let of = |metadata: serde_json::Value| {
+    fn a_terminating_or_ended_pod_is_not_ready_though_its_condition_says_so() {
+        let of = |metadata: serde_json::Value, phase: &str| {
             let whole = json!({ "metadata": metadata,
-                "status": { "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "True" }] } });
+                "status": { "phase": phase, "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "True" }] } });
             let Fact::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).fact else {
                 panic!("no pod")
             };
             fact.ready
         };
-        assert!(of(json!({ "name": "p" })));
-        assert!(!of(
-            json!({ "name": "p", "deletionTimestamp": "2026-11-22T00:00:00Z" })
-        ));
+        assert!(of(json!({ "name": "p" }), "Running"));
+        assert!(!of(json!({ "name": "p" }), "Failed"));
+        let leaving = json!({ "name": "p", "deletionTimestamp": "2026-11-22T00:00:00Z" });
+        assert!(!of(leaving, "Running"));
+    }
+
+    #[test]
+    fn named_tcp_ports_of_all_containers_are_kept() {
+        let whole = json!({
+            "metadata": { "name": "p" },
+            "spec": {
+                "initContainers": [{ "name": "sidecar", "ports": [{ "name": "admin", "containerPort": 9 }] }],
+                "containers": [{ "name": "llm", "ports": [
+                    { "name": "http", "containerPort": 8000 },
+                    { "containerPort": 8001 },
+                    { "name": "dns", "containerPort": 53, "protocol": "UDP" },
+                ] }],
+            },
+        });
+        let Fact::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).fact else {
+            panic!("no pod")
+        };
+        let expected = [("admin".to_owned(), 9), ("http".to_owned(), 8000)];
+        assert_eq!(fact.ports, BTreeMap::from(expected));
     }
 
     #[test]

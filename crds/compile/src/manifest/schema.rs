@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
-use crds::common::{DURATION_PATTERN, SUBDOMAIN_PATTERN};
+use crds::{
+    cause::{CAUSE_PATTERN, FailoverCause},
+    common::{DURATION_PATTERN, SUBDOMAIN_PATTERN},
+    port::{PORT_NAME_PATTERN, is_port_name},
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
@@ -33,7 +37,13 @@ static SPECS: LazyLock<Vec<(String, JSONSchemaProps)>> = LazyLock::new(|| {
 
 /// Notes an error for each deviation of `node`, which stands at `path`.
 pub(super) fn check(node: &Node, schema: &JSONSchemaProps, path: &str, notes: &mut Notes<'_>) {
-    let expected = schema.type_.as_deref().unwrap_or("object");
+    let mut expected = schema.type_.as_deref().unwrap_or("object");
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        expected = match node.value {
+            Value::Number(_) => "integer",
+            _ => "string",
+        };
+    }
     match (&node.value, expected) {
         (Value::Map(entries), "object") => object(node, entries, schema, path, notes),
         (Value::List(items), "array") => list(node, items, schema, path, notes),
@@ -128,6 +138,13 @@ pub(super) fn hint<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Stri
 }
 
 fn list(node: &Node, items: &[Node], schema: &JSONSchemaProps, path: &str, notes: &mut Notes<'_>) {
+    if schema.min_items.is_some_and(|min| count(items.len()) < min) {
+        notes.error(
+            node.line,
+            path,
+            "must not be empty; leave it out for its default",
+        );
+    }
     if schema.max_items.is_some_and(|max| count(items.len()) > max) {
         let max = schema.max_items.unwrap_or_default();
         notes.error(node.line, path, format!("must have at most {max} entries"));
@@ -172,6 +189,11 @@ fn shape(pattern: &str) -> Option<Refusal> {
             (!fits).then(|| format!("`{text}` is not a duration; write it like 500ms, 10s, 1m30s"))
         },
         SUBDOMAIN_PATTERN => crate::credential::not_a_secret_s,
+        CAUSE_PATTERN => |text| text.parse::<FailoverCause>().err().map(|e| e.to_string()),
+        PORT_NAME_PATTERN => |text| {
+            let what = "must be a port number, without quotes, or a port name such as http";
+            (!is_port_name(text)).then(|| format!("`{text}` {what}"))
+        },
         "^/" => |text| (!text.starts_with('/')).then(|| format!("`{text}` must start with /")),
         r"^https?://[^@\s]+$" => |text| Url::parse(text).err().map(|error| error.to_string()),
         "^[A-Za-z0-9-]+$" => |text| {
@@ -219,6 +241,7 @@ mod tests {
             "additionalProperties",
             "required",
             "maxProperties",
+            "minItems",
             "maxItems",
             "items",
             "enum",
@@ -227,9 +250,7 @@ mod tests {
             "pattern",
             "minimum",
             "maximum",
-            "nullable",
-            // Unsigned numbers have a minimum beside it.
-            "format",
+            "x-kubernetes-int-or-string",
         ];
         // Held by `compile` itself, or without a meaning for a single document.
         const ELSEWHERE: [&str; 5] = [
@@ -289,6 +310,17 @@ mod tests {
                 "LlmEndpoint",
                 "service:\n  name: a\n",
                 "f.yaml:2: spec.service.port: must be set",
+            ),
+            (
+                "LlmEndpoint",
+                "service: {name: a, port: '80'}\n",
+                "f.yaml:1: spec.service.port: `80` must be a port number, without quotes, or a port name such \
+                 as http",
+            ),
+            (
+                "LlmEndpoint",
+                "service: {name: a, port: 0}\n",
+                "f.yaml:1: spec.service.port: must be from 1 to 65535, not 0",
             ),
             (
                 "LlmEndpoint",
@@ -352,8 +384,19 @@ mod tests {
             ),
             (
                 "OllaRoute",
-                "failover: {causes: [503]}\n",
-                "f.yaml:1: spec.failover.causes[0]: must be a string, not a number; put it in quotes",
+                "failover: {causes: [200]}\n",
+                "f.yaml:1: spec.failover.causes[0]: must be from 400 to 599, not 200",
+            ),
+            (
+                "OllaRoute",
+                "failover: {causes: [Resets]}\n",
+                "f.yaml:1: spec.failover.causes[0]: `Resets` must be ConnectFailure, Reset, \
+                 FirstTokenTimeout, a status from 400 to 599, 4xx or 5xx",
+            ),
+            (
+                "OllaRoute",
+                "failover: {causes: [true]}\n",
+                "f.yaml:1: spec.failover.causes[0]: must be a string, not a boolean; put it in quotes",
             ),
         ] {
             assert_eq!(notes(kind, spec), [expected], "{spec}");
@@ -366,16 +409,17 @@ mod tests {
             ("OllaRoute", "{}"),
             (
                 "OllaRoute",
-                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {causes: ['503', Reset]}\n",
+                "endpoints:\ntimeouts: {connect: 1s}\nfailover: {causes: ['503', 408, 5xx, Reset]}\n",
             ),
             (
                 "LlmEndpoint",
-                "url: https://a/v1\nauth:\n  header: {name: X-A, valueFrom: {name: a, key: b}}\n",
+                "url: https://a/v1\nauth:\n  header: {name: X-A, valueFrom: {secretKeyRef: {name: a, key: b}}}\n",
             ),
             (
                 "LlmEndpoint",
                 "podSelector:\n  matchLabels: {app.kubernetes.io/name: a}\n  port: 80\n",
             ),
+            ("LlmEndpoint", "service: {name: a, port: http}\n"),
         ] {
             assert_eq!(notes(kind, spec), Vec::<String>::new(), "{spec}");
         }

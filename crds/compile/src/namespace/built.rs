@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crds::{LlmEndpoint, endpoint::PodSelectorTarget};
+use crds::{LlmEndpoint, Port, endpoint::PodSelectorTarget};
 use dataplane_protocol::{
     EndpointId, InstanceId, Resource, ResourceKey,
     table::{Instance, Profile},
@@ -164,7 +164,7 @@ impl Namespace {
         let Some(mut built) = self.built.remove(name) else {
             return false;
         };
-        let target = built.pods.take();
+        let target = built.pods.clone();
         if let Some(target) = &target {
             let endpoint = EndpointId::from(name);
             for pod in pods {
@@ -188,8 +188,10 @@ impl Namespace {
                 });
             }
         }
-        let moved = target.is_some();
-        built.pods = target;
+        // Of a named port that no pod has, more is to be said.
+        let moved = target.is_some_and(|target| {
+            !built.instances.is_empty() || matches!(target.port, Port::Number(_))
+        });
         self.built.insert(name.to_owned(), built);
         moved
     }

@@ -13,10 +13,10 @@ const OLLA_CAUSES: [FailoverCause; 7] = [
     FailoverCause::ConnectFailure,
     FailoverCause::Reset,
     FailoverCause::FirstTokenTimeout,
-    FailoverCause::Status429,
-    FailoverCause::Status502,
-    FailoverCause::Status503,
-    FailoverCause::Status504,
+    FailoverCause::Status(429),
+    FailoverCause::Status(502),
+    FailoverCause::Status(503),
+    FailoverCause::Status(504),
 ];
 
 const SHERPA_CAUSES: [FailoverCause; 1] = [FailoverCause::ConnectFailure];
@@ -46,16 +46,14 @@ fn failover_on(causes: &[FailoverCause]) -> FailoverOn {
             FailoverCause::ConnectFailure => on.connect_failure = true,
             FailoverCause::Reset => on.reset = true,
             FailoverCause::FirstTokenTimeout => on.first_token_timeout = true,
-            FailoverCause::Status429 => on.statuses.push(429),
-            FailoverCause::Status500 => on.statuses.push(500),
-            FailoverCause::Status502 => on.statuses.push(502),
-            FailoverCause::Status503 => on.statuses.push(503),
-            FailoverCause::Status504 => on.statuses.push(504),
-            FailoverCause::Status529 => on.statuses.push(529),
+            FailoverCause::Status(status) => on.statuses.push(*status),
+            FailoverCause::Class(class) => on.classes.push(*class),
         }
     }
     on.statuses.sort_unstable();
     on.statuses.dedup();
+    on.classes.sort_unstable();
+    on.classes.dedup();
     on
 }
 

@@ -96,6 +96,13 @@ fn slice_fact(slice: EndpointSlice) -> SliceFact {
 }
 
 fn pod(pod: Pod) -> PodFact {
+    let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
+    let ports = containers
+        .into_iter()
+        .flat_map(|it| it.ports.unwrap_or_default());
+    let named =
+        ports.filter_map(|port| Some((port.name?, port.container_port.try_into().unwrap())));
+    let ports = named.collect();
     let status = pod.status.unwrap_or_default();
     let is_ready = status
         .conditions
@@ -106,6 +113,7 @@ fn pod(pod: Pod) -> PodFact {
         labels: pod.metadata.labels.unwrap_or_default(),
         ip: status.pod_ip.unwrap_or_default(),
         ready: is_ready && pod.metadata.deletion_timestamp.is_none(),
+        ports,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     order::Event,
     pick::{InstanceInfo, InstanceKey},
     plan::{Member, Plan, PlannedTarget, Turns},
+    route::Rules,
     time::Mono,
 };
 
@@ -51,6 +52,7 @@ impl Fleet {
         let lists = self.slots.iter().map(|slot| slot.models.serves());
         self.catalogue = Catalogue::of(lists);
         self.plans = self.plans_of(&table);
+        self.rules = Rules::of(self.plans.iter().map(|plan| &plan.route));
         self.uses = uses_of(&self.plans, self.slots.len());
         self.live = (self.plans.iter())
             .map(|plan| live_of(plan, &self.slots, turns.get(&plan.route.id)))

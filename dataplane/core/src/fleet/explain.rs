@@ -17,9 +17,11 @@ use crate::{
 impl Fleet {
     /// Who would get this request now, who would not, and why. Changes nothing.
     pub fn explain(&self, query: &Query<'_>, now: Mono) -> Explanation {
-        let place = self.find_route(query);
-        let found = place.and_then(|place| Some((self.plans.get(place)?, self.live.get(place)?)));
-        let Some((plan, live)) = found else {
+        let found = self.rules.find(query).and_then(|found| {
+            let plan = self.plans.get(found.route)?;
+            Some((plan, self.live.get(found.route)?, found.matched))
+        });
+        let Some((plan, live, matched)) = found else {
             return explanation(None, Vec::new(), Err(Refusal::NoRoute));
         };
         let scene = Scene {
@@ -37,7 +39,10 @@ impl Fleet {
                 candidate_view(&scene, query, place, *member, &scratch, &result)
             })
             .collect();
-        explanation(Some(plan), candidates, result)
+        Explanation {
+            matched: Some(matched).filter(|_| plan.route.matches.len() > 1),
+            ..explanation(Some(plan), candidates, result)
+        }
     }
 }
 
@@ -54,6 +59,7 @@ fn explanation(
         .filter(|target| target.absent.is_some());
     Explanation {
         route: plan.map(|plan| plan.route.id.clone()),
+        matched: None,
         candidates,
         decision: result.ok().map(|choice| choice.decision),
         refusal: refusal.map(|refusal| refusal.reason()),

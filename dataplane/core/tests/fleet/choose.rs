@@ -137,10 +137,10 @@ fn an_unprobed_instance_is_used_but_after_healthy_ones_of_its_tier() {
 #[test]
 fn the_first_route_that_fits_takes_the_request_and_owns_it() {
     let mut first = route("by-model", Balancer::Priority, &[("a", 0, 100)]);
-    first.matches = RouteMatch {
+    first.matches = vec![RouteMatch {
         models: vec!["gpt-*".into()],
         ..RouteMatch::default()
-    };
+    }];
     let second = route("rest", Balancer::Priority, &[("b", 0, 100)]);
     let bench = &mut Bench::new(table(
         vec![(endpoint("a"), 1), (endpoint("b"), 1)],
@@ -160,9 +160,44 @@ fn the_first_route_that_fits_takes_the_request_and_owns_it() {
 }
 
 #[test]
+fn each_match_of_a_route_has_its_own_place_among_those_of_others() {
+    let by_path = |prefix: &str| RouteMatch {
+        path_prefix: Some(prefix.into()),
+        ..RouteMatch::default()
+    };
+    let mut wide = route("wide", Balancer::Priority, &[("a", 0, 100)]);
+    wide.matches = vec![RouteMatch::default(), by_path("/v1/chat")];
+    let mut middle = route("middle", Balancer::Priority, &[("b", 0, 100)]);
+    middle.matches = vec![by_path("/v1"), by_path("/v2")];
+    let bench = &mut Bench::new(table(
+        vec![(endpoint("a"), 1), (endpoint("b"), 1)],
+        vec![wide, middle],
+    ));
+    for (path, expected, matched) in [
+        ("/v1/chat/completions", "wide", 1),
+        ("/v1/embeddings", "middle", 0),
+        ("/v2/rerank", "middle", 1),
+        ("/api/chat", "wide", 0),
+    ] {
+        let query = Query {
+            path,
+            ..query(None)
+        };
+        let taken = bench.fleet.pick(&query, bench.now).unwrap();
+        assert_eq!(taken.route.id.as_str(), expected, "{path}");
+        let explained = bench.fleet.explain(&query, bench.now);
+        assert_eq!(explained.matched, Some(matched), "{path}");
+        assert_eq!(
+            explained.lines()[0],
+            format!("route {expected}, by matches[{matched}]")
+        );
+    }
+}
+
+#[test]
 fn a_request_that_no_route_takes_is_refused_so() {
     let mut only = route("v2", Balancer::Priority, &[("a", 0, 100)]);
-    only.matches.path_prefix = Some("/v2".into());
+    only.matches[0].path_prefix = Some("/v2".into());
     let mut bench = Bench::new(table(vec![(endpoint("a"), 1)], vec![only]));
     let refusal = bench.pick(None).unwrap_err();
     assert_eq!((refusal, refusal.reason()), (Refusal::NoRoute, "no_route"));

@@ -87,7 +87,7 @@ pub(crate) fn route(id: &str, balancer: Balancer, targets: &[(&str, u32, u32)]) 
     Route {
         id: RouteId::from(id),
         created: None,
-        matches: RouteMatch::default(),
+        matches: vec![RouteMatch::default()],
         endpoints: Selection {
             refs: targets
                 .iter()
@@ -106,6 +106,7 @@ pub(crate) fn route(id: &str, balancer: Balancer, targets: &[(&str, u32, u32)]) 
                 reset: true,
                 first_token_timeout: true,
                 statuses: vec![429, 502, 503, 504],
+                classes: Vec::new(),
             },
             attempts: 3,
             budget_percent: 20,

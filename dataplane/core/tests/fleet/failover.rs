@@ -262,7 +262,7 @@ fn a_route_without_breaker_neither_looks_nor_counts() {
         route
     };
     let mut judging = route("judging", Balancer::Priority, &[("a", 0, 100)]);
-    judging.matches.path_prefix = Some("/v1/chat".into());
+    judging.matches[0].path_prefix = Some("/v1/chat".into());
     let mut bench = Bench::new(table(vec![(endpoint("a"), 1)], vec![plain("plain")]));
     for _ in 0..50 {
         bench.send(RESET);

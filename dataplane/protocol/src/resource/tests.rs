@@ -37,7 +37,7 @@ fn route(id: &str, created: i64, endpoints: Selection) -> Route {
     Route {
         id: id.into(),
         created: Some(created),
-        matches: RouteMatch::default(),
+        matches: vec![RouteMatch::default()],
         endpoints,
         balancer: Balancer::Priority,
         failover: FailoverPolicy {

@@ -57,7 +57,7 @@ fn table(port: u16) -> RoutingTable {
     let route = Route {
         id: "r".into(),
         created: None,
-        matches: RouteMatch::default(),
+        matches: vec![RouteMatch::default()],
         endpoints: Selection {
             refs: vec![EndpointRef {
                 endpoint: "a".into(),

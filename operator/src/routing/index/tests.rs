@@ -112,7 +112,7 @@ fn a_reset_deletes_what_it_does_not_mention() {
 fn nothing_is_ready_before_both_kinds_and_all_it_needs_are_listed() {
     let mut index = Index::default();
     let spec = json!({ "podSelector": { "matchLabels": { "app": "x" }, "port": 80 },
-        "auth": { "bearer": { "name": "key", "key": "token" } } });
+        "auth": { "bearer": { "valueFrom": { "secretKeyRef": { "name": "key", "key": "token" } } } } });
     index.reset(&Source::Endpoints, vec![endpoint("a", "e", spec)]);
     assert!(!index.ready("a"));
     index.reset(&Source::Routes, vec![]);
@@ -130,7 +130,7 @@ fn nothing_is_ready_before_both_kinds_and_all_it_needs_are_listed() {
 #[test]
 fn a_name_that_no_secret_can_have_is_not_asked_for() {
     let mut index = Index::default();
-    let auth = json!({ "basic": { "name": "cloud," } });
+    let auth = json!({ "basic": { "valueFrom": { "secretRef": { "name": "cloud," } } } });
     let spec = json!({ "url": "http://x", "auth": auth });
     index.reset(&Source::Endpoints, vec![endpoint("a", "e", spec)]);
     index.reset(&Source::Routes, vec![]);
@@ -194,7 +194,16 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
     let labelled = |app: &str, ready: bool| {
         let labels = [("app".to_owned(), app.to_owned())].into();
         let ip = String::new();
-        item("a", "p", Fact::Pod(PodFact { labels, ip, ready }))
+        item(
+            "a",
+            "p",
+            Fact::Pod(PodFact {
+                labels,
+                ip,
+                ready,
+                ..PodFact::default()
+            }),
+        )
     };
     let mut index = Index::default();
     index.apply(selecting(json!({ "app": "llm" })));
@@ -339,7 +348,7 @@ fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
         let object = json!({
             "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
             "metadata": { "namespace": "a", "name": name, "generation": generation },
-            "spec": { "match": { "pathPrefix": prefix } },
+            "spec": { "matches": [{ "pathPrefix": prefix }] },
         });
         let route = serde_json::from_value(object).unwrap();
         item("a", name, Fact::Route(Form::Object(Arc::new(route))))

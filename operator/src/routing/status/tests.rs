@@ -114,15 +114,15 @@ fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
 #[test]
 fn a_refused_object_says_why_in_accepted_and_is_not_programmed() {
     let mut verdict = route_verdict("r", 1);
-    verdict.accepted = Err(problem("spec.match", "twice"));
+    verdict.accepted = Err(problem("spec.matches[0]", "twice"));
     let status = status(&verdict, &planes(&[9]), 1);
     assert_eq!(
         read(&status, "Accepted"),
-        "False/Invalid: spec.match: twice"
+        "False/Invalid: spec.matches[0]: twice"
     );
     assert_eq!(
         read(&status, "Programmed"),
-        "False/Invalid: spec.match: twice"
+        "False/Invalid: spec.matches[0]: twice"
     );
     assert_eq!(
         read(&status, "ResolvedRefs"),
@@ -141,11 +141,11 @@ fn while_an_older_form_is_in_use_ready_speaks_of_it_and_programmed_of_the_newest
         "True/Ready: 1 of 1 instances can be used"
     );
     let mut route = route_verdict("r", 8);
-    route.accepted = Err(problem("spec.match", "twice"));
+    route.accepted = Err(problem("spec.matches[0]", "twice"));
     route.in_use = Some(7);
     assert_eq!(
         read(&status(&route, &planes(&[9]), 1), "Programmed"),
-        "False/Invalid: spec.match: twice"
+        "False/Invalid: spec.matches[0]: twice"
     );
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::endpoint::{AuthSpec, HeaderAuth, SecretKeyRef, SecretRef};
+use crds::auth::{AuthSpec, BasicAuth, HeaderAuth, PairSource, SecretKeyRef, SecretRef, ValueAuth};
 use dataplane_protocol::Secret;
 
 use super::{super::note::Notes, section::Section};
@@ -61,35 +61,33 @@ pub(super) fn read(
     let mut take = |key: &str, notes: &mut Notes<'_>| {
         let value = value(&auth, key, env, notes)?;
         values.insert(key.to_owned(), Secret::new(value));
-        Some(SecretKeyRef {
+        let key = SecretKeyRef {
             name: secret.to_owned(),
             key: key.to_owned(),
-        })
+        };
+        Some(key.as_source())
     };
-    let mut spec = AuthSpec {
-        bearer: None,
-        basic: None,
-        api_key: None,
-        header: None,
-    };
+    let mut spec = AuthSpec::default();
     match auth.word("type", &kinds, notes)? {
-        Type::Bearer => spec.bearer = Some(take("token", notes)?),
+        Type::Bearer => {
+            let value_from = take("token", notes)?;
+            spec.bearer = Some(ValueAuth { value_from });
+        }
         Type::Basic => {
             take("username", notes).zip(take("password", notes))?;
-            spec.basic = Some(SecretRef {
+            let secret_ref = SecretRef {
                 name: secret.to_owned(),
-            });
+            };
+            let value_from = PairSource { secret_ref };
+            spec.basic = Some(BasicAuth { value_from });
         }
         Type::ApiKey => {
-            let key = take("key", notes)?;
+            let value_from = take("key", notes)?;
             match auth.text("header", notes) {
                 Some(name) if !name.eq_ignore_ascii_case("x-api-key") => {
-                    spec.header = Some(HeaderAuth {
-                        name,
-                        value_from: key,
-                    });
+                    spec.header = Some(HeaderAuth { name, value_from });
                 }
-                _ => spec.api_key = Some(key),
+                _ => spec.api_key = Some(ValueAuth { value_from }),
             }
         }
     }
