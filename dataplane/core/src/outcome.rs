@@ -30,6 +30,20 @@ impl Cause {
         }
     }
 
+    /// Whether the backend may have carried the request out, or begun to. It has not where it was
+    /// never reached, and where it said that it is too busy to.
+    pub const fn may_have_run(self) -> bool {
+        match self {
+            Self::ConnectFailure | Self::ConnectTimeout | Self::Status(429) => false,
+            Self::Reset | Self::FirstTokenTimeout | Self::Status(_) | Self::Unhealthy => true,
+        }
+    }
+
+    /// Whether nothing of the request was sent, not even a part of its body.
+    pub const fn is_unsent(self) -> bool {
+        matches!(self, Self::ConnectFailure | Self::ConnectTimeout)
+    }
+
     /// Whether another attempt, after `attempts` of them, is free. Either nothing reached the
     /// backend, or it is known to be out and gets no more; or a backend's death broke what it
     /// had in flight: that is bounded by itself, once.

@@ -1,7 +1,13 @@
 //! One attempt at one instance: connect, send, and wait for the first byte of its answer. Until
 //! then nothing has gone to the client, so whatever fails here can be tried elsewhere.
 
-use std::{future::poll_fn, io, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use dataplane_core::{Cause, Failure, Outcome};
@@ -62,36 +68,53 @@ impl Failed {
     };
 }
 
-/// `make` builds the request anew, for a second connection if the first was stale. Only a body
-/// that is here whole is sent a second time. Ends once the instance has gone unhealthy more often
-/// than `outages` times.
+/// What one attempt goes by.
+pub(super) struct Terms<'a> {
+    pub timeouts: &'a Timeouts,
+    /// The client asked for a stream.
+    pub stream: bool,
+    pub upload: &'a Upload,
+    /// The same request may be sent twice: it changes nothing, and all of it is kept.
+    pub repeatable: bool,
+    /// Ends once the instance has gone unhealthy more often than this.
+    pub outages: u32,
+    /// When its instance was picked.
+    pub began: Instant,
+}
+
+/// A connection that was closed while it was idle breaks at once when it is used. What breaks
+/// later may have broken because of the request.
+const STALE: Duration = Duration::from_secs(1);
+
+/// `make` builds the request anew, for a second connection if the first was stale.
 pub(super) async fn run(
     upstream: &Rc<Upstream>,
-    timeouts: &Timeouts,
-    stream: bool,
-    upload: &Upload,
-    outages: u32,
+    terms: &Terms<'_>,
     make: impl Fn() -> Message,
 ) -> Result<Box<Answer>, Failed> {
     let exchange = async {
-        // A pooled connection may be stale; a body that can be sent once only gets a new one.
-        let replayable = upload.progress() == Progress::Whole;
-        if replayable && let Some(mut connection) = upstream.checkout() {
-            match first_byte(&mut connection, &make, timeouts, stream, upload).await {
+        // A pooled connection may be stale; what must run once only gets a new one.
+        if terms.repeatable
+            && let Some(mut connection) = upstream.checkout()
+        {
+            match first_byte(&mut connection, &make, terms).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
-                Err(failed) if failed == Failed::RESET && !connection.has_answered() => {}
+                Err(failed)
+                    if failed == Failed::RESET
+                        && !connection.has_answered()
+                        && terms.began.elapsed() < STALE => {}
                 result => return result.map(|begun| begun.with(connection)),
             }
         }
-        let mut connection = connect(upstream, timeouts).await?;
-        let begun = first_byte(&mut connection, &make, timeouts, stream, upload).await?;
+        let mut connection = connect(upstream, terms.timeouts).await?;
+        let begun = first_byte(&mut connection, &make, terms).await?;
         Ok(begun.with(connection))
     };
     tokio::select! {
         biased;
         result = exchange => result,
-        () = upstream.cut.beyond(outages) => Err(Failed::UNHEALTHY),
+        () = upstream.cut.beyond(terms.outages) => Err(Failed::UNHEALTHY),
     }
 }
 
@@ -117,14 +140,12 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
 async fn first_byte(
     connection: &mut Connection,
     make: &impl Fn() -> Message,
-    timeouts: &Timeouts,
-    stream: bool,
-    upload: &Upload,
+    terms: &Terms<'_>,
 ) -> Result<Begun, Failed> {
-    let limit_ms = if stream {
-        Some(timeouts.first_token_ms)
+    let limit_ms = if terms.stream {
+        Some(terms.timeouts.first_token_ms)
     } else {
-        timeouts.first_token_whole_ms
+        terms.timeouts.first_token_whole_ms
     };
     let mut answer = std::pin::pin!(exchange(connection, make));
     let Some(limit_ms) = limit_ms else {
@@ -139,7 +160,7 @@ async fn first_byte(
             () = Box::pin(sleep(limit)) => {}
         }
         // While the backend waits for the client, the clock does not run.
-        if upload.progress() != Progress::Awaited {
+        if terms.upload.progress() != Progress::Awaited {
             return Err(Failed::TIMEOUT);
         }
     }

@@ -12,7 +12,7 @@ use dataplane_protocol::{Dialect, table::Route};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
-use translate::stream::Framing;
+use translate::{paths, stream::Framing};
 
 use super::{
     Answered,
@@ -69,6 +69,11 @@ impl Call<'_> {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
     }
 
+    /// Whether it changes nothing, so that nobody minds if it runs twice.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_safe() || paths::is_inference(self.to.path)
+    }
+
     /// Tries instance after instance until one answers or nothing is left to try.
     async fn attempts(
         &self,
@@ -86,7 +91,8 @@ impl Call<'_> {
             dialect: self.to.dialect,
         };
         let shared = &self.from.shared;
-        let pick = shared.pick(&query, Instant::now()).map_err(|refusal| {
+        let mut began = Instant::now();
+        let pick = shared.pick(&query, began).map_err(|refusal| {
             // No table yet: nobody knows what there is.
             if refusal == Refusal::NoRoute && shared.source().revision.is_none() {
                 let retry_after = Duration::from_secs(1);
@@ -99,7 +105,7 @@ impl Call<'_> {
                 what.as_deref().unwrap_or_default(),
             )
         })?;
-        let replayable = intake.is_replayable();
+        let (replayable, repeatable) = (intake.is_replayable(), self.is_repeatable());
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
@@ -107,9 +113,15 @@ impl Call<'_> {
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
-            let timeouts = &picked.route.timeouts;
-            let (stream, outages) = (account.stream, picked.flight.outages());
-            let attempt = attempt::run(&picked.upstream, timeouts, stream, upload, outages, make);
+            let terms = attempt::Terms {
+                timeouts: &picked.route.timeouts,
+                stream: account.stream,
+                upload,
+                repeatable: replayable && repeatable,
+                outages: picked.flight.outages(),
+                began,
+            };
+            let attempt = attempt::run(&picked.upstream, &terms, make);
             let result = tokio::select! {
                 biased;
                 result = attempt => result,
@@ -132,7 +144,9 @@ impl Call<'_> {
                 },
             };
             tried.push(picked.upstream.info.key);
-            let next = replayable
+            // A request runs once, unless running it twice does no harm.
+            let again = cause.is_unsent() || replayable && (repeatable || !cause.may_have_run());
+            let next = again
                 .then(|| picked.flight.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
@@ -147,6 +161,7 @@ impl Call<'_> {
                         .inc();
                     account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome, Instant::now());
+                    began = Instant::now();
                     picked = self.picked(account, next);
                 }
                 // Nobody else: the client gets this backend's own answer.
