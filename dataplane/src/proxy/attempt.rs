@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use dataplane_core::{Cause, Failure, Outcome};
+use dataplane_core::{Cause, Outcome, classify};
 use dataplane_protocol::table::Timeouts;
-use http::{HeaderValue, Method, header::RETRY_AFTER};
+use http::{Method, header::RETRY_AFTER};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::body::{Outgoing, Progress, Upload};
@@ -34,38 +34,6 @@ pub(super) struct Message {
     pub method: Method,
     pub head: Lines,
     pub body: Outgoing,
-}
-
-/// Why there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failed {
-    pub cause: Cause,
-    pub outcome: Outcome,
-}
-
-impl Failed {
-    const fn connect(cause: Cause) -> Self {
-        Self {
-            cause,
-            outcome: Outcome::Failure(Failure::Connect),
-        }
-    }
-
-    const RESET: Self = Self {
-        cause: Cause::Reset,
-        outcome: Outcome::Failure(Failure::Reset),
-    };
-
-    const TIMEOUT: Self = Self {
-        cause: Cause::FirstTokenTimeout,
-        outcome: Outcome::Failure(Failure::FirstTokenTimeout),
-    };
-
-    /// Its health check failed meanwhile: that has been counted where it was seen.
-    const UNHEALTHY: Self = Self {
-        cause: Cause::Unhealthy,
-        outcome: Outcome::Cancelled,
-    };
 }
 
 /// What one attempt goes by.
@@ -91,7 +59,7 @@ pub(super) async fn run(
     upstream: &Rc<Upstream>,
     terms: &Terms<'_>,
     make: impl Fn() -> Message,
-) -> Result<Box<Answer>, Failed> {
+) -> Result<Box<Answer>, Cause> {
     let exchange = async {
         // A pooled connection may be stale; what must run once only gets a new one.
         if terms.repeatable
@@ -100,10 +68,8 @@ pub(super) async fn run(
             match first_byte(&mut connection, &make, terms).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
-                Err(failed)
-                    if failed == Failed::RESET
-                        && !connection.has_answered()
-                        && terms.began.elapsed() < STALE => {}
+                Err(Cause::Reset)
+                    if !connection.has_answered() && terms.began.elapsed() < STALE => {}
                 result => return result.map(|begun| begun.with(connection)),
             }
         }
@@ -114,11 +80,11 @@ pub(super) async fn run(
     tokio::select! {
         biased;
         result = exchange => result,
-        () = upstream.cut.beyond(terms.outages) => Err(Failed::UNHEALTHY),
+        () = upstream.cut.beyond(terms.outages) => Err(Cause::Unhealthy),
     }
 }
 
-async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Failed> {
+async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Cause> {
     // Boxed: rare and, with its handshakes, larger than all the rest of a request.
     let connecting = Box::pin(upstream.connect());
     let limit = Duration::from_millis(timeouts.connect_ms);
@@ -134,14 +100,14 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
         }
     };
     upstream.not_reached(&error);
-    Err(Failed::connect(cause))
+    Err(cause)
 }
 
 async fn first_byte(
     connection: &mut Connection,
     make: &impl Fn() -> Message,
     terms: &Terms<'_>,
-) -> Result<Begun, Failed> {
+) -> Result<Begun, Cause> {
     let limit_ms = if terms.stream {
         Some(terms.timeouts.first_token_ms)
     } else {
@@ -161,7 +127,7 @@ async fn first_byte(
         }
         // While the backend waits for the client, the clock does not run.
         if terms.upload.progress() != Progress::Awaited {
-            return Err(Failed::TIMEOUT);
+            return Err(Cause::FirstTokenTimeout);
         }
     }
 }
@@ -186,14 +152,14 @@ impl Begun {
 async fn exchange(
     connection: &mut Connection,
     make: &impl Fn() -> Message,
-) -> Result<Begun, Failed> {
+) -> Result<Begun, Cause> {
     let Message { method, head, body } = make();
     connection.send(method, head, body);
     let (head, first) = poll_fn(|cx| connection.poll_head(cx))
         .await
         .map_err(|error| {
             tracing::debug!(%error, "no answer");
-            Failed::RESET
+            Cause::Reset
         })?;
     let first = if !first.is_empty() {
         Some(first)
@@ -203,7 +169,7 @@ async fn exchange(
         let first = poll_fn(|cx| connection.poll_data(cx)).await;
         first.map_err(|error| {
             tracing::debug!(%error, "closed before the first byte");
-            Failed::RESET
+            Cause::Reset
         })?
     };
     Ok(Begun { head, first })
@@ -217,34 +183,13 @@ pub(super) async fn reached(timer: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// What an answer's status says, where it says something other than success.
+/// What an answer's status says, where it is more than an answer.
 pub(super) fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
-    let status = answer.head.status.as_u16();
     let mut headers = answer.head.headers.iter();
     let after = headers.find(|(name, _)| *name == RETRY_AFTER);
-    let after = after.map(|(_, value)| value);
-    let outcome = match status {
-        429 => Outcome::Saturated {
-            retry_after: after.and_then(seconds),
-        },
-        503 if after.is_some() => Outcome::Saturated {
-            retry_after: after.and_then(seconds),
-        },
-        500.. => Outcome::Failure(Failure::Status(status)),
-        _ => return None,
-    };
-    Some((Cause::Status(status), outcome))
-}
-
-/// `Retry-After` in seconds; dates are rare and mean the default.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
+    // One that is no text asks to be left alone all the same.
+    let after = after.map(|(_, value)| value.to_str().unwrap_or_default());
+    classify::answer(answer.head.status.as_u16(), after)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use translate::{paths, stream::Framing};
 use super::{
     Answered,
     account::Account,
-    attempt::{self, Answer, Failed, Message},
+    attempt::{self, Answer, Message},
     body::{Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
@@ -137,7 +137,7 @@ impl Call<'_> {
                 return Err(error);
             }
             let (cause, outcome, answer) = match result {
-                Err(Failed { cause, outcome }) => (cause, outcome, None),
+                Err(cause) => (cause, cause.outcome(), None),
                 Ok(answer) => match attempt::judge(&answer) {
                     Some((cause, outcome)) => (cause, outcome, Some(answer)),
                     None => return Ok((answer, picked)),
@@ -172,7 +172,8 @@ impl Call<'_> {
                 (None, None) => {
                     account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome, Instant::now());
-                    return Err(failed(cause, picked.name()));
+                    let endpoint = picked.name().to_owned();
+                    return Err(ProxyError::Upstream { cause, endpoint });
                 }
             }
         }
@@ -184,7 +185,7 @@ impl Call<'_> {
             Progress::Passing | Progress::Awaited | Progress::Whole => None,
             Progress::Left => {
                 let message = "the request's body broke off".to_owned();
-                Some(intake::bad("body_unreadable", message))
+                Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
                 limit: self.from.shared.settings.body_idle,
@@ -293,14 +294,5 @@ impl Picked {
 
     fn timeout(&self) -> Option<Duration> {
         self.route.timeouts.request_ms.map(Duration::from_millis)
-    }
-}
-
-fn failed(cause: Cause, endpoint: &str) -> ProxyError {
-    let endpoint = endpoint.to_owned();
-    match cause {
-        Cause::ConnectFailure | Cause::ConnectTimeout => ProxyError::ConnectFailure { endpoint },
-        Cause::FirstTokenTimeout | Cause::Unhealthy => ProxyError::FirstTokenTimeout { endpoint },
-        Cause::Reset | Cause::Status(_) => ProxyError::Reset { endpoint },
     }
 }

@@ -4,6 +4,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use dataplane_core::Cause;
 use futures::FutureExt as _;
 use http::Version;
 use http_body_util::BodyExt as _;
@@ -192,7 +193,7 @@ pub(super) async fn read(
             Ok(None) => break,
             Ok(Some(Err(error))) => {
                 return Err(bad(
-                    "body_unreadable",
+                    Cause::BodyUnreadable.code(),
                     format!("the request's body broke off: {error}"),
                 ));
             }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use dataplane_core::{Failure, Outcome};
+use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::Dialect;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     downstream::Watched,
+    error::broken_off,
     http1,
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
@@ -179,7 +180,7 @@ impl Relay {
             && !stream::looks_finished(self.framer.framing(), tail)
         {
             let before = self.next.take();
-            self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
+            self.break_off(Cause::Truncated, now);
             self.prepend(before);
             return;
         }
@@ -205,7 +206,8 @@ impl Relay {
     }
 
     /// The answer cannot be finished. Nothing of it can be taken back, so the client is told.
-    fn break_off(&mut self, reason: &'static str, outcome: Outcome, now: Instant) {
+    fn break_off(&mut self, cause: Cause, now: Instant) {
+        let (outcome, reason) = (cause.outcome(), cause.code());
         self.flight.finish(outcome, now);
         self.account.attempt_ended(&self.upstream, &outcome);
         self.account.reason = reason;
@@ -217,12 +219,9 @@ impl Relay {
             .get_or_create(&ReasonLabels { reason })
             .inc();
         self.connection = None;
-        let message = format!(
-            "endpoint {} broke off its answer ({reason}): what came before this is not complete",
-            self.upstream.info.endpoint.id
-        );
+        let message = broken_off(cause, self.upstream.info.endpoint.id.as_str());
         let error = ErrorBody {
-            status: 502,
+            status: cause.status(),
             reason,
             message: &message,
             request_id: self.account.request_id(),
@@ -254,14 +253,14 @@ impl Relay {
                 Ok(None) => self.end_whole(now),
                 // The client's fault, not the backend's.
                 Err(http1::Error::Unfinished) if self.upload.progress() == Progress::Stalled => {
-                    self.break_off("body_timeout", Outcome::Cancelled, now);
+                    self.break_off(Cause::BodyTimeout, now);
                 }
                 Err(http1::Error::Unfinished) => {
-                    self.break_off("body_unreadable", Outcome::Cancelled, now);
+                    self.break_off(Cause::BodyUnreadable, now);
                 }
                 Err(error) => {
                     tracing::debug!(%error, "the answer broke off");
-                    self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
+                    self.break_off(Cause::Truncated, now);
                 }
             }
             if self.next.is_some() || self.state != State::Open {
@@ -287,7 +286,7 @@ impl Relay {
 
     /// The route's own limit has passed. As before the first byte, it says nothing of the backend.
     fn over_time(&mut self, now: Instant) {
-        self.break_off("request_timeout", Outcome::Cancelled, now);
+        self.break_off(Cause::RequestTimeout, now);
     }
 
     /// Nothing came: how long for?
@@ -316,8 +315,7 @@ impl Relay {
                 self.last_data = now;
                 continue;
             } else {
-                let outcome = Outcome::Failure(Failure::StreamIdleTimeout);
-                self.break_off("stream_idle_timeout", outcome, now);
+                self.break_off(Cause::StreamIdleTimeout, now);
             }
             return Poll::Ready(());
         }
@@ -333,7 +331,7 @@ impl Watched for RefCell<Relay> {
             .handed_out
             .is_some_and(|at| now.saturating_duration_since(at) >= limit);
         if stalled && relay.state == State::Open {
-            relay.break_off("client_stalled", Outcome::Cancelled, now);
+            relay.break_off(Cause::ClientStalled, now);
         }
     }
 }

@@ -9,7 +9,7 @@ use dataplane_protocol::Dialect;
 use memchr::memrchr;
 use serde_json::json;
 
-use crate::error::{ErrorBody, anthropic_type};
+use crate::error::{ErrorBody, anthropic_type, openai_type};
 
 /// How a body is cut into pieces that mean something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ pub fn broken(dialect: Dialect, framing: Framing, error: &ErrorBody<'_>) -> Byte
             let document = json!({
                 "error": {
                     "message": error.message,
-                    "type": "server_error",
+                    "type": openai_type(error.status),
                     "param": null,
                     "code": error.reason,
                 }

@@ -145,9 +145,9 @@ async fn a_health_failure_between_pick_and_attempt_ends_the_attempt() {
     };
     let attempt = run(&upstream, &terms, make);
     let ended = timeout(Duration::from_secs(20), attempt).await;
-    let Ok(Err(failed)) = ended else {
+    let Ok(Err(cause)) = ended else {
         panic!("it waits on");
     };
-    assert_eq!(failed.cause, Cause::Unhealthy);
-    shared.finish(pick.ticket, failed.outcome, Instant::now());
+    assert_eq!(cause, Cause::Unhealthy);
+    shared.finish(pick.ticket, cause.outcome(), Instant::now());
 }
