@@ -33,6 +33,9 @@ const MAX_IDLE: usize = 512;
 /// An idle connection is closed after this; most servers close theirs sooner.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
+/// How long the log says nothing more of an instance's malformed answers.
+const ODD_AGAIN: Duration = Duration::from_mins(10);
+
 /// All instances one worker has talked to.
 pub(crate) struct Upstreams {
     shared: Arc<Shared>,
@@ -56,6 +59,8 @@ pub(crate) struct Upstream {
     idle: RefCell<Vec<Idle>>,
     /// The last attempt to connect failed.
     unreachable: Cell<bool>,
+    /// When the log last said that it does not speak as HTTP/1.1 wants it.
+    odd: Cell<Option<Instant>>,
 }
 
 /// A connection to an instance.
@@ -127,6 +132,7 @@ impl Upstream {
             attempts: RefCell::default(),
             idle: RefCell::new(idle),
             unreachable: Cell::default(),
+            odd: Cell::default(),
             info,
         }
     }
@@ -192,6 +198,20 @@ impl Upstream {
             tracing::debug!(%instance, %error, "connect failed again");
         } else {
             tracing::warn!(%instance, %error, "connect failed");
+        }
+    }
+
+    /// Says why an answer broke off. What only we find wrong would look like a reset to everybody,
+    /// so it is said aloud, once in a while.
+    pub(crate) fn broke_off(&self, error: &http1::Error) {
+        let instance = &self.info.instance.id;
+        let is_odd = matches!(error, http1::Error::Head(_) | http1::Error::Chunks);
+        let is_news = self.odd.get().is_none_or(|at| at.elapsed() >= ODD_AGAIN);
+        if is_odd && is_news {
+            self.odd.set(Some(Instant::now()));
+            tracing::warn!(%instance, %error, "the answer is malformed");
+        } else {
+            tracing::debug!(%instance, %error, "the answer broke off");
         }
     }
 

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use dataplane_core::{Cause, Outcome, classify};
 use dataplane_protocol::table::Timeouts;
 use http::{Method, header::RETRY_AFTER};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep_until, timeout};
 
-use super::body::{Outgoing, Progress, Upload};
+use super::body::{Outgoing, Upload};
 use crate::{
     http1::{Head, Lines},
     upstream::{Connection, Upstream},
@@ -65,7 +65,7 @@ pub(super) async fn run(
         if terms.repeatable
             && let Some(mut connection) = upstream.checkout()
         {
-            match first_byte(&mut connection, &make, terms).await {
+            match first_byte(upstream, &mut connection, &make, terms).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
                 Err(Cause::Reset)
@@ -74,7 +74,7 @@ pub(super) async fn run(
             }
         }
         let mut connection = connect(upstream, terms.timeouts).await?;
-        let begun = first_byte(&mut connection, &make, terms).await?;
+        let begun = first_byte(upstream, &mut connection, &make, terms).await?;
         Ok(begun.with(connection))
     };
     tokio::select! {
@@ -104,6 +104,7 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
 }
 
 async fn first_byte(
+    upstream: &Upstream,
     connection: &mut Connection,
     make: &impl Fn() -> Message,
     terms: &Terms<'_>,
@@ -113,20 +114,22 @@ async fn first_byte(
     } else {
         terms.timeouts.first_token_whole_ms
     };
-    let mut answer = std::pin::pin!(exchange(connection, make));
+    let mut answer = std::pin::pin!(exchange(upstream, connection, make));
     let Some(limit_ms) = limit_ms else {
         return answer.await;
     };
     let limit = Duration::from_millis(limit_ms);
+    let mut since = Instant::now();
     loop {
         tokio::select! {
             biased;
             answer = answer.as_mut() => return answer,
             // Boxed: most requests have no such limit, and it is large.
-            () = Box::pin(sleep(limit)) => {}
+            () = Box::pin(sleep_until((since + limit).into())) => {}
         }
         // While the backend waits for the client, the clock does not run.
-        if terms.upload.progress() != Progress::Awaited {
+        since = terms.upload.waits_since(since);
+        if since.elapsed() >= limit {
             return Err(Cause::FirstTokenTimeout);
         }
     }
@@ -150,6 +153,7 @@ impl Begun {
 }
 
 async fn exchange(
+    upstream: &Upstream,
     connection: &mut Connection,
     make: &impl Fn() -> Message,
 ) -> Result<Begun, Cause> {
@@ -158,7 +162,7 @@ async fn exchange(
     let (head, first) = poll_fn(|cx| connection.poll_head(cx))
         .await
         .map_err(|error| {
-            tracing::debug!(%error, "no answer");
+            upstream.broke_off(&error);
             Cause::Reset
         })?;
     let first = if !first.is_empty() {
@@ -168,7 +172,7 @@ async fn exchange(
     } else {
         let first = poll_fn(|cx| connection.poll_data(cx)).await;
         first.map_err(|error| {
-            tracing::debug!(%error, "closed before the first byte");
+            upstream.broke_off(&error);
             Cause::Reset
         })?
     };

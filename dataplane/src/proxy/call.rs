@@ -261,7 +261,11 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            until_close: !told.bounded && told.framing != Framing::Opaque,
+            inference: paths::is_inference(self.to.path),
+            // Errors that are sent as events have no last word.
+            until_close: !told.bounded
+                && told.framing != Framing::Opaque
+                && status == StatusCode::OK,
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
             deadline: picked.timeout().map(|limit| account.started + limit),
             now,

@@ -57,6 +57,8 @@ pub(crate) struct Relay {
     client: Dialect,
     http_2: bool,
     framer: Framer,
+    /// A model was asked: its dialect says how a stream ends.
+    inference: bool,
     /// End of a body whose end HTTP does not mark; absent where it does.
     tail: Option<BytesMut>,
     /// To hand out before anything else.
@@ -90,6 +92,8 @@ pub(super) struct Terms {
     /// The client's connection is HTTP/2.
     pub http_2: bool,
     pub framing: Framing,
+    /// The path is one of those that ask a model.
+    pub inference: bool,
     /// The backend marks the end by closing only.
     pub until_close: bool,
     pub idle: Duration,
@@ -144,6 +148,7 @@ impl Relay {
             client: terms.client,
             http_2: terms.http_2,
             framer: Framer::new(terms.framing),
+            inference: terms.inference,
             tail: terms.until_close.then(BytesMut::new),
             next: None,
             idle: terms.idle,
@@ -176,9 +181,11 @@ impl Relay {
     /// The body ended as HTTP says it should.
     fn end_whole(&mut self, now: Instant) {
         let rest = self.framer.finish();
-        if let Some(tail) = &self.tail
-            && !stream::looks_finished(self.framer.framing(), tail)
-        {
+        let is_cut = self.tail.as_ref().is_some_and(|tail| {
+            let framing = self.framer.framing();
+            !(stream::looks_finished(framing, tail) || !self.inference && rest.is_empty())
+        });
+        if is_cut {
             let before = self.next.take();
             self.break_off(Cause::Truncated, now);
             self.prepend(before);
@@ -259,7 +266,7 @@ impl Relay {
                     self.break_off(Cause::BodyUnreadable, now);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the answer broke off");
+                    self.upstream.broke_off(&error);
                     self.break_off(Cause::Truncated, now);
                 }
             }
@@ -310,14 +317,14 @@ impl Relay {
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 self.over_time(now);
-            } else if self.upload.progress() == Progress::Awaited {
-                // The backend waits for the client, whose own limit runs.
-                self.last_data = now;
-                continue;
-            } else {
-                self.break_off(Cause::StreamIdleTimeout, now);
+                return Poll::Ready(());
             }
-            return Poll::Ready(());
+            // While the backend waits for the client, the client's own limit runs.
+            self.last_data = self.upload.waits_since(self.last_data);
+            if now.saturating_duration_since(self.last_data) >= self.idle {
+                self.break_off(Cause::StreamIdleTimeout, now);
+                return Poll::Ready(());
+            }
         }
     }
 }
