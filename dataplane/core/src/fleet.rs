@@ -249,11 +249,9 @@ impl Fleet {
         {
             slot.detected(profile);
         }
-        let before = slot.models.serves().to_vec();
         let policy = &slot.info.endpoint.models;
-        if slot.models.listed(policy, result, &mut self.rng, now) {
-            self.catalogue.remove(place, &before);
-            self.catalogue.insert(place, slot.models.serves());
+        if let Some(before) = slot.models.listed(policy, result, &mut self.rng, now) {
+            self.catalogue.replace(place, &before, slot.models.serves());
             events.push(slot.models_event());
         }
         if slot.monitor.state() == Health::Unhealthy {
