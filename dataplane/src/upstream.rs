@@ -9,11 +9,13 @@ use std::{
     fmt, io,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
+use futures::task::noop_waker_ref;
 use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
@@ -35,6 +37,9 @@ const IDLE_FOR: Duration = Duration::from_secs(60);
 
 /// How long the log says nothing more of an instance's malformed answers.
 const ODD_AGAIN: Duration = Duration::from_mins(10);
+
+/// Of an answer that nobody wants, bytes that are read to keep its connection.
+const MAX_UNREAD: usize = 64 * 1024;
 
 /// All instances one worker has talked to.
 pub(crate) struct Upstreams {
@@ -212,6 +217,25 @@ impl Upstream {
             tracing::warn!(%instance, %error, "the answer is malformed");
         } else {
             tracing::debug!(%instance, %error, "the answer broke off");
+        }
+    }
+
+    /// Takes a connection back whose answer nobody wants: what of it is here already is read over.
+    /// Refusals (429, 503) are short, and a connection anew for each would cost a handshake.
+    pub(crate) fn put_back_unread(&self, mut connection: Connection, since: Instant) {
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut left = MAX_UNREAD;
+        while !connection.is_done() {
+            let Poll::Ready(Ok(Some(data))) = connection.poll_data(&mut cx) else {
+                break;
+            };
+            let Some(less) = left.checked_sub(data.len()) else {
+                return;
+            };
+            left = less;
+        }
+        if connection.is_done() {
+            self.put_back(connection, since);
         }
     }
 

@@ -101,13 +101,15 @@ impl Fleet {
         &self.table
     }
 
-    /// Where to send a request's first attempt. Counts as a request for the retry budget.
+    /// Where to send a request's first attempt, which counts for the retry budget.
     pub fn pick(&mut self, query: &Query<'_>, now: Mono) -> Result<Pick, Refusal> {
         let place = self.find_route(query).ok_or(Refusal::NoRoute)?;
+        let pick = self.attempt(place, query, &[], now)?;
+        // Only what is sent: requests that are refused would enlarge everybody's allowance.
         if let Some(live) = self.live.get_mut(place) {
             live.budget.request(now);
         }
-        self.attempt(place, query, &[], now)
+        Ok(pick)
     }
 
     /// Where to send the next attempt after `tried.len()` of them, the last ended by `cause`.

@@ -57,10 +57,15 @@ impl Call<'_> {
         account.stream = intake.facts.stream.unwrap_or(self.streams_by_default());
         let upload = Upload::new(intake.is_replayable());
         let answer = self.attempts(&mut account, &intake, &upload).await;
-        drop(intake);
         match answer {
-            Ok((answer, picked)) => self.relay(account, answer, picked, upload),
-            Err(error) => respond::error(account, client, &error),
+            Ok((answer, picked)) => {
+                drop(intake);
+                self.relay(account, answer, picked, upload)
+            }
+            Err(error) => {
+                intake.discard_rest(self.version);
+                respond::error(account, client, &error)
+            }
         }
     }
 
@@ -150,7 +155,12 @@ impl Call<'_> {
                 .then(|| picked.flight.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
-                (Some(next), _) => {
+                (Some(next), refused) => {
+                    if let Some(answer) = refused {
+                        picked
+                            .upstream
+                            .put_back_unread(answer.connection, Instant::now());
+                    }
                     account
                         .shared()
                         .metrics
