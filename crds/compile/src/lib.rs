@@ -21,6 +21,7 @@ mod duration;
 mod endpoint;
 mod form;
 mod instances;
+mod kind;
 mod labels;
 mod nearest;
 mod profile;
@@ -31,9 +32,10 @@ mod uses;
 
 pub use facts::Facts;
 pub use form::{Form, Unreadable};
+pub use kind::Kind;
 pub use namespace::{Namespace, Updated};
 pub use profile::profiles;
-pub use verdict::{Kind, Problem, Verdict, Verdicts};
+pub use verdict::{Problem, Verdict, Verdicts};
 
 use std::sync::Arc;
 

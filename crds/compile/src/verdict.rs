@@ -6,32 +6,10 @@ use crds::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rpds::RedBlackTreeMapSync;
 
-use crate::Unreadable;
+use crate::{Kind, Unreadable};
 
 /// Verdicts by kind and name. A clone costs nothing.
 pub type Verdicts = RedBlackTreeMapSync<(Kind, String), Verdict>;
-
-/// A verdict's kind of object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    LlmEndpoint,
-    OllaRoute,
-}
-
-impl Kind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LlmEndpoint => "LlmEndpoint",
-            Self::OllaRoute => "OllaRoute",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    EndpointId, InstanceId, Revision, RouteId, RoutingTable, SetId,
+    EndpointId, InstanceId, ResourceKey, Revision, RoutingTable,
     table::{Endpoint, EndpointSet, Instance, Profile, Route},
 };
 
@@ -32,19 +32,6 @@ pub enum Resource {
     Route(Arc<Route>),
 }
 
-/// What a resource is known by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResourceKey {
-    Profile(String),
-    Endpoint(EndpointId),
-    Set(SetId),
-    /// All instances of an endpoint: only to keep them.
-    Instances(EndpointId),
-    Instance(EndpointId, InstanceId),
-    Route(RouteId),
-}
-
 impl Resource {
     pub fn key(&self) -> ResourceKey {
         match self {
@@ -56,6 +43,13 @@ impl Resource {
             }
             Self::Route(route) => ResourceKey::Route(route.id.clone()),
         }
+    }
+}
+
+impl RoutingTable {
+    /// What tells this table's content from any other's.
+    pub fn revision(&self) -> Revision {
+        ResourceSet::of(self).revision()
     }
 }
 

@@ -12,7 +12,7 @@ use dataplane_protocol::frame::{Decoder, encode};
 use dataplane_protocol::sync::{
     AUDIENCE, FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane, ToOperator,
 };
-use e2e::{Tenant, wait, world::operator_url};
+use e2e::{Tenant, names::operator_url, wait};
 use http_body_util::{BodyExt as _, Channel};
 use hyper::{Request, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
