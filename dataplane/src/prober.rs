@@ -10,12 +10,8 @@ use http_body_util::Empty;
 use tokio::{task::JoinSet, time::timeout};
 use translate::listing;
 
-use crate::{
-    connect,
-    http1::{Connection, Head, Lines},
-    io::Io,
-    state::Shared,
-};
+use crate::{connect, connection::Connection, io::Io, state::Shared};
+use http1::{Head, Lines};
 
 static USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")));

@@ -20,9 +20,8 @@ use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use crate::{
-    connect,
+    connect, connection,
     cut::Cut,
-    http1,
     io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     proxy::{Address, Outgoing, Stamps},
@@ -69,7 +68,7 @@ pub(crate) struct Upstream {
 }
 
 /// A connection to an instance.
-pub(crate) type Connection = http1::Connection<Io, Outgoing>;
+pub(crate) type Connection = connection::Connection<Io, Outgoing>;
 
 #[derive(Debug)]
 struct Idle {
@@ -208,9 +207,12 @@ impl Upstream {
 
     /// Says why an answer broke off. What only we find wrong would look like a reset to everybody,
     /// so it is said aloud, once in a while.
-    pub(crate) fn broke_off(&self, error: &http1::Error) {
+    pub(crate) fn broke_off(&self, error: &connection::Error) {
         let instance = &self.info.instance.id;
-        let is_odd = matches!(error, http1::Error::Head(_) | http1::Error::Chunks);
+        let is_odd = matches!(
+            error,
+            connection::Error::Head(_) | connection::Error::Chunks
+        );
         let is_news = self.odd.get().is_none_or(|at| at.elapsed() >= ODD_AGAIN);
         if is_odd && is_news {
             self.odd.set(Some(Instant::now()));

@@ -2,16 +2,23 @@
 //! each uses only those before it. In: the sources, parsed. A room and what lies in its folder count
 //! as one, so a child may use what its parent defines.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "crds",
     "crds/compile",
     "dataplane",
     "dataplane/core",
+    "dataplane/http1",
     "dataplane/protocol",
     "dataplane/translate",
     "e2e",
@@ -36,7 +43,7 @@ fn no_modules_use_each_other_in_a_circle() {
     let mut circles = BTreeSet::new();
     for package in PACKAGES {
         let modules = modules_of(&root.join(package).join("src"));
-        assert!(modules.len() > 3, "{package}: sources are not found");
+        assert!(modules.len() > 2, "{package}: sources are not found");
         for circle in circles_of(&modules) {
             circles.insert(format!("{package}: {}", circle.join(" ")));
         }
@@ -124,7 +131,7 @@ impl Reader {
                 }
             }
             syn::UseTree::Name(name) if name.ident == "self" => {
-                self.add(before, before.last().cloned())
+                self.add(before, before.last().cloned());
             }
             syn::UseTree::Name(name) => {
                 let name = name.ident.to_string();

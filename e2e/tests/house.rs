@@ -9,9 +9,10 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our packages, lowest floor first, with what each may import of ours.
-const HOUSE: [(&str, &[&str]); 8] = [
+const HOUSE: [(&str, &[&str]); 9] = [
     ("crds", &[]),
     ("dataplane-protocol", &[]),
+    ("http1", &[]),
     ("compile", &["crds", "dataplane-protocol"]),
     ("dataplane-core", &["dataplane-protocol"]),
     ("translate", &["dataplane-protocol"]),
@@ -21,6 +22,7 @@ const HOUSE: [(&str, &[&str]); 8] = [
             "compile",
             "dataplane-core",
             "dataplane-protocol",
+            "http1",
             "translate",
         ],
     ),
@@ -33,6 +35,7 @@ const HOUSE: [(&str, &[&str]); 8] = [
             "dataplane",
             "dataplane-core",
             "dataplane-protocol",
+            "http1",
             "operator",
             "translate",
         ],
@@ -40,11 +43,12 @@ const HOUSE: [(&str, &[&str]); 8] = [
 ];
 
 /// Floors 1 and 2: values in, values out.
-const PURE: [&str; 5] = [
+const PURE: [&str; 6] = [
     "crds",
     "dataplane-protocol",
     "compile",
     "dataplane-core",
+    "http1",
     "translate",
 ];
 

@@ -16,10 +16,8 @@ use http::{Method, header::RETRY_AFTER};
 use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::body::{Outgoing, Upload};
-use crate::{
-    http1::{Head, Lines},
-    upstream::{Connection, Upstream},
-};
+use crate::upstream::{Connection, Upstream};
+use http1::{Head, Lines};
 
 /// An answer whose first byte is here (or that has none).
 #[derive(Debug)]

@@ -26,10 +26,8 @@ use super::{
     respond,
     surface::Forward,
 };
-use crate::{
-    downstream::Downstream, error::ProxyError, http1::Lines, metrics::ReasonLabels,
-    upstream::Upstream,
-};
+use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
+use http1::Lines;
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {

@@ -10,10 +10,8 @@ use http::{
 };
 use translate::stream::Framing;
 
-use crate::{
-    http1::{Head, Length, Lines},
-    upstream::Upstream,
-};
+use crate::upstream::Upstream;
+use http1::{Head, Length, Lines};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -381,7 +379,14 @@ mod tests {
         let id = HeaderValue::from_static("id");
         let mut lines = Lines::new(&Method::POST, &["/"]);
         for_backend(&mut lines, &address, client, &here, &id);
-        lines.headers()
+        let text = String::from_utf8(lines.end(&Method::GET, Some(0))).unwrap();
+        let head = text.trim_end().split("\r\n").skip(1);
+        let lines = head.map(|line| line.split_once(": ").unwrap());
+        lines
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<Vec<(HeaderName, HeaderValue)>>()
+            .into_iter()
+            .collect()
     }
 
     #[test]

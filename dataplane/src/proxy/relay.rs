@@ -31,9 +31,9 @@ use super::{
     flight::Flight,
 };
 use crate::{
+    connection,
     downstream::Watched,
     error::broken_off,
-    http1,
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
 };
@@ -259,10 +259,12 @@ impl Relay {
                 }
                 Ok(None) => self.end_whole(now),
                 // The client's fault, not the backend's.
-                Err(http1::Error::Unfinished) if self.upload.progress() == Progress::Stalled => {
+                Err(connection::Error::Unfinished)
+                    if self.upload.progress() == Progress::Stalled =>
+                {
                     self.break_off(Cause::BodyTimeout, now);
                 }
-                Err(http1::Error::Unfinished) => {
+                Err(connection::Error::Unfinished) => {
                     self.break_off(Cause::BodyUnreadable, now);
                 }
                 Err(error) => {
@@ -284,7 +286,7 @@ impl Relay {
     fn poll_connection(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, http1::Error>> {
+    ) -> Poll<Result<Option<Bytes>, connection::Error>> {
         match &mut self.connection {
             Some(connection) => connection.poll_data(cx),
             None => Poll::Ready(Ok(None)),

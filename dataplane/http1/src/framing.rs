@@ -2,7 +2,7 @@
 
 /// How an answer's body ends, as its head says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Length {
+pub enum Length {
     /// After so many bytes.
     Known(u64),
     Chunked,
@@ -57,7 +57,7 @@ enum At {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body's chunks are malformed")]
-pub(super) struct Malformed;
+pub struct MalformedChunks;
 
 impl Framing {
     pub(super) fn new(length: Length) -> Self {
@@ -73,7 +73,7 @@ impl Framing {
 
     /// The next piece of the body at the start of `input`, which is moved on. Empty: more input
     /// is needed, or the body is done; then what is left of `input` is not of it.
-    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<&'a [u8], MalformedChunks> {
         match self {
             Self::UntilClose => Ok(std::mem::take(input)),
             Self::Known(left) => Ok(take(input, left)),
@@ -106,7 +106,7 @@ fn take<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
 }
 
 impl Chunked {
-    fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<&'a [u8], Malformed> {
+    fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<&'a [u8], MalformedChunks> {
         loop {
             if let At::Data { left } = &mut self.at {
                 let data = take(input, left);
@@ -129,16 +129,16 @@ impl Chunked {
     }
 
     /// A byte that is not data.
-    fn step(&mut self, byte: u8) -> Result<At, Malformed> {
+    fn step(&mut self, byte: u8) -> Result<At, MalformedChunks> {
         Ok(match (self.at, byte) {
             (At::Size { size, digits }, _) if byte.is_ascii_hexdigit() && digits < 16 => {
-                let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
+                let digit = char::from(byte).to_digit(16).ok_or(MalformedChunks)?;
                 At::Size {
                     size: size << 4 | u64::from(digit),
                     digits: digits + 1,
                 }
             }
-            (At::Size { digits: 0, .. }, _) => return Err(Malformed),
+            (At::Size { digits: 0, .. }, _) => return Err(MalformedChunks),
             (At::Size { size, .. } | At::Extension { size }, b';' | b' ' | b'\t') => {
                 self.count()?;
                 At::Extension { size }
@@ -158,14 +158,14 @@ impl Chunked {
                 self.count()?;
                 At::InTrailer
             }
-            _ => return Err(Malformed),
+            _ => return Err(MalformedChunks),
         })
     }
 
-    fn count(&mut self) -> Result<(), Malformed> {
+    fn count(&mut self) -> Result<(), MalformedChunks> {
         self.extra += 1;
         if self.extra > MAX_EXTRA {
-            return Err(Malformed);
+            return Err(MalformedChunks);
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ mod tests {
     /// The body, whether it is done, and what is left over.
     type Read = (Vec<u8>, bool, Vec<u8>);
 
-    fn read(length: Length, bytes: &[u8], cut: usize) -> Result<Read, Malformed> {
+    fn read(length: Length, bytes: &[u8], cut: usize) -> Result<Read, MalformedChunks> {
         let mut framing = Framing::new(length);
         let mut body = Vec::new();
         let mut over = Vec::new();
@@ -197,7 +197,7 @@ mod tests {
         Ok((body, framing.is_done(), over))
     }
 
-    fn chunked(text: &str) -> Result<Read, Malformed> {
+    fn chunked(text: &str) -> Result<Read, MalformedChunks> {
         let whole = read(Length::Chunked, text.as_bytes(), usize::MAX)?;
         let bytewise = read(Length::Chunked, text.as_bytes(), 1)?;
         assert_eq!(whole, bytewise, "{text:?}");

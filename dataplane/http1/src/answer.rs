@@ -4,12 +4,12 @@ use bytes::Bytes;
 use http::Method;
 
 use super::{
-    framing::{self, Framing, Length},
-    head::{self, Head, Parsed},
+    framing::{Framing, Length, MalformedChunks},
+    head::{self, Head, MalformedHead, Parsed},
 };
 
 #[derive(Debug)]
-pub(super) struct Reading {
+pub struct Answer {
     /// What was asked with: an answer to HEAD has no body.
     method: Method,
     /// Of a head that is not whole.
@@ -20,11 +20,11 @@ pub(super) struct Reading {
     /// The connection may be used for another exchange.
     keep_alive: bool,
     /// Came after data that had to be handed out first.
-    malformed: Option<framing::Malformed>,
+    malformed: Option<MalformedChunks>,
 }
 
-impl Reading {
-    pub(super) fn new(method: Method) -> Self {
+impl Answer {
+    pub fn new(method: Method) -> Self {
         Self {
             method,
             partial: Bytes::new(),
@@ -36,7 +36,7 @@ impl Reading {
     }
 
     /// The head, if it is whole with these bytes, and what they hold of the body.
-    pub(super) fn head(&mut self, bytes: &[u8]) -> Result<Option<(Head, Bytes)>, head::Malformed> {
+    pub fn head(&mut self, bytes: &[u8]) -> Result<Option<(Head, Bytes)>, MalformedHead> {
         self.begun |= !bytes.is_empty();
         let bytes = if self.partial.is_empty() {
             Bytes::copy_from_slice(bytes)
@@ -59,7 +59,7 @@ impl Reading {
     }
 
     /// What these bytes hold of the body.
-    pub(super) fn data(&mut self, bytes: &[u8]) -> Bytes {
+    pub fn data(&mut self, bytes: &[u8]) -> Bytes {
         self.take(bytes, Bytes::copy_from_slice)
     }
 
@@ -94,17 +94,17 @@ impl Reading {
     }
 
     /// What was wrong with the body, once all data before it is handed out.
-    pub(super) fn malformed(&self) -> Option<framing::Malformed> {
+    pub fn malformed(&self) -> Option<MalformedChunks> {
         self.malformed
     }
 
     /// The body is here whole, and well.
-    pub(super) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.framing.is_done() && self.malformed.is_none()
     }
 
     /// The backend closed. True if that is the end of the body.
-    pub(super) fn ends_here(&mut self) -> bool {
+    pub fn ends_here(&mut self) -> bool {
         self.keep_alive = false;
         if self.framing.ends_with_connection() {
             self.framing = Framing::new(Length::Known(0));
@@ -112,16 +112,16 @@ impl Reading {
         self.is_done()
     }
 
-    pub(super) fn has_begun(&self) -> bool {
+    pub fn has_begun(&self) -> bool {
         self.begun
     }
 
-    pub(super) fn keeps_alive(&self) -> bool {
+    pub fn keeps_alive(&self) -> bool {
         self.is_done() && self.keep_alive
     }
 
     /// The connection ends with this exchange.
-    pub(super) fn let_go(&mut self) {
+    pub fn let_go(&mut self) {
         self.keep_alive = false;
     }
 }
@@ -133,8 +133,8 @@ mod tests {
     use super::*;
 
     /// Reads `text` in pieces of `cut` bytes: the status, the body, and the state afterwards.
-    fn read(text: &str, cut: usize) -> (Option<u16>, String, Reading) {
-        let mut reading = Reading::new(Method::POST);
+    fn read(text: &str, cut: usize) -> (Option<u16>, String, Answer) {
+        let mut reading = Answer::new(Method::POST);
         let mut status = None;
         let mut body = Vec::new();
         for piece in text.as_bytes().chunks(cut) {
@@ -203,7 +203,7 @@ mod tests {
             tail in prop::collection::vec(any::<u8>(), 0..300),
             cut in 1..300_usize,
         ) {
-            let mut reading = Reading::new(Method::GET);
+            let mut reading = Answer::new(Method::GET);
             let mut text = b"HTTP/1.1 200 OK\r\n".to_vec();
             text.extend_from_slice(&tail);
             let mut begun = false;

@@ -12,13 +12,8 @@ use bytes::{Buf as _, Bytes};
 use futures::task::noop_waker_ref;
 use http::Method;
 use http_body::Body;
+use http1::{Answer, Head, Lines, MalformedChunks, MalformedHead};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::{
-    answer::Reading,
-    framing, head,
-    head::{Head, Lines},
-};
 
 /// Bytes taken by one read.
 const READ: usize = 32 * 1024;
@@ -44,14 +39,14 @@ pub(crate) enum Error {
     Unfinished,
 }
 
-impl From<head::Malformed> for Error {
-    fn from(malformed: head::Malformed) -> Self {
+impl From<MalformedHead> for Error {
+    fn from(malformed: MalformedHead) -> Self {
         Self::Head(malformed.to_string())
     }
 }
 
-impl From<framing::Malformed> for Error {
-    fn from(_: framing::Malformed) -> Self {
+impl From<MalformedChunks> for Error {
+    fn from(_: MalformedChunks) -> Self {
         Self::Chunks
     }
 }
@@ -62,7 +57,7 @@ pub(crate) struct Connection<I, B> {
     io: I,
     /// The request until it is sent whole. Boxed: mostly it is at once.
     sending: Option<Box<Sending<B>>>,
-    reading: Reading,
+    reading: Answer,
 }
 
 struct Sending<B> {
@@ -85,7 +80,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin> Connectio
         Self {
             io,
             sending: None,
-            reading: Reading::new(Method::GET),
+            reading: Answer::new(Method::GET),
         }
     }
 
@@ -101,7 +96,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin> Connectio
             ended: body.is_end_stream() && length.is_some(),
             body,
         }));
-        self.reading = Reading::new(method);
+        self.reading = Answer::new(method);
     }
 
     /// The answer's head, and what has come of its body with it.

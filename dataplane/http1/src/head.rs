@@ -11,13 +11,13 @@ use http::{
 use super::framing::Length;
 
 /// Longest head of an answer, bytes.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+pub const MAX_HEAD: usize = 16 * 1024;
 
 /// Most header lines of an answer.
 const MAX_LINES: usize = 100;
 
 /// A request's head, line by line.
-pub(crate) struct Lines(Vec<u8>);
+pub struct Lines(Vec<u8>);
 
 /// Without the lines: one holds a credential.
 impl fmt::Debug for Lines {
@@ -28,7 +28,7 @@ impl fmt::Debug for Lines {
 
 impl Lines {
     /// With a request line whose target is these parts. What would end it early is escaped.
-    pub(crate) fn new(method: &Method, target: &[&str]) -> Self {
+    pub fn new(method: &Method, target: &[&str]) -> Self {
         let mut lines = Vec::with_capacity(1024);
         lines.extend_from_slice(method.as_str().as_bytes());
         lines.push(b' ');
@@ -43,27 +43,15 @@ impl Lines {
         Self(lines)
     }
 
-    pub(crate) fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
+    pub fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.0.extend_from_slice(name.as_str().as_bytes());
         self.0.extend_from_slice(b": ");
         self.0.extend_from_slice(value.as_bytes());
         self.0.extend_from_slice(b"\r\n");
     }
 
-    #[cfg(test)]
-    pub(crate) fn headers(&self) -> http::HeaderMap {
-        let text = std::str::from_utf8(&self.0).unwrap();
-        let lines = text.split_terminator("\r\n").skip(1);
-        let lines = lines.map(|line| line.split_once(": ").unwrap());
-        lines
-            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
-            .collect::<Vec<(HeaderName, HeaderValue)>>()
-            .into_iter()
-            .collect()
-    }
-
     /// How long the body is, and the end of the head. Absent: it comes in chunks.
-    pub(super) fn end(mut self, method: &Method, length: Option<u64>) -> Vec<u8> {
+    pub fn end(mut self, method: &Method, length: Option<u64>) -> Vec<u8> {
         // A request whose method gives a body a meaning says that it has none (RFC 9110, 8.6).
         let says_none = matches!(*method, Method::POST | Method::PUT | Method::PATCH);
         match length {
@@ -84,7 +72,7 @@ impl Lines {
 
 /// An answer's head.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub struct Head {
     pub status: StatusCode,
     /// All lines, in their order.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -103,7 +91,7 @@ pub(super) enum Parsed {
 
 /// Not the answer of an HTTP/1 server.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Malformed {
+pub enum MalformedHead {
     #[error("{0}")]
     Head(#[from] httparse::Error),
     #[error("the head is over {MAX_HEAD} bytes long")]
@@ -119,18 +107,18 @@ pub(super) enum Malformed {
 }
 
 /// Reads an answer's head from the start of `bytes`. Interim answers (100, 103) are passed over.
-pub(super) fn parse(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed> {
+pub(super) fn parse(bytes: &Bytes, method: &Method) -> Result<Parsed, MalformedHead> {
     let mut start = 0;
     loop {
         let rest = bytes.slice(start..);
         match parse_one(&rest, method)? {
             // Interim answers count: they must not come for ever.
-            None if bytes.len() >= MAX_HEAD => return Err(Malformed::TooLong),
+            None if bytes.len() >= MAX_HEAD => return Err(MalformedHead::TooLong),
             None => return Ok(Parsed::Partial),
-            Some((_, len)) if start + len > MAX_HEAD => return Err(Malformed::TooLong),
+            Some((_, len)) if start + len > MAX_HEAD => return Err(MalformedHead::TooLong),
             // Upgrade is never asked for: the header is hop-by-hop.
             Some((head, _)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                return Err(Malformed::Switch);
+                return Err(MalformedHead::Switch);
             }
             Some((head, len)) if head.status.is_informational() => start += len,
             Some((head, len)) => return Ok(Parsed::Answer(head, start + len)),
@@ -138,7 +126,7 @@ pub(super) fn parse(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed>
     }
 }
 
-fn parse_one(bytes: &Bytes, method: &Method) -> Result<Option<(Head, usize)>, Malformed> {
+fn parse_one(bytes: &Bytes, method: &Method) -> Result<Option<(Head, usize)>, MalformedHead> {
     let mut lines = [const { std::mem::MaybeUninit::uninit() }; MAX_LINES];
     let mut parsed = httparse::Response::new(&mut []);
     let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -152,7 +140,7 @@ fn parse_one(bytes: &Bytes, method: &Method) -> Result<Option<(Head, usize)>, Ma
     let status = parsed
         .code
         .and_then(|code| StatusCode::from_u16(code).ok())
-        .ok_or(Malformed::Status)?;
+        .ok_or(MalformedHead::Status)?;
     let http_1_1 = parsed.version == Some(1);
     let mut headers = Vec::with_capacity(parsed.headers.len());
     let mut told = Told::default();
@@ -184,18 +172,18 @@ struct Told {
 }
 
 impl Told {
-    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Malformed> {
+    fn hear(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), MalformedHead> {
         if *name == CONTENT_LENGTH {
-            let number = digits(value.as_bytes()).ok_or(Malformed::ContentLength)?;
+            let number = digits(value.as_bytes()).ok_or(MalformedHead::ContentLength)?;
             let before = self.content_length.replace(number);
             if before.is_some_and(|before| before != number) {
-                return Err(Malformed::ContentLength);
+                return Err(MalformedHead::ContentLength);
             }
         } else if *name == TRANSFER_ENCODING {
             // The header ends here, so nobody after us could undo another coding.
             let chunked = value.as_bytes().eq_ignore_ascii_case(b"chunked");
             if !chunked || std::mem::replace(&mut self.chunked, true) {
-                return Err(Malformed::TransferEncoding);
+                return Err(MalformedHead::TransferEncoding);
             }
         } else if *name == CONNECTION {
             for word in words(value) {
@@ -212,13 +200,13 @@ impl Told {
         status: StatusCode,
         method: &Method,
         http_1_1: bool,
-    ) -> Result<Length, Malformed> {
+    ) -> Result<Length, MalformedHead> {
         let without = status.is_informational()
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             || *method == Method::HEAD;
         Ok(match self.content_length {
             _ if without => Length::Known(0),
-            _ if self.chunked && !http_1_1 => return Err(Malformed::TransferEncoding),
+            _ if self.chunked && !http_1_1 => return Err(MalformedHead::TransferEncoding),
             _ if self.chunked => Length::Chunked,
             Some(length) => Length::Known(length),
             None => Length::UntilClose,
@@ -249,11 +237,11 @@ fn digits(text: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<(Head, usize)>, Malformed> {
+    fn read(text: &str) -> Result<Option<(Head, usize)>, MalformedHead> {
         read_for(&Method::POST, text)
     }
 
-    fn read_for(method: &Method, text: &str) -> Result<Option<(Head, usize)>, Malformed> {
+    fn read_for(method: &Method, text: &str) -> Result<Option<(Head, usize)>, MalformedHead> {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         Ok(match parse(&bytes, method)? {
             Parsed::Partial => None,
