@@ -41,6 +41,12 @@ use crate::{Duration, LabelSelector, Port};
     printcolumn(
         json_path = ".status.conditions[?(@.type=='Ready')].message",
         name = "Message",
+        type_ = "string"
+    ),
+    printcolumn(json_path = ".spec.url", name = "URL", type_ = "string", priority = 1),
+    printcolumn(
+        json_path = ".spec.service.name",
+        name = "Service",
         type_ = "string",
         priority = 1
     ),

@@ -38,7 +38,12 @@ use crate::{Duration, LabelSelector};
         type_ = "string"
     ),
     printcolumn(
-        json_path = ".status.conditions[?(@.type=='Programmed')].message",
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        name = "Ready",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
         name = "Message",
         type_ = "string"
     ),
@@ -283,7 +288,7 @@ pub struct TimeoutsSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OllaRouteStatus {
-    /// `Accepted`, `ResolvedRefs`, `Programmed`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
     #[serde(default)]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",

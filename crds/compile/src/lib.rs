@@ -20,6 +20,7 @@ mod instances;
 mod labels;
 mod nearest;
 mod profile;
+mod reach;
 mod route;
 mod sets;
 mod url;
@@ -111,7 +112,7 @@ pub fn compile(namespace: &str, objects: &Objects, facts: &Facts) -> Compiled {
     for unreadable in objects.unreadable_of(Kind::LlmEndpoint) {
         take((Verdict::unreadable(unreadable), None));
     }
-    let routes = route::compile(objects, &accepted);
+    let mut routes = route::compile(objects, &accepted);
     table.sets = sets::Endpoints::of(objects).sets_of(&routes.made);
     table.routes = routes.made.into_iter().map(|made| made.route).collect();
     if facts.in_cluster {
@@ -120,6 +121,7 @@ pub fn compile(namespace: &str, objects: &Objects, facts: &Facts) -> Compiled {
             .keep
             .extend(unknown.map(|name| ResourceKey::Route(RouteId::from(name))));
     }
+    reach::judge(&table, &mut routes.verdicts);
     verdicts.extend(routes.verdicts);
     verdicts.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     Compiled { table, verdicts }

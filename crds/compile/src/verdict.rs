@@ -41,6 +41,8 @@ pub struct Verdict {
     pub accepted: Result<(), Problem>,
     /// `ResolvedRefs`: a broken reference leaves out what it names, not the whole object.
     pub resolved_refs: Result<(), Problem>,
+    /// `Ready` of an OllaRoute: whether some address can take its requests.
+    pub reachable: Result<(), Problem>,
     /// Ready addresses found for an LlmEndpoint; 0 for a route.
     pub instances: u32,
     /// Generation of an older form that is in the table instead of one that was not accepted.
@@ -57,6 +59,7 @@ impl Verdict {
             generation: meta.generation.unwrap_or_default(),
             accepted: Ok(()),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             in_use: None,
         }
@@ -71,6 +74,7 @@ impl Verdict {
             generation: object.generation,
             accepted: Err(Problem::new(Reason::Undecodable, "", message)),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             in_use: None,
         }

@@ -36,6 +36,7 @@ pub(crate) fn route_verdict(name: &str, generation: i64) -> Verdict {
         generation,
         accepted: Ok(()),
         resolved_refs: Ok(()),
+        reachable: Ok(()),
         instances: 0,
         uid: None,
         in_use: None,
