@@ -17,7 +17,12 @@ use dataplane_protocol::{
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Kind, Objects, Problem, Verdict, labels::well_formed, sets, verdict::some_of};
+use crate::{
+    Kind, Objects, Problem, Verdict,
+    labels::well_formed,
+    sets,
+    verdict::{Problems, some_of},
+};
 
 /// A route of the table, and the selector of its set.
 pub(crate) struct Made {
@@ -189,18 +194,30 @@ fn matches_at(place: usize) -> String {
     format!("spec.matches[{place}]")
 }
 
+/// What is wrong with its spec by itself, if something is.
+pub(crate) fn problem(object: &OllaRoute) -> Option<Problem> {
+    parse(object).err()
+}
+
 fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     let spec = &object.spec;
-    Ok(Route {
+    let mut problems = Problems::default();
+    let matches = matches(&spec.matches, &mut problems);
+    let endpoints = problems.take(selection(spec.endpoints.as_ref()));
+    let breaker = policy::breaker(spec.engine, spec.circuit_breaker.as_ref());
+    let breaker = problems.take(breaker);
+    let timeouts = policy::timeouts(&spec.timeouts, &mut problems);
+    let parts = endpoints.zip(breaker.zip(timeouts));
+    let made = parts.map(|(endpoints, (breaker, timeouts))| Route {
         id: RouteId::from(name_of(object)),
         created: created(object),
-        matches: matches(&spec.matches)?,
+        matches,
         endpoints: Selection {
             priority_order: match spec.priority_order {
                 PriorityOrderSpec::LowestFirst => PriorityOrder::LowestFirst,
                 PriorityOrderSpec::HighestFirst => PriorityOrder::HighestFirst,
             },
-            ..selection(spec.endpoints.as_ref())?
+            ..endpoints
         },
         balancer: match spec.load_balancer {
             LoadBalancer::Priority => Balancer::Priority,
@@ -208,18 +225,19 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
             LoadBalancer::LeastConnections => Balancer::LeastConnections,
         },
         failover: policy::failover(spec.engine, spec.failover.as_ref()),
-        breaker: policy::breaker(spec.engine, spec.circuit_breaker.as_ref())?,
-        timeouts: policy::timeouts(&spec.timeouts)?,
-    })
+        breaker,
+        timeouts,
+    });
+    problems.end(made)
 }
 
 /// As many as there are in `spec`, in its order; where there is none, the one that fits all.
-fn matches(spec: &[crds::route::RouteMatch]) -> Result<Vec<RouteMatch>, Problem> {
+fn matches(spec: &[crds::route::RouteMatch], problems: &mut Problems) -> Vec<RouteMatch> {
     if spec.is_empty() {
-        return Ok(vec![RouteMatch::default()]);
+        return vec![RouteMatch::default()];
     }
     let all = spec.iter().enumerate();
-    all.map(|(at, one)| one_match(&matches_at(at), one))
+    all.filter_map(|(at, one)| problems.take(one_match(&matches_at(at), one)))
         .collect()
 }
 

@@ -56,6 +56,7 @@ pub(crate) fn problem(field: &str, message: &str) -> Problem {
         reason: Reason::Invalid,
         field: field.to_owned(),
         message: message.to_owned(),
+        others: Vec::new(),
     }
 }
 

@@ -187,6 +187,7 @@ fn a_route_is_ready_once_it_is_programmed_and_reaches_something() {
         reason: Reason::NoEndpoints,
         field: "spec.endpoints".into(),
         message: "none".into(),
+        others: Vec::new(),
     });
     let mut refused = alone.clone();
     refused.accepted = Err(problem("spec.matches[0]", "twice"));
@@ -259,6 +260,7 @@ fn what_is_not_listed_is_unknown_and_ready_stays_as_it_was() {
         reason: Reason::Pending,
         field: String::new(),
         message: "not listed".into(),
+        others: Vec::new(),
     });
     let now = desired_status(&verdict, said(&view, 1), &before, at(9)).unwrap();
     assert_eq!(read(&now, "ResolvedRefs"), "Unknown/Pending: not listed");
