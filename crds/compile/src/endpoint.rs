@@ -161,7 +161,7 @@ fn profile_of(spec: &LlmEndpointSpec) -> Result<Arc<Profile>, Problem> {
         let known = profile::known_types();
         let meant = nearest(&spec.type_, known.iter().copied());
         let message = format!(
-            "`{}` is no known type{}; known are {}",
+            "`{}` is not a known type{}; known types are {}",
             spec.type_,
             meant.map_or_else(String::new, |name| format!(", did you mean `{name}`?")),
             known.join(", ")

@@ -144,7 +144,7 @@ fn a_second_object_of_one_name_is_refused_with_both_places() {
     assert_eq!(
         notes(&loaded),
         [
-            "error b.yaml:4: metadata.name: LlmEndpoint `a` of namespace `default` stands already \
+            "error b.yaml:4: metadata.name: LlmEndpoint `a` of namespace `default` is already defined \
           at a.yaml:4; rename or remove one"
         ]
     );
@@ -377,7 +377,7 @@ fn all_that_is_wrong_with_an_object_is_told_in_one_go() {
     let told: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
     for expected in [
         "f.yaml:8: spec.priority: must be from 0 to 1000000, not 2000000",
-        "f.yaml:5: spec.type: `vlllm` is no known type",
+        "f.yaml:5: spec.type: `vlllm` is not a known type",
         "f.yaml:4: spec: set exactly one of url, service, podSelector",
         "f.yaml:10: spec.health.timeout: must be longer than 0s",
         "f.yaml:16: spec.engin: unknown field; did you mean `engine`?",

@@ -135,7 +135,7 @@ fn a_name_used_twice_is_refused_with_both_places() {
     let line = done.err.lines().find(|line| line.contains("twin")).unwrap();
     assert!(line.starts_with(&format!("error: {second}:")), "{line}");
     assert!(
-        line.contains(&format!("stands already at {first}:")),
+        line.contains(&format!("is already defined at {first}:")),
         "{line}"
     );
 }
