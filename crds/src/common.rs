@@ -104,7 +104,8 @@ pub mod condition {
     pub const RESOLVED_REFS: &str = "ResolvedRefs";
     /// The data planes of the namespace use it as it stands.
     pub const PROGRAMMED: &str = "Programmed";
-    /// `LlmEndpoint` only: data planes see at least one usable instance.
+    /// `LlmEndpoint`: data planes see at least one usable instance. `OllaRoute`: it is programmed,
+    /// and some address can take its requests.
     pub const READY: &str = "Ready";
 }
 
@@ -125,6 +126,8 @@ pub enum Reason {
     Conflicted,
     /// A named `LlmEndpoint` does not exist, or was not accepted.
     EndpointNotFound,
+    /// A route selects no accepted `LlmEndpoint`.
+    NoEndpoints,
     /// A named Service, or its port, does not exist.
     ServiceNotFound,
     /// No selected pod has a container port of that name.
@@ -154,6 +157,7 @@ impl Reason {
             Self::UnknownType => "UnknownType",
             Self::Conflicted => "Conflicted",
             Self::EndpointNotFound => "EndpointNotFound",
+            Self::NoEndpoints => "NoEndpoints",
             Self::ServiceNotFound => "ServiceNotFound",
             Self::PortNotFound => "PortNotFound",
             Self::SecretNotFound => "SecretNotFound",

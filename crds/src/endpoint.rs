@@ -41,6 +41,12 @@ use crate::{Duration, LabelSelector, Port};
     printcolumn(
         json_path = ".status.conditions[?(@.type=='Ready')].message",
         name = "Message",
+        type_ = "string"
+    ),
+    printcolumn(json_path = ".spec.url", name = "URL", type_ = "string", priority = 1),
+    printcolumn(
+        json_path = ".spec.service.name",
+        name = "Service",
         type_ = "string",
         priority = 1
     ),
@@ -53,15 +59,16 @@ use crate::{Duration, LabelSelector, Port};
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct LlmEndpointSpec {
-    /// What kind of server answers: auto (default), ollama, openai, vllm, litellm, localai,
-    /// gpustack, sglang, llamacpp, lm-studio. Decides health and listing paths and which
-    /// `/olla/{type}/` prefixes reach it. `auto` finds out from the model listing.
+    /// Type of server: auto (default), ollama, openai, vllm, litellm, localai, gpustack,
+    /// sglang, llamacpp, lm-studio. Decides health check and listing paths, and which
+    /// `/olla/{type}/` prefixes lead to this endpoint. `auto` detects the type from the model
+    /// listing.
     #[serde(rename = "type", default = "default_type")]
     #[schemars(length(min = 1, max = 63))]
     pub type_: String,
 
-    /// Base URL, `http://` or `https://`, with an optional port and path. The path is kept
-    /// before each request's own. Credentials in it are refused: use `auth`.
+    /// Base URL, `http://` or `https://`, with an optional port and path. The path is prepended
+    /// to the path of each request. Credentials in the URL are refused: use `auth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = r"^https?://[^@\s]+$"))]
     pub url: Option<String>,
@@ -70,38 +77,39 @@ pub struct LlmEndpointSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceTarget>,
 
-    /// Pods of the same namespace; each ready one becomes an instance.
+    /// Pods of the same namespace; each ready pod becomes an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_selector: Option<PodSelectorTarget>,
 
-    /// Which tier it stands in. Default 100. Lower is preferred, unless the route says
-    /// `priorityOrder: HighestFirst`. Equal numbers share traffic.
+    /// Priority of this endpoint; endpoints with equal priority form a tier and share its
+    /// traffic. Default 100. Lower numbers are preferred, unless `priorityOrder` of the route is
+    /// `HighestFirst`.
     #[serde(default = "default_hundred")]
     #[schemars(range(max = 1_000_000))]
     pub priority: u32,
 
-    /// Share inside its tier, in proportion to the weights of its neighbours. Default 100; 0
-    /// takes no traffic.
+    /// Share of traffic inside the tier, relative to the weights of the other endpoints.
+    /// Default 100; 0 takes no traffic.
     #[serde(default = "default_hundred")]
     #[schemars(range(max = 1_000_000))]
     pub weight: u32,
 
-    /// How the data planes find out whether it works.
+    /// Health checks by the data planes.
     #[serde(default)]
     pub health: HealthSpec,
 
-    /// Which models it serves.
+    /// Models that the endpoint serves.
     #[serde(default)]
     pub models: ModelsSpec,
 
-    /// What is sent to the backend to be let in, from a Secret of the same namespace. It goes
-    /// with every request that reaches this endpoint, whatever its path: use a key with the
-    /// rights of the clients, not an administrator's. Clients' own credentials never reach a
-    /// backend.
+    /// Credentials sent to the backend, from a Secret of the same namespace. They are added to
+    /// every request to this endpoint, whatever its path: use a key with the rights of the
+    /// clients, not an administrator's. Clients' own credentials never reach a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
 }
 
+/// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceTarget {
@@ -112,6 +120,7 @@ pub struct ServiceTarget {
     pub port: Port,
 }
 
+/// A port of the selected pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -133,29 +142,29 @@ pub struct PodSelectorTarget {
     .message("health.timeout: must be longer than 0s"))]
 pub struct HealthSpec {
     /// `Active` (default) probes at `interval`. `Passive` probes only after a request failed to
-    /// connect or was reset before its answer, until a probe is good: for endpoints that bill or
-    /// limit requests. `Disabled` never probes; the circuit breaker alone judges.
+    /// connect or was reset before its answer, until a probe succeeds: for endpoints that bill
+    /// or limit requests. `Disabled` never probes; only the circuit breaker judges.
     #[serde(default)]
     pub mode: HealthMode,
-    /// Path of the probe, a GET that costs no tokens; any 2xx is good. Default: the one of
-    /// `type`.
+    /// Path of the probe, a GET that costs no tokens; any 2xx is a success. Default: the path
+    /// of `type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: Option<String>,
-    /// Time between probes, at least 100ms, kept to within ±5 % of jitter. Default 10s. Where it
-    /// is longer, the next probe after a failed one comes after 1s, and while the instance is out
-    /// of use one comes every 10s, so that neither verdict waits for `interval`.
+    /// Time between probes, at least 100ms, with ±5 % of jitter. Default 10s. Where `interval`
+    /// is longer, a failed probe is repeated after 1s, and an unhealthy instance is probed
+    /// every 10s.
     #[serde(default = "default_health_interval")]
     pub interval: Duration,
-    /// A probe that takes longer has failed. Default 5s: Ollama is slow to answer while it
-    /// loads a model.
+    /// Time after which a probe has failed. Default 5s: Ollama is slow to answer while it loads
+    /// a model.
     #[serde(default = "default_health_timeout")]
     pub timeout: Duration,
-    /// Failed probes in a row that take it out of use. Default 2.
+    /// Consecutive failed probes that make an instance unhealthy. Default 2.
     #[serde(default = "default_unhealthy_threshold")]
     #[schemars(range(min = 1, max = 100))]
     pub unhealthy_threshold: u32,
-    /// Good probes in a row that bring it back. Default 1.
+    /// Consecutive successful probes that make an instance healthy again. Default 1.
     #[serde(default = "default_one")]
     #[schemars(range(min = 1, max = 100))]
     pub healthy_threshold: u32,
@@ -172,19 +181,19 @@ pub enum HealthMode {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelsSpec {
-    /// Asking the backend for its list.
+    /// Model discovery from the backend's own listing.
     #[serde(default)]
     pub discovery: DiscoverySpec,
-    /// Models it serves whatever its list says. With discovery off and this empty, it is taken
-    /// to serve every model.
+    /// Models that the endpoint serves in addition to discovered ones. With discovery disabled
+    /// and no static models, the endpoint is assumed to serve every model.
     #[serde(rename = "static", default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), inner(length(min = 1, max = 256)))]
     pub fixed: Vec<String>,
-    /// When not empty, only models that match one of these globs (`*`, `?`) are offered.
+    /// Globs (`*`, `?`). If set, only models that match one of them are offered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub include: Vec<String>,
-    /// Models that match one of these globs are never offered.
+    /// Globs (`*`, `?`). Models that match one of them are never offered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub exclude: Vec<String>,
@@ -198,17 +207,17 @@ pub struct DiscoverySpec {
     /// Whether the backend is asked for its models. Default true.
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Path of the listing, a GET. Default: the one of `type`.
+    /// Path of the listing, a GET. Default: the path of `type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: Option<String>,
-    /// Time between listings, at least 1s. Default 30s. A backend that comes back is asked at
-    /// once; one that failed to list is asked again after 2s, 4s and so on up to `interval`.
+    /// Time between listings, at least 1s. Default 30s. A backend that recovers is asked at
+    /// once; a failed listing is repeated after 2s, 4s and so on up to `interval`.
     #[serde(default = "default_discovery_interval")]
     pub interval: Duration,
 }
 
-/// What became of it.
+/// Observed state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LlmEndpointStatus {
@@ -220,20 +229,21 @@ pub struct LlmEndpointStatus {
         "maxItems" = 8
     ))]
     pub conditions: Vec<Condition>,
-    /// Its addresses, as the data planes see them.
+    /// Number of instances and how many of them can be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<InstanceCounts>,
-    /// Generation that this status speaks of.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
+/// Number of instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceCounts {
     /// Ready addresses found in the cluster.
     pub total: i32,
-    /// Of these, how many at least one data plane can use.
+    /// Instances that at least one data plane can use.
     pub ready: i32,
     /// `ready/total`, for `kubectl get`.
     pub summary: String,

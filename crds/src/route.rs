@@ -38,7 +38,12 @@ use crate::{Duration, LabelSelector};
         type_ = "string"
     ),
     printcolumn(
-        json_path = ".status.conditions[?(@.type=='Programmed')].message",
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        name = "Ready",
+        type_ = "string"
+    ),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
         name = "Message",
         type_ = "string"
     ),
@@ -67,9 +72,9 @@ pub struct OllaRouteSpec {
     #[serde(default)]
     pub engine: Engine,
 
-    /// `priority` (default): best tier first, weighted round robin inside it. `round_robin`:
-    /// weighted round robin over all endpoints, priorities unused. `least_connections`: fewest
-    /// requests in flight, priorities unused.
+    /// `priority` (default): best tier first, weighted round robin inside a tier.
+    /// `round_robin`: weighted round robin over all endpoints, priorities ignored.
+    /// `least_connections`: fewest requests in flight, priorities ignored.
     #[serde(default)]
     pub load_balancer: LoadBalancer,
 
@@ -77,15 +82,15 @@ pub struct OllaRouteSpec {
     #[serde(default)]
     pub priority_order: PriorityOrder,
 
-    /// When a request that failed before its first byte goes to another endpoint.
+    /// Failover: when a failed request is retried on another endpoint before its first byte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<FailoverSpec>,
 
-    /// When an instance that keeps failing is left alone.
+    /// Circuit breaker: when to stop sending requests to a failing instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreakerSpec>,
 
-    /// How long to wait for what.
+    /// Timeouts of requests.
     #[serde(default)]
     pub timeouts: TimeoutsSpec,
 }
@@ -100,11 +105,11 @@ pub struct RouteMatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path_prefix: Option<String>,
-    /// Globs (`*`, `?`) of which one must fit the requested model.
+    /// Globs (`*`, `?`); the requested model must match one of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
     pub models: Vec<String>,
-    /// Request headers that must all be there with these values.
+    /// Request headers that must be present with these values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend(
         "x-kubernetes-list-type" = "map",
@@ -113,10 +118,11 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
 }
 
+/// A request header and its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderMatch {
-    /// Header name, any case.
+    /// Name of the header, in any case.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9-]+$"))]
     pub name: String,
     /// Exact value.
@@ -124,7 +130,7 @@ pub struct HeaderMatch {
     pub value: String,
 }
 
-/// `refs` and `selector` add up.
+/// LlmEndpoints by name and by label; `refs` and `selector` add up.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.refs) || has(self.selector)")
@@ -142,17 +148,18 @@ pub struct EndpointsSpec {
     pub selector: Option<LabelSelector>,
 }
 
+/// An LlmEndpoint by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointRef {
     /// Name of the LlmEndpoint.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Instead of the endpoint's own priority, for this route.
+    /// Overrides the endpoint's own priority for this route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]
     pub priority: Option<u32>,
-    /// Instead of the endpoint's own weight, for this route.
+    /// Overrides the endpoint's own weight for this route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 1_000_000))]
     pub weight: Option<u32>,
@@ -192,14 +199,15 @@ pub struct FailoverSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub causes: Option<Vec<FailoverCause>>,
-    /// Attempts of one request, the first included. Default 3; 1 = never elsewhere.
+    /// Maximum number of attempts per request, including the first. Default 3; 1 disables
+    /// failover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16))]
     pub attempts: Option<u32>,
-    /// Attempts beyond the first, as percent of the route's requests over the last 10 seconds,
-    /// so that an outage is not answered with a multiple of its load. Default 20. Ten a window
-    /// are always allowed. Failed connects, endpoints that went unhealthy meanwhile, and a
-    /// request's first reset cost nothing and do not count.
+    /// Retry budget: attempts beyond the first, as a percentage of the route's requests over
+    /// the last 10 seconds, so that an outage does not multiply the load. Default 20. Ten per
+    /// window are always allowed. Retries after connection failures, after a failed health
+    /// check, and after a request's first reset are not charged against the budget.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub budget_percent: Option<u32>,
@@ -213,36 +221,37 @@ pub struct FailoverSpec {
 #[x_kube(validation = Rule::new("!has(self.openFor) || duration(self.openFor) > duration('0s')")
     .message("circuitBreaker.openFor: must be longer than 0s"))]
 pub struct CircuitBreakerSpec {
-    /// Failures in a row that open it: 5xx, resets, timeouts, cut streams. Default 5. A client
-    /// that hangs up, a 429 and a 503 with Retry-After are no failures.
+    /// Consecutive failures that open the breaker: 5xx, resets, timeouts, truncated streams.
+    /// Default 5. Client disconnects, 429, and 503 with Retry-After do not count as failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<u32>,
-    /// Failures as percent of the results of the last 10 seconds that open it too. Default:
-    /// not judged.
+    /// Failures, as a percentage of the results of the last 10 seconds, that open the breaker
+    /// as well. Default: not evaluated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub failure_percent: Option<u32>,
-    /// Results that must lie in those 10 seconds before failurePercent counts. Default 20.
+    /// Minimum number of results in those 10 seconds before failurePercent is evaluated.
+    /// Default 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub min_requests: Option<u32>,
-    /// Time until it lets the first request try again. Default 30s; doubles with each failed
-    /// try, up to 5m (or this value, if that is longer). One that opened because connecting
-    /// failed lets a request try as soon as a health check gets through.
+    /// Time until an open breaker lets a request try again. Default 30s; doubles with each
+    /// failed try, up to 5m (or this value, if longer). A breaker opened by connection failures
+    /// turns half-open as soon as a health check succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_for: Option<Duration>,
-    /// Requests that may try at the same time. Default 1.
+    /// Concurrent requests allowed while the breaker is half-open. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub half_open_requests: Option<u32>,
-    /// At most this percent of the route's instances are left out because of their breakers.
+    /// Maximum percentage of the route's instances that are excluded because of their breakers.
     /// Default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub max_ejected_percent: Option<u32>,
-    /// When nothing but open breakers is left: `TryBest` (default) sends to the one that would
-    /// close first, `Fail` answers 503 at once.
+    /// Behaviour when all remaining breakers are open: `TryBest` (default) sends to the one
+    /// that would close first, `Fail` answers 503 at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_all_open: Option<WhenAllOpen>,
 }
@@ -254,6 +263,7 @@ pub enum WhenAllOpen {
     Fail,
 }
 
+/// Timeouts of requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
@@ -262,28 +272,28 @@ pub enum WhenAllOpen {
      .all(t, duration(t) > duration('0s'))")
     .message("timeouts: each must be longer than 0s; leave one out for its default"))]
 pub struct TimeoutsSpec {
-    /// To have a connection. Default 5s.
+    /// Time allowed to establish a connection, TLS included. Default 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect: Option<Duration>,
-    /// From sending the request to the first byte of the answer's body. Default 120s for
-    /// streams, so that a cold model may load; for answers that are not streamed it spans the
-    /// whole generation, so there only a value that is set counts.
+    /// From sending the request to the first byte of the response body. Default 120s for
+    /// streams, so that a cold model can load. Without streaming this spans the whole
+    /// generation, so it applies only if set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token: Option<Duration>,
-    /// Longest silence inside a stream. Default 120s.
+    /// Longest silence within a stream. Default 120s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<Duration>,
-    /// From the request to the end of the answer, all attempts together. Default none: long
+    /// From the request to the end of the response, all attempts included. Default none: long
     /// generations are not an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Duration>,
 }
 
-/// What became of it.
+/// Observed state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OllaRouteStatus {
-    /// `Accepted`, `ResolvedRefs`, `Programmed`.
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Ready`.
     #[serde(default)]
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
@@ -291,7 +301,7 @@ pub struct OllaRouteStatus {
         "maxItems" = 8
     ))]
     pub conditions: Vec<Condition>,
-    /// Generation that this status speaks of.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }

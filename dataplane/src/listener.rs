@@ -9,7 +9,7 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     rc::Rc,
     sync::{
@@ -68,8 +68,22 @@ const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Accepted connections that may wait for a worker; the kernel's backlog holds the rest.
 const HAND_OVER: usize = 256;
 
+/// `[::]` takes IPv4 as well, and is IPv4 alone where the machine has no IPv6.
 pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let any = addr.is_ipv6() && addr.ip().is_unspecified();
+    match bind_one(addr) {
+        Err(error) if any && error.kind() != io::ErrorKind::AddrInUse => {
+            bind_one((Ipv4Addr::UNSPECIFIED, addr.port()).into())
+        }
+        bound => bound,
+    }
+}
+
+fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() && addr.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
@@ -168,7 +182,7 @@ impl Acceptor {
             if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                 self.warned = Some(Instant::now());
                 let limit = settings.client_connections;
-                tracing::warn!(client = %peer.ip(), limit, "client has too many connections");
+                tracing::warn!(client = %peer.ip().to_canonical(), limit, "client has too many connections");
             }
             return;
         };

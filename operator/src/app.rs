@@ -3,12 +3,14 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    io,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use kube::Client;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -54,8 +56,8 @@ impl App {
     pub async fn start(config: Config, client: Client) -> Result<Running, Error> {
         // Whoever embeds us may have installed one.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let push = bind("data planes", config.listen).await?;
-        let admin = bind("health and metrics", config.admin).await?;
+        let push = bind("data planes", config.listen)?;
+        let admin = bind("health and metrics", config.admin)?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
         let identity = tls::Identity::new(&tls::load(&config, &client).await?)?;
 
@@ -177,16 +179,54 @@ impl Drop for Tasks {
     }
 }
 
-async fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen {
-            purpose,
-            address,
-            source,
-        })
+fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+    let any = address.is_ipv6() && address.ip().is_unspecified();
+    let bound = match bind_one(address) {
+        // `[::]` is IPv4 alone where the machine has no IPv6.
+        Err(error) if any && error.kind() != io::ErrorKind::AddrInUse => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        bound => bound,
+    };
+    bound.map_err(|source| Error::Listen {
+        purpose,
+        address,
+        source,
+    })
+}
+
+/// `[::]` takes IPv4 as well, whatever the machine's default is.
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    TcpListener::from_std(socket.into())
 }
 
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_default_address_takes_ipv4_and_ipv6() {
+        let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
+        let listener = bind("a test", any).unwrap();
+        let bound = address(&listener, any);
+        TcpStream::connect((Ipv4Addr::LOCALHOST, bound.port())).unwrap();
+        if bound.is_ipv6() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, bound.port())).unwrap();
+        }
+    }
 }

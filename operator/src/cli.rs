@@ -37,11 +37,11 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Where data planes connect (TLS, HTTP/2).
-    #[arg(long, env = "OLLA_LISTEN", default_value = "0.0.0.0:9443")]
+    /// Where data planes connect (TLS, HTTP/2). `[::]` is IPv4 and IPv6.
+    #[arg(long, env = "OLLA_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
     /// /healthz, /readyz and /metrics (plain HTTP).
-    #[arg(long, env = "OLLA_ADMIN", default_value = "0.0.0.0:9090")]
+    #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
     /// The operator's own namespace, where the Secret with its certificate lives.
     #[arg(long, env = "POD_NAMESPACE", default_value = "olla-system")]

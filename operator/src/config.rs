@@ -1,16 +1,16 @@
 //! Static settings, read once from flags and environment, before anything is bound.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where data planes connect, TLS. Default 0.0.0.0:9443; port 0 takes a free one.
+    /// Where data planes connect, TLS. Default [::]:9443, IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Health and metrics, plain HTTP. Default 0.0.0.0:9090.
+    /// Health and metrics, plain HTTP. Default [::]:9090.
     pub admin: SocketAddr,
     /// Namespace of the operator itself: its certificate's Secret lives there. Default
     /// olla-system.
@@ -29,8 +29,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv4Addr::UNSPECIFIED, 9443).into(),
-            admin: (Ipv4Addr::UNSPECIFIED, 9090).into(),
+            listen: (Ipv6Addr::UNSPECIFIED, 9443).into(),
+            admin: (Ipv6Addr::UNSPECIFIED, 9090).into(),
             namespace: "olla-system".into(),
             instance: "olla-operator".into(),
             cert_dir: None,

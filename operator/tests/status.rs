@@ -141,6 +141,7 @@ impl World {
             generation,
             accepted: Ok(()),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             uid: None,
             in_use: None,

@@ -3,7 +3,7 @@
 //! they have changed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Routes {
     by_age: BTreeMap<Age, Candidate>,
     ages: BTreeMap<String, Age>,
+    /// Names of routes by the endpoints that they name in some form.
+    naming: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
@@ -33,6 +35,8 @@ struct Candidate {
     newest: Result<Arc<Parsed>, Problem>,
     /// The form that was accepted last, as far as one is known.
     accepted: Option<Accepted>,
+    /// Endpoints that these forms name.
+    named: BTreeSet<String>,
     /// `None` until it is looked at.
     outcome: Option<Outcome>,
 }
@@ -95,10 +99,18 @@ impl Routes {
         };
         let age = (created.is_none(), created, name.to_owned());
         self.ages.insert(name.to_owned(), age.clone());
+        let forms = newest.iter().chain(accepted.iter().map(|it| &it.parsed));
+        let named = forms.flat_map(|parsed| parsed.named()).map(str::to_owned);
+        let named: BTreeSet<String> = named.collect();
+        for endpoint in &named {
+            let routes = self.naming.entry(endpoint.clone()).or_default();
+            routes.insert(name.to_owned());
+        }
         let candidate = Candidate {
             verdict,
             newest,
             accepted,
+            named,
             outcome: None,
         };
         self.by_age.insert(age, candidate);
@@ -110,7 +122,35 @@ impl Routes {
 
     fn remove(&mut self, name: &str) -> Option<Candidate> {
         let age = self.ages.remove(name)?;
-        self.by_age.remove(&age)
+        let candidate = self.by_age.remove(&age)?;
+        for endpoint in &candidate.named {
+            if let Some(routes) = self.naming.get_mut(endpoint) {
+                routes.remove(name);
+                if routes.is_empty() {
+                    self.naming.remove(endpoint);
+                }
+            }
+        }
+        Some(candidate)
+    }
+
+    /// Routes in use that name one of these endpoints or select one of these sets, some of them
+    /// twice.
+    pub(crate) fn concerned<'s>(
+        &'s self,
+        endpoints: &'s BTreeSet<String>,
+        sets: &'s BTreeSet<SetId>,
+    ) -> impl Iterator<Item = &'s Route> {
+        let naming = endpoints.iter().filter_map(|name| self.naming.get(name));
+        let ages = naming.flatten().filter_map(|route| self.ages.get(route));
+        let naming = ages.filter_map(|age| self.by_age.get(age)?.used());
+        let all = (!sets.is_empty()).then(|| self.by_age.values());
+        let selecting = all.into_iter().flatten().filter_map(Candidate::used);
+        let selecting = selecting.filter(|route| {
+            let set = route.endpoints.set.as_ref();
+            set.is_some_and(|set| sets.contains(set))
+        });
+        naming.chain(selecting)
     }
 
     /// Whoever is older takes its requests first, by its newest form or, where that is refused, by
@@ -164,6 +204,11 @@ struct Winner<'a> {
 }
 
 impl Candidate {
+    fn used(&self) -> Option<&Route> {
+        let used = self.outcome.as_ref()?.used.as_ref()?;
+        Some(&used.route)
+    }
+
     fn outcome<'a>(&self, taken: &mut Taken<'a>, winner: Winner<'a>) -> Outcome {
         let mut take = |parsed: &Arc<Parsed>| {
             for (place, key) in parsed.keys.iter().enumerate() {

@@ -22,6 +22,7 @@ use crate::{
     labels::{LabelIndex, well_formed},
     nearest::nearest,
     profile, url,
+    verdict::Problems,
 };
 
 /// What an accepted endpoint adds to the table.
@@ -134,26 +135,46 @@ struct Checked<'a> {
 }
 
 fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
-    let profile = profile::find(&spec.type_).ok_or_else(|| {
+    let mut problems = Problems::default();
+    let profile = problems.take(profile_of(spec));
+    let target = problems.take(Target::of(spec));
+    if let Some(auth) = &spec.auth {
+        problems.take(credential::check(auth));
+    }
+    // What is wrong beside an unknown type is told as well.
+    let defaults = profile.clone().or_else(|| profile::find("auto"));
+    let defaults = defaults.as_deref();
+    let health = defaults.and_then(|profile| health(&spec.health, profile, &mut problems));
+    let models = defaults.and_then(|profile| models(&spec.models, profile, &mut problems));
+    let made =
+        profile
+            .zip(target)
+            .zip(health.zip(models))
+            .map(|((profile, target), (health, models))| Checked {
+                profile,
+                target,
+                health,
+                models,
+            });
+    problems.end(made)
+}
+
+/// What is wrong with its spec by itself, if something is.
+pub(crate) fn problem(object: &LlmEndpoint) -> Option<Problem> {
+    check(&object.spec).err()
+}
+
+fn profile_of(spec: &LlmEndpointSpec) -> Result<Arc<Profile>, Problem> {
+    profile::find(&spec.type_).ok_or_else(|| {
         let known = profile::known_types();
         let meant = nearest(&spec.type_, known.iter().copied());
         let message = format!(
-            "`{}` is no known type{}; known are {}",
+            "`{}` is not a known type{}; known types are {}",
             spec.type_,
             meant.map_or_else(String::new, |name| format!(", did you mean `{name}`?")),
             known.join(", ")
         );
         Problem::new(Reason::UnknownType, "spec.type", message)
-    })?;
-    let target = Target::of(spec)?;
-    if let Some(auth) = &spec.auth {
-        credential::check(auth)?;
-    }
-    Ok(Checked {
-        health: health(&spec.health, &profile)?,
-        models: models(&spec.models, &profile)?,
-        target,
-        profile,
     })
 }
 
@@ -222,37 +243,49 @@ impl<'a> Target<'a> {
     }
 }
 
-fn health(spec: &HealthSpec, profile: &Profile) -> Result<HealthPolicy, Problem> {
+fn health(spec: &HealthSpec, profile: &Profile, problems: &mut Problems) -> Option<HealthPolicy> {
     let paths = match &spec.path {
-        Some(path) => vec![absolute("spec.health.path", path)?],
-        None => profile.health_paths.clone(),
+        Some(path) => problems
+            .take(absolute("spec.health.path", path))
+            .map(|path| vec![path]),
+        None => Some(profile.health_paths.clone()),
     };
-    Ok(HealthPolicy {
+    let interval = millis_from("spec.health.interval", &spec.interval, "100ms");
+    let interval = problems.take(interval);
+    let timeout = problems.take(millis("spec.health.timeout", &spec.timeout));
+    Some(HealthPolicy {
         mode: match spec.mode {
             HealthModeSpec::Active => HealthMode::Active,
             HealthModeSpec::Passive => HealthMode::Passive,
             HealthModeSpec::Disabled => HealthMode::Disabled,
         },
-        paths,
-        interval_ms: millis_from("spec.health.interval", &spec.interval, "100ms")?,
-        timeout_ms: millis("spec.health.timeout", &spec.timeout)?,
+        paths: paths?,
+        interval_ms: interval?,
+        timeout_ms: timeout?,
         unhealthy_threshold: spec.unhealthy_threshold,
         healthy_threshold: spec.healthy_threshold,
     })
 }
 
-fn models(spec: &ModelsSpec, profile: &Profile) -> Result<ModelPolicy, Problem> {
+fn models(spec: &ModelsSpec, profile: &Profile, problems: &mut Problems) -> Option<ModelPolicy> {
     let interval = &spec.discovery.interval;
-    let interval_ms = millis_from("spec.models.discovery.interval", interval, "1s")?;
+    let interval = problems.take(millis_from(
+        "spec.models.discovery.interval",
+        interval,
+        "1s",
+    ));
     let listings = match &spec.discovery.path {
-        Some(path) => listings_at(&absolute("spec.models.discovery.path", path)?, profile),
-        None => profile.listings.clone(),
+        Some(path) => problems
+            .take(absolute("spec.models.discovery.path", path))
+            .map(|path| listings_at(&path, profile)),
+        None => Some(profile.listings.clone()),
     };
-    let discovery = spec.discovery.enabled.then_some(Discovery {
-        listings,
-        interval_ms,
-    });
-    Ok(ModelPolicy {
+    let discovery = Discovery {
+        listings: listings?,
+        interval_ms: interval?,
+    };
+    let discovery = spec.discovery.enabled.then_some(discovery);
+    Some(ModelPolicy {
         discovery,
         fixed: spec
             .fixed

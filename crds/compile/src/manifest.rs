@@ -199,7 +199,7 @@ impl<'a> Collected<'a> {
         if let Some(first) = self.loaded.places.get(&key) {
             let (kind, name) = (key.0, &key.2);
             let message = format!(
-                "{kind} `{name}` of namespace `{namespace}` stands already at {first}; rename or remove \
+                "{kind} `{name}` of namespace `{namespace}` is already defined at {first}; rename or remove \
                  one"
             );
             notes.error(line, "metadata.name", message);

@@ -7,6 +7,7 @@
 
 mod built;
 mod placed;
+mod reach;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use std::{
 use crds::{LlmEndpoint, OllaRoute};
 use dataplane_protocol::{ResourceKey, RouteId, Secret, SetId, resource::ResourceSet};
 
-use self::{built::Built, placed::Place};
+use self::{built::Built, placed::Place, reach::Reach};
 use crate::{
     Facts, Form, Kind,
     candidates::Routes,
@@ -44,6 +45,7 @@ pub struct Namespace {
     built: BTreeMap<String, Built>,
     candidates: Routes,
     sets: BTreeSet<SetId>,
+    reach: Reach,
     /// How many endpoints use each.
     profiles: BTreeMap<String, usize>,
     resources: ResourceSet,
@@ -111,6 +113,7 @@ impl Namespace {
             built: BTreeMap::new(),
             candidates: Routes::default(),
             sets: BTreeSet::new(),
+            reach: Reach::default(),
             profiles: BTreeMap::new(),
             resources: ResourceSet::default(),
             verdicts: Verdicts::default(),
@@ -235,22 +238,30 @@ impl Namespace {
     pub fn update(&mut self) -> Updated {
         let stale = mem::take(&mut self.stale);
         let (moved, mut made) = (stale.pods, stale.endpoints);
-        let moved = moved
-            .into_iter()
-            .filter(|(endpoint, _)| !made.contains(endpoint));
-        let moved: Vec<_> = moved.collect();
+        let moved = moved.into_iter();
+        let moved: Vec<_> = moved
+            .filter(|(endpoint, _)| !made.contains(endpoint))
+            .collect();
         for (endpoint, pods) in moved {
             if !self.move_pods(&endpoint, &pods) {
                 made.insert(endpoint);
             }
         }
         let accepted = self.build(made);
-        if stale.routes || accepted {
-            self.judge_routes(accepted);
-        }
-        if stale.routes || stale.sets {
+        let judged = if stale.routes || accepted {
+            let built = &self.built;
+            let is_accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
+            self.candidates.judge(accepted, is_accepted)
+        } else {
+            Vec::new()
+        };
+        let chosen = stale.routes || stale.sets;
+        if chosen {
             self.choose_sets();
         }
+        let sets = self.weigh_sets(chosen);
+        self.place_routes(judged);
+        self.judge_reach(&sets);
         mem::take(&mut self.updated)
     }
 

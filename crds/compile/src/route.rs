@@ -13,7 +13,12 @@ use dataplane_protocol::{
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
 
-use crate::{Problem, labels::well_formed, sets, verdict::some_of};
+use crate::{
+    Problem,
+    labels::well_formed,
+    sets,
+    verdict::{Problems, some_of},
+};
 
 /// A route that makes sense by itself.
 #[derive(Debug)]
@@ -27,6 +32,12 @@ pub(crate) struct Parsed {
 }
 
 impl Parsed {
+    /// Endpoints that it names.
+    pub(crate) fn named(&self) -> impl Iterator<Item = &str> {
+        let refs = self.route.endpoints.refs.iter();
+        refs.map(|named| named.endpoint.as_str())
+    }
+
     /// Field of the match at this place.
     pub(crate) fn field(&self, place: usize) -> String {
         if self.fits_all {
@@ -80,18 +91,30 @@ fn matches_at(place: usize) -> String {
     format!("spec.matches[{place}]")
 }
 
+/// What is wrong with its spec by itself, if something is.
+pub(crate) fn problem(object: &OllaRoute) -> Option<Problem> {
+    parse(object).err()
+}
+
 fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     let spec = &object.spec;
-    Ok(Route {
+    let mut problems = Problems::default();
+    let matches = matches(&spec.matches, &mut problems);
+    let endpoints = problems.take(selection(spec.endpoints.as_ref()));
+    let breaker = policy::breaker(spec.engine, spec.circuit_breaker.as_ref());
+    let breaker = problems.take(breaker);
+    let timeouts = policy::timeouts(&spec.timeouts, &mut problems);
+    let parts = endpoints.zip(breaker.zip(timeouts));
+    let made = parts.map(|(endpoints, (breaker, timeouts))| Route {
         id: RouteId::from(name_of(object)),
         created: created(object),
-        matches: matches(&spec.matches)?,
+        matches,
         endpoints: Selection {
             priority_order: match spec.priority_order {
                 PriorityOrderSpec::LowestFirst => PriorityOrder::LowestFirst,
                 PriorityOrderSpec::HighestFirst => PriorityOrder::HighestFirst,
             },
-            ..selection(spec.endpoints.as_ref())?
+            ..endpoints
         },
         balancer: match spec.load_balancer {
             LoadBalancer::Priority => Balancer::Priority,
@@ -99,18 +122,19 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
             LoadBalancer::LeastConnections => Balancer::LeastConnections,
         },
         failover: policy::failover(spec.engine, spec.failover.as_ref()),
-        breaker: policy::breaker(spec.engine, spec.circuit_breaker.as_ref())?,
-        timeouts: policy::timeouts(&spec.timeouts)?,
-    })
+        breaker,
+        timeouts,
+    });
+    problems.end(made)
 }
 
 /// As many as there are in `spec`, in its order; where there is none, the one that fits all.
-fn matches(spec: &[crds::route::RouteMatch]) -> Result<Vec<RouteMatch>, Problem> {
+fn matches(spec: &[crds::route::RouteMatch], problems: &mut Problems) -> Vec<RouteMatch> {
     if spec.is_empty() {
-        return Ok(vec![RouteMatch::default()]);
+        return vec![RouteMatch::default()];
     }
     let all = spec.iter().enumerate();
-    all.map(|(at, one)| one_match(&matches_at(at), one))
+    all.filter_map(|(at, one)| problems.take(one_match(&matches_at(at), one)))
         .collect()
 }
 

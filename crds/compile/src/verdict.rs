@@ -23,6 +23,8 @@ pub struct Verdict {
     pub accepted: Result<(), Problem>,
     /// `ResolvedRefs`: a broken reference leaves out what it names, not the whole object.
     pub resolved_refs: Result<(), Problem>,
+    /// `Ready` of an OllaRoute: whether some address can take its requests.
+    pub reachable: Result<(), Problem>,
     /// Ready addresses found for an LlmEndpoint, also where they are not used for want of its
     /// credential; 0 for a route.
     pub instances: u32,
@@ -40,6 +42,7 @@ impl Verdict {
             generation: meta.generation.unwrap_or_default(),
             accepted: Ok(()),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             in_use: None,
         }
@@ -54,6 +57,7 @@ impl Verdict {
             generation: object.generation,
             accepted: Err(Problem::new(Reason::Undecodable, "", message)),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             in_use: None,
         }
@@ -64,7 +68,9 @@ impl Verdict {
     pub(crate) fn with_in_use(mut self, older: &Self) -> Self {
         if let (Err(problem), Ok(())) = (&mut self.accepted, &older.accepted) {
             let in_use = older.generation;
-            problem.message = format!("{}; generation {in_use} is still in use", problem.message);
+            let last = problem.others.last_mut().map(|last| &mut last.message);
+            let last = last.unwrap_or(&mut problem.message);
+            *last = format!("{last}; generation {in_use} is still in use");
             self.resolved_refs.clone_from(&older.resolved_refs);
             self.instances = older.instances;
             self.in_use = Some(in_use);
@@ -81,14 +87,29 @@ pub struct Problem {
     pub field: String,
     /// What is wrong and what to do, without the field.
     pub message: String,
+    /// What else is wrong with the object.
+    pub others: Vec<Problem>,
 }
 
 impl Problem {
+    /// This one and the others, each by itself.
+    pub fn each(&self) -> impl Iterator<Item = ProblemText<'_>> {
+        let all = std::iter::once(self).chain(&self.others);
+        all.map(ProblemText)
+    }
+
+    /// Field and message of each.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = std::iter::once(self).chain(&self.others);
+        all.map(|one| (one.field.as_str(), one.message.as_str()))
+    }
+
     pub(crate) fn new(reason: Reason, field: &str, message: impl Into<String>) -> Self {
         Self {
             reason,
             field: field.to_owned(),
             message: message.into(),
+            others: Vec::new(),
         }
     }
 
@@ -98,9 +119,11 @@ impl Problem {
     }
 }
 
-/// Names for a message, ten at most: statuses hold 32 KiB a message, and people less.
+/// Of names or problems in one message: statuses hold 32 KiB a message, and people less.
+const MOST: usize = 10;
+
+/// Names for a message.
 pub(crate) fn some_of(names: &[String]) -> String {
-    const MOST: usize = 10;
     let shown = names.get(..MOST).unwrap_or(names).join(", ");
     match names.len().checked_sub(MOST) {
         None | Some(0) => shown,
@@ -108,12 +131,59 @@ pub(crate) fn some_of(names: &[String]) -> String {
     }
 }
 
+/// All in one line: `field: message; field: message`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.is_empty() {
-            f.write_str(&self.message)
+        for (at, one) in self.each().enumerate().take(MOST) {
+            let joint = if at == 0 { "" } else { "; " };
+            write!(f, "{joint}{one}")?;
+        }
+        match (self.others.len() + 1).saturating_sub(MOST) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+/// One problem, without the others.
+#[derive(Debug)]
+pub struct ProblemText<'a>(&'a Problem);
+
+impl fmt::Display for ProblemText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(problem) = self;
+        if problem.field.is_empty() {
+            f.write_str(&problem.message)
         } else {
-            write!(f, "{}: {}", self.field, self.message)
+            write!(f, "{}: {}", problem.field, problem.message)
+        }
+    }
+}
+
+/// Problems of one object while it is looked at, so that all of them are told in one go.
+#[derive(Default)]
+pub(crate) struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// The value, or nothing once its problem is noted.
+    pub(crate) fn take<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
+
+    /// `made`, which is there when nothing was noted.
+    pub(crate) fn end<T>(self, made: Option<T>) -> Result<T, Problem> {
+        let mut all = self.0.into_iter();
+        match (all.next(), made) {
+            (None, Some(made)) => Ok(made),
+            (None, None) => Err(Problem::invalid("spec", "makes no sense")),
+            (Some(mut first), _) => {
+                // One that was joined already stays flat.
+                first.others.extend(all.flat_map(|mut problem| {
+                    let others = std::mem::take(&mut problem.others);
+                    std::iter::once(problem).chain(others)
+                }));
+                Err(first)
+            }
         }
     }
 }

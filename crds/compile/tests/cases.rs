@@ -67,6 +67,10 @@ fn verdicts(verdicts: &[Verdict]) -> String {
                 }
             }
         }
+        if let Err(problem) = &verdict.reachable {
+            let reason = problem.reason.as_str();
+            writeln!(text, "  reaches nothing ({reason}): {problem}").unwrap();
+        }
         if verdict.instances > 0 {
             writeln!(text, "  instances: {}", verdict.instances).unwrap();
         }

@@ -144,7 +144,7 @@ fn a_second_object_of_one_name_is_refused_with_both_places() {
     assert_eq!(
         notes(&loaded),
         [
-            "error b.yaml:4: metadata.name: LlmEndpoint `a` of namespace `default` stands already \
+            "error b.yaml:4: metadata.name: LlmEndpoint `a` of namespace `default` is already defined \
           at a.yaml:4; rename or remove one"
         ]
     );
@@ -364,4 +364,28 @@ fn no_slip_makes_a_secret_show() {
             assert!(!shows, "{shown}\n{text}");
         }
     }
+}
+
+#[test]
+fn all_that_is_wrong_with_an_object_is_told_in_one_go() {
+    let text = "apiVersion: olla.dev/v1alpha1\nkind: LlmEndpoint\nmetadata: {name: a}\nspec:\n  \
+                type: vlllm\n  url: http://a\n  service: {name: s, port: 80}\n  priority: 2000000\n  \
+                health:\n    timeout: 0s\n---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute\n\
+                metadata: {name: r}\nspec:\n  engin: olla\n  matches:\n  - pathPrefix: /a\n  \
+                - pathPrefix: /b?c\n  timeouts: {connect: 0s}\n";
+    let loaded = read(&[("f.yaml", text)]);
+    let told: Vec<String> = loaded.notes.iter().map(ToString::to_string).collect();
+    for expected in [
+        "f.yaml:8: spec.priority: must be from 0 to 1000000, not 2000000",
+        "f.yaml:5: spec.type: `vlllm` is not a known type",
+        "f.yaml:4: spec: set exactly one of url, service, podSelector",
+        "f.yaml:10: spec.health.timeout: must be longer than 0s",
+        "f.yaml:16: spec.engin: unknown field; did you mean `engine`?",
+        "f.yaml:19: spec.matches[1].pathPrefix: `/b?c` is not a path",
+        "f.yaml:20: spec.timeouts.connect: must be longer than 0s",
+    ] {
+        let found = told.iter().any(|note| note.starts_with(expected));
+        assert!(found, "{expected} in {told:#?}");
+    }
+    assert_eq!(told.len(), 7, "{told:#?}");
 }

@@ -222,7 +222,10 @@ mod tests {
         let Command::Run(run) = cli.command else {
             panic!("it does not run");
         };
-        assert_eq!(run.listen, Some(SocketAddr::from(([0, 0, 0, 0], 40114))));
+        assert_eq!(
+            run.listen,
+            Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 40114)))
+        );
         assert!(run.operator.is_some());
         let mounted = |path: &Path| {
             let folder = path.display().to_string();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use compile::{
-    Compiled, compile,
+    Compiled, Problem, compile,
     manifest::{self, Loaded, Severity, Source},
 };
 
@@ -181,7 +181,8 @@ impl Understood {
             let place = self.loaded.place(kind, &self.namespace, name);
             let place = place.map_or_else(String::new, |place| format!("{place}: "));
             for problem in [&verdict.accepted, &verdict.resolved_refs] {
-                if let Err(problem) = problem {
+                let all = problem.as_ref().err().into_iter();
+                for problem in all.flat_map(Problem::each) {
                     refusals.push(format!("{place}{kind} {name}: {problem}"));
                 }
             }

@@ -76,6 +76,26 @@ fn what_compiling_refuses_is_told_with_file_line_kind_and_name() {
 }
 
 #[test]
+fn all_that_is_wrong_is_told_a_line_each() {
+    let files = Files::new();
+    let broken = endpoint("b", "http://b", 1).replace("vllm", "vlllm");
+    let broken = broken.replace("url: http://b", "url: ftp://b");
+    let route = "---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute\nmetadata: {name: r}\n\
+                 spec: {timeouts: {connect: 0s, request: 0s}}\n";
+    let done = check(&files.write("a.yaml", &(broken + route)));
+    assert_eq!(done.code, 1, "{done:?}");
+    for field in [
+        "spec.url: ",
+        "spec.type: ",
+        "spec.timeouts.connect: ",
+        "spec.timeouts.request: ",
+    ] {
+        let lines = done.err.lines().filter(|line| line.contains(field));
+        assert_eq!(lines.count(), 1, "{field} in {}", done.err);
+    }
+}
+
+#[test]
 fn ollas_own_layout_prefers_larger_numbers_and_says_so() {
     let files = Files::new();
     let text = format!(
@@ -115,7 +135,7 @@ fn a_name_used_twice_is_refused_with_both_places() {
     let line = done.err.lines().find(|line| line.contains("twin")).unwrap();
     assert!(line.starts_with(&format!("error: {second}:")), "{line}");
     assert!(
-        line.contains(&format!("stands already at {first}:")),
+        line.contains(&format!("is already defined at {first}:")),
         "{line}"
     );
 }

@@ -1,5 +1,9 @@
 //! What passes between client and backend, and what does not.
 
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+
+use dataplane::config::Settings;
+
 use crate::support::{
     backend::Backend,
     plane::{Plane, Yaml, chat},
@@ -158,6 +162,26 @@ async fn long_heads_of_backends_pass() {
     let answer = plane.chat("m").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("x-third"), Some(&*long));
+}
+
+#[tokio::test]
+async fn one_address_serves_ipv4_and_ipv6() {
+    let a = Backend::start("a", &["m"]).await;
+    let settings = Settings {
+        listen: (Ipv6Addr::UNSPECIFIED, 0).into(),
+        ..Plane::settings()
+    };
+    let mut plane = Plane::with(settings, &Yaml::tiers(&[("a", &a)]).text()).await;
+    let port = plane.addr.port();
+    plane.addr = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(plane.chat("m").await.status, 200);
+    assert_eq!(a.last().header("x-forwarded-for"), Some("127.0.0.1"));
+    // A machine without IPv6 has no such address.
+    if TcpListener::bind("[::1]:0").is_ok() {
+        plane.addr = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        assert_eq!(plane.chat("m").await.status, 200);
+        assert_eq!(a.last().header("x-forwarded-for"), Some("::1"));
+    }
 }
 
 #[tokio::test]

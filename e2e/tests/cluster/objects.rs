@@ -84,7 +84,18 @@ fn kubectl_get_answers_the_first_question_in_its_columns() -> Result<()> {
     let tenant = world.tenant()?;
     let (_base, _data_plane) = served(&tenant)?;
     tenant.wait_condition("llmendpoints/base", "Ready", "True")?;
-    tenant.wait_condition("ollaroutes/main", "Programmed", "True")?;
+    tenant.wait_condition("ollaroutes/main", "Ready", "True")?;
+    tenant.apply(&route(
+        "alone",
+        "{matches: [{pathPrefix: /alone}], endpoints: {selector: {matchLabels: {a: b}}}}",
+    ))?;
+    tenant.wait_message(
+        "ollaroutes/alone",
+        "Ready",
+        "False",
+        "no accepted LlmEndpoint",
+    )?;
+    tenant.kubectl(&["delete", "olr", "alone"])?;
     let words = |text: &str| -> Vec<Vec<String>> {
         let lines = text.lines().filter(|line| !line.is_empty());
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
@@ -99,6 +110,7 @@ fn kubectl_get_answers_the_first_question_in_its_columns() -> Result<()> {
         "ACCEPTED",
         "READY",
         "INSTANCES",
+        "MESSAGE",
         "AGE",
     ];
     assert_eq!(lines[0], head, "{text}");
@@ -116,16 +128,17 @@ fn kubectl_get_answers_the_first_question_in_its_columns() -> Result<()> {
         "BALANCER",
         "ACCEPTED",
         "PROGRAMMED",
+        "READY",
         "MESSAGE",
         "AGE",
     ];
     assert_eq!(lines[0], head, "{text}");
     assert_eq!(
-        lines[1][..5],
-        ["main", "olla", "priority", "True", "True"],
+        lines[1][..6],
+        ["main", "olla", "priority", "True", "True", "True"],
         "{text}"
     );
-    assert!(text.contains("all connected"), "{text}");
+    assert!(text.contains("requests can reach"), "{text}");
 
     let both = tenant.kubectl(&["get", "olla", "-o", "name"])?;
     assert!(both.contains("llmendpoint.olla.dev/base"), "{both}");

@@ -100,6 +100,12 @@ pub fn desired_status(
     if let (Some(kept), Some(last)) = (kept, conditions.last_mut()) {
         *last = kept;
     }
+    if verdict.kind == Kind::OllaRoute
+        && let Some(programmed) = conditions.last()
+    {
+        let ready = route_readiness(verdict, programmed);
+        conditions.push(ready.condition(verdict.generation, previous, now));
+    }
     let desired = ObjectStatus {
         conditions,
         instances,
@@ -220,6 +226,29 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
     } else {
         let message = format!("{done} of {connected} data planes use it");
         state("False", Reason::Pending, message)
+    }
+}
+
+/// Of an older form that is in use it speaks as an endpoint's does. Unknown, not False, where it
+/// is not programmed: `Programmed` says why, and after each change that is so for a moment.
+fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
+    let state = |status, reason, message| State {
+        type_: condition::READY,
+        status,
+        reason,
+        message,
+    };
+    if let Err(problem) = &verdict.accepted
+        && verdict.in_use.is_none()
+    {
+        state("False", problem.reason, problem.to_string())
+    } else if let Err(problem) = &verdict.reachable {
+        state("False", problem.reason, problem.to_string())
+    } else if programmed.status == "True" || verdict.in_use.is_some() {
+        let message = "requests can reach an endpoint".into();
+        state("True", Reason::Ready, message)
+    } else {
+        state("Unknown", Reason::Pending, programmed.message.clone())
     }
 }
 

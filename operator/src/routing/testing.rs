@@ -59,6 +59,7 @@ pub(crate) fn route_verdict(name: &str, generation: i64) -> Verdict {
         generation,
         accepted: Ok(()),
         resolved_refs: Ok(()),
+        reachable: Ok(()),
         instances: 0,
         uid: None,
         in_use: None,
@@ -78,6 +79,7 @@ pub(crate) fn problem(field: &str, message: &str) -> Problem {
         reason: Reason::Invalid,
         field: field.to_owned(),
         message: message.to_owned(),
+        others: Vec::new(),
     }
 }
 

@@ -320,9 +320,14 @@ fn transition(
     after: Option<&Condition>,
 ) -> Option<(bool, String, String)> {
     let after = after?;
-    let same =
-        before.is_some_and(|before| before.status == after.status && before.reason == after.reason);
     let trouble = after.status == "False";
+    // Each refusal of an object is about an edit of its own, though its reason be the same.
+    let refusal = trouble && type_ == condition::ACCEPTED;
+    let same = before.is_some_and(|before| {
+        before.status == after.status
+            && before.reason == after.reason
+            && (!refusal || before.message == after.message)
+    });
     // Programmed is False for a moment after each change; only a refusal is news.
     let news = match type_ {
         condition::ACCEPTED => true,
@@ -351,6 +356,11 @@ mod tests {
     #[test]
     fn events_tell_of_acceptance_refusal_and_nothing_twice() {
         let (good, bad) = (condition("True", "Accepted"), condition("False", "Invalid"));
+        let worse = Condition {
+            message: "another".into(),
+            ..bad.clone()
+        };
+        let empty = condition("False", "NoReadyInstances");
         let pending = condition("False", "Pending");
         let refused = condition("False", "Refused");
         for (type_, before, after, warning) in [
@@ -358,7 +368,10 @@ mod tests {
             (condition::ACCEPTED, Some(&good), &good, None),
             (condition::ACCEPTED, Some(&good), &bad, Some(true)),
             (condition::ACCEPTED, Some(&bad), &bad, None),
+            (condition::ACCEPTED, Some(&bad), &worse, Some(true)),
             (condition::RESOLVED_REFS, None, &good, None),
+            (condition::READY, Some(&good), &empty, Some(true)),
+            (condition::READY, Some(&empty), &empty, None),
             (condition::PROGRAMMED, None, &pending, None),
             (condition::PROGRAMMED, Some(&pending), &refused, Some(true)),
         ] {

@@ -143,6 +143,7 @@ impl Served {
             generation: 1,
             accepted: Ok(()),
             resolved_refs: Ok(()),
+            reachable: Ok(()),
             instances: 0,
             uid: None,
             in_use: None,

@@ -82,6 +82,22 @@ impl<'a> Notes<'a> {
             .count()
     }
 
+    /// Number of notes so far.
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether one of the notes after the first `from` is about this field, or about an unknown
+    /// field in it: the one that is meant is then missing only by that slip.
+    pub(super) fn told_of(&self, field: &str, from: usize) -> bool {
+        let mut later = self.list.iter().skip(from);
+        later.any(|note| {
+            let outer = note.field.rsplit_once('.').map(|(outer, _)| outer);
+            let slip = note.message.starts_with("unknown field") && outer == Some(field);
+            note.field == field || slip
+        })
+    }
+
     pub(super) fn into_list(self) -> Vec<Note> {
         self.list
     }

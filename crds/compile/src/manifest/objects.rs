@@ -14,7 +14,7 @@ use super::{
     schema,
     yaml::{Entry, Node, Value},
 };
-use crate::{Kind, nearest::nearest, profile::cost_of_probe};
+use crate::{Kind, endpoint, nearest::nearest, profile::cost_of_probe, route};
 
 /// A document of a kind that is read here.
 pub(super) struct Read {
@@ -92,7 +92,7 @@ fn kind<'a>(document: &'a Node, notes: &mut Notes<'_>) -> Option<&'a str> {
 }
 
 fn object(document: &Node, kind: &str, notes: &mut Notes<'_>) -> Read {
-    let errors_before = notes.errors();
+    let (errors_before, notes_before) = (notes.errors(), notes.len());
     let metadata = metadata(document, notes);
     let mut read = Read {
         namespace: metadata.namespace,
@@ -135,8 +135,44 @@ fn object(document: &Node, kind: &str, notes: &mut Notes<'_>) -> Read {
                 .map(Object::Endpoint),
             _ => decode(document, notes).map(Object::Route),
         };
+    } else {
+        tell_the_rest(document, kind, notes_before, notes);
     }
     read
+}
+
+/// What compiling would refuse in an object that its schema refuses already: whoever mends a file
+/// should not find its errors one by one.
+fn tell_the_rest(document: &Node, kind: &str, notes_before: usize, notes: &mut Notes<'_>) {
+    let mut unheard = Notes::on("");
+    let problem = match kind {
+        "LlmEndpoint" => decode(document, &mut unheard).and_then(|it| endpoint::problem(&it)),
+        _ => decode(document, &mut unheard).and_then(|it| route::problem(&it)),
+    };
+    let Some(problem) = problem else { return };
+    for (field, message) in problem.parts() {
+        if !notes.told_of(field, notes_before) {
+            notes.error(line_of(document, field), field, message);
+        }
+    }
+}
+
+/// Of the nearest part of `field` that is there.
+fn line_of(document: &Node, field: &str) -> u32 {
+    let mut line = document.line;
+    let mut node = Some(document);
+    for name in field.split(['.', '[']) {
+        let place = name.strip_suffix(']').and_then(|at| at.parse().ok());
+        node = match (node.map(|node| &node.value), place) {
+            (Some(Value::List(items)), Some(at)) => items.get::<usize>(at),
+            _ => {
+                let entry = node.and_then(|node| node.find(name));
+                line = entry.map_or(line, |entry| entry.line);
+                entry.map(|entry| &entry.value)
+            }
+        };
+    }
+    line
 }
 
 fn warn_of_cost(endpoint: &LlmEndpoint, document: &Node, notes: &mut Notes<'_>) {

@@ -125,7 +125,11 @@ fn endpoint_nodes<'a>(
         return (Vec::new(), layout);
     };
     let items = items.iter().enumerate();
-    let named = items.map(|(at, node)| (format!("{path}[{at}]"), node));
+    let named = items.map(|(at, node)| {
+        let name = node.find("name").and_then(|entry| entry.value.as_text());
+        let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+        (format!("{path}[{at}]{name}"), node)
+    });
     (named.collect(), layout)
 }
 

@@ -29,6 +29,12 @@ pub(super) struct Built {
     pods: Option<PodSelectorTarget>,
 }
 
+impl Built {
+    pub(super) fn has_instances(&self) -> bool {
+        !self.instances.is_empty()
+    }
+}
+
 impl Namespace {
     /// Makes these endpoints anew. Whether one is accepted now that was not, or the other way
     /// round.
@@ -49,12 +55,15 @@ impl Namespace {
         };
         let mut changed = false;
         for (name, made) in made {
-            let before = self.is_accepted(&name);
+            let before = (self.is_accepted(&name), self.offer(&name));
             match made {
                 Some((verdict, part)) => self.take(&name, verdict, part),
                 None => self.drop_endpoint(&name),
             }
-            changed |= self.is_accepted(&name) != before;
+            changed |= self.is_accepted(&name) != before.0;
+            if self.offer(&name) != before.1 {
+                self.reach.changed.insert(name);
+            }
         }
         changed
     }
@@ -161,6 +170,7 @@ impl Namespace {
     /// These pods have changed, and nothing else that the endpoint depends on. False where more than
     /// these pods is to be looked at.
     pub(super) fn move_pods(&mut self, name: &str, pods: &BTreeSet<String>) -> bool {
+        let before = self.offer(name);
         let Some(mut built) = self.built.remove(name) else {
             return false;
         };
@@ -193,6 +203,9 @@ impl Namespace {
             !built.instances.is_empty() || matches!(target.port, Port::Number(_))
         });
         self.built.insert(name.to_owned(), built);
+        if self.offer(name) != before {
+            self.reach.changed.insert(name.to_owned());
+        }
         moved
     }
 

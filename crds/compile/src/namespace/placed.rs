@@ -12,12 +12,17 @@ use crate::{
 };
 
 impl Namespace {
-    pub(super) fn judge_routes(&mut self, all: bool) {
-        let built = &self.built;
-        let accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
-        for Judged { verdict, placed } in self.candidates.judge(all, accepted) {
+    pub(super) fn place_routes(&mut self, judged: Vec<Judged>) {
+        for Judged {
+            mut verdict,
+            placed,
+        } in judged
+        {
             let place = match placed {
-                Placed::Route(route) => Place::Known(Resource::Route(route)),
+                Placed::Route(route) => {
+                    verdict.reachable = self.reaches(&route);
+                    Place::Known(Resource::Route(route))
+                }
                 Placed::Unknown => Place::Unknown,
                 Placed::Nowhere => Place::Nothing,
             };

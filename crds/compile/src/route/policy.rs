@@ -7,7 +7,7 @@ use crds::route::{
 };
 use dataplane_protocol::table::{BreakerPolicy, FailoverOn, FailoverPolicy, Timeouts, WhenAllOpen};
 
-use crate::{Problem, duration::optional_millis};
+use crate::{Problem, duration::optional_millis, verdict::Problems};
 
 const OLLA_CAUSES: [FailoverCause; 7] = [
     FailoverCause::ConnectFailure,
@@ -70,16 +70,18 @@ pub(super) fn breaker(
             )),
         };
     }
+    let mut problems = Problems::default();
     let default = CircuitBreakerSpec::default();
     let spec = spec.unwrap_or(&default);
     if spec.min_requests.is_some() && spec.failure_percent.is_none() {
-        return Err(Problem::invalid(
+        problems.take::<()>(Err(Problem::invalid(
             "spec.circuitBreaker.minRequests",
             "has no effect without failurePercent",
-        ));
+        )));
     }
-    let open_for_ms =
-        optional_millis("spec.circuitBreaker.openFor", spec.open_for.as_ref())?.unwrap_or(30_000);
+    let open_for = optional_millis("spec.circuitBreaker.openFor", spec.open_for.as_ref());
+    let open_for = problems.take(open_for);
+    let open_for_ms = problems.end(open_for)?.unwrap_or(30_000);
     Ok(Some(BreakerPolicy {
         consecutive_failures: spec.consecutive_failures.unwrap_or(5),
         failure_percent: spec.failure_percent,
@@ -95,12 +97,17 @@ pub(super) fn breaker(
     }))
 }
 
-pub(super) fn timeouts(spec: &TimeoutsSpec) -> Result<Timeouts, Problem> {
-    let connect = optional_millis("spec.timeouts.connect", spec.connect.as_ref())?;
-    let first_token = optional_millis("spec.timeouts.firstToken", spec.first_token.as_ref())?;
-    let stream_idle = optional_millis("spec.timeouts.streamIdle", spec.stream_idle.as_ref())?;
-    let request = optional_millis("spec.timeouts.request", spec.request.as_ref())?;
-    Ok(Timeouts {
+pub(super) fn timeouts(spec: &TimeoutsSpec, problems: &mut Problems) -> Option<Timeouts> {
+    let [connect, first_token, stream_idle, request] = [
+        ("spec.timeouts.connect", &spec.connect),
+        ("spec.timeouts.firstToken", &spec.first_token),
+        ("spec.timeouts.streamIdle", &spec.stream_idle),
+        ("spec.timeouts.request", &spec.request),
+    ]
+    .map(|(field, text)| problems.take(optional_millis(field, text.as_ref())));
+    let (connect, first_token) = (connect?, first_token?);
+    let (stream_idle, request) = (stream_idle?, request?);
+    Some(Timeouts {
         connect_ms: connect.unwrap_or(5_000),
         first_token_ms: first_token.unwrap_or(120_000),
         first_token_whole_ms: first_token,

@@ -114,7 +114,7 @@ endpoints:
     assert_eq!(
         notes(&read(text)),
         [
-            "warning config.yaml:13: endpoints[1].health_check_url: /health of litellm asks its models, \
+            "warning config.yaml:13: endpoints[1] (litellm-cloud).health_check_url: /health of litellm asks its models, \
           so every probe costs tokens; leave it out for /health/liveliness",
             "warning config.yaml:2: proxy.priority_order: not set: 75 is preferred over 100, as the \
           integration guide writes it, while Olla itself prefers larger numbers; set lowest_first \
@@ -170,7 +170,7 @@ endpoints:
     let text = "endpoints:\n  - name: primary-pool\n    priority: 1  # 80% traffic\n";
     assert_eq!(
         notes(&read(text)),
-        ["error config.yaml:2: endpoints[0].url: must be set"]
+        ["error config.yaml:2: endpoints[0] (primary-pool).url: must be set"]
     );
 }
 

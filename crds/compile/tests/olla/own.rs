@@ -77,7 +77,7 @@ fn a_base_path_is_kept_and_mentioned_unless_olla_would_keep_it_too() {
     assert_eq!(
         notes(&read(&text)),
         [
-            "warning config.yaml:4: discovery.static.endpoints[0].url: its path /v1 is put before \
+            "warning config.yaml:4: discovery.static.endpoints[0] (gpu).url: its path /v1 is put before \
           each request's own; Olla does so only with preserve_path: true"
         ]
     );
@@ -96,7 +96,7 @@ fn a_probe_of_another_server_is_not_taken_over() {
     assert_eq!(
         notes(&read(&text)),
         [
-            "warning config.yaml:6: discovery.static.endpoints[0].health_check_url: does not lie \
+            "warning config.yaml:6: discovery.static.endpoints[0] (gpu).health_check_url: does not lie \
           below the endpoint's url, so it is not used; the path of the type is"
         ]
     );
@@ -144,7 +144,7 @@ fn credentials_come_along_and_are_never_shown() {
 
 #[test]
 fn an_endpoint_whose_credential_cannot_be_had_is_left_out() {
-    let at = "discovery.static.endpoints[0]";
+    let at = "discovery.static.endpoints[0] (gpu)";
     for (line, message) in [
         (
             "auth: {type: bearer, token_file: /run/token}",
@@ -276,7 +276,7 @@ endpoints:
     assert_eq!(
         notes(&loaded),
         [
-            "warning config.yaml:5: endpoints[3].name: `My GPU (1)` becomes `my-gpu--1`, a name that \
+            "warning config.yaml:5: endpoints[3] (My GPU (1)).name: `My GPU (1)` becomes `my-gpu--1`, a name that \
           Kubernetes takes too"
         ]
     );
@@ -287,16 +287,16 @@ fn values_of_the_wrong_kind_are_told_at_their_line() {
     for (text, expected) in [
         (
             one("        priority: -1\n"),
-            "6: discovery.static.endpoints[0].priority: must be a whole number from 0 to 1000000",
+            "6: discovery.static.endpoints[0] (gpu).priority: must be a whole number from 0 to 1000000",
         ),
         (
             one("        check_interval: 5 seconds\n"),
-            "6: discovery.static.endpoints[0].check_interval: `5 seconds` is not a duration; \
+            "6: discovery.static.endpoints[0] (gpu).check_interval: `5 seconds` is not a duration; \
              write it like 500ms, 5s, 1m30s",
         ),
         (
             one("        model_filter: {include: x}\n"),
-            "6: discovery.static.endpoints[0].model_filter.include: must be a list of strings, \
+            "6: discovery.static.endpoints[0] (gpu).model_filter.include: must be a list of strings, \
              not a string",
         ),
         (

@@ -280,7 +280,7 @@ fn problem(verdict: &compile::Verdict) -> String {
 fn an_invalid_edit_changes_nothing_but_its_own_status() {
     let bad = at(8, "u", json!({ "type": "vlm", "url": "http://bad" }));
     for (edit, why) in [
-        (bad, "spec.type: `vlm` is no known type"),
+        (bad, "spec.type: `vlm` is not a known type"),
         (undecodable(8), "spec: unknown variant"),
     ] {
         let mut index = Index::default();

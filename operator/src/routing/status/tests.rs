@@ -193,6 +193,38 @@ fn ready_is_what_data_planes_see() {
 }
 
 #[test]
+fn a_route_is_ready_once_it_is_programmed_and_reaches_something() {
+    let good = route_verdict("r", 1);
+    let mut alone = route_verdict("r", 1);
+    alone.reachable = Err(Problem {
+        reason: Reason::NoEndpoints,
+        field: "spec.endpoints".into(),
+        message: "none".into(),
+        others: Vec::new(),
+    });
+    let mut refused = alone.clone();
+    refused.accepted = Err(problem("spec.matches[0]", "twice"));
+    let mut in_use = refused.clone();
+    in_use.in_use = Some(7);
+    in_use.reachable = Ok(());
+    for (verdict, acked, expected) in [
+        (
+            &good,
+            &[1][..],
+            "True/Ready: requests can reach an endpoint",
+        ),
+        (&good, &[0, 1], "Unknown/Pending: 1 of 2 data planes use it"),
+        (&good, &[], "Unknown/Pending: no data plane is connected"),
+        (&alone, &[1], "False/NoEndpoints: spec.endpoints: none"),
+        (&refused, &[1], "False/Invalid: spec.matches[0]: twice"),
+        (&in_use, &[1], "True/Ready: requests can reach an endpoint"),
+    ] {
+        let status = status(verdict, &planes(acked), 1);
+        assert_eq!(read(&status, "Ready"), expected, "{acked:?}");
+    }
+}
+
+#[test]
 fn a_status_that_says_the_same_is_not_written_again() {
     let (verdict, view) = (route_verdict("r", 1), planes(&[1]));
     let first = status(&verdict, &view, 1);
@@ -241,6 +273,7 @@ fn what_is_not_listed_is_unknown_and_ready_stays_as_it_was() {
         reason: Reason::Pending,
         field: String::new(),
         message: "not listed".into(),
+        others: Vec::new(),
     });
     let now = desired_status(&verdict, said(&view, 1), &before, at(9)).unwrap();
     assert_eq!(read(&now, "ResolvedRefs"), "Unknown/Pending: not listed");
