@@ -85,6 +85,10 @@ impl Holding {
 }
 
 impl Client {
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// How many requests this connection, which turned out to be HTTP/2, may run at once.
     pub(crate) fn streams(&self) -> u32 {
         let held = self.holding.connections.load(Ordering::Relaxed);

@@ -3,7 +3,6 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -12,26 +11,19 @@ use dataplane_protocol::table::{Credential, Instance, Scheme};
 use http::{HeaderName, HeaderValue};
 use rustls::{ClientConfig, ConfigBuilder, pki_types::ServerName};
 use rustls_platform_verifier::BuilderVerifierExt as _;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::io::Io;
+use crate::{io::Io, resolve, socket};
 
-const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(30))
-    .with_interval(Duration::from_secs(10))
-    .with_retries(3);
+/// A host that is gone without a word is noticed after this, whoever waits for it.
+const GONE_AFTER: Duration = Duration::from_secs(60);
 
-/// Connects to the first address of the instance's host that answers. The caller limits the time.
+/// Connects to an instance. The caller limits the time.
 pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
-    let stream = match instance.host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect(SocketAddr::new(ip, instance.port)).await?,
-        Err(_) => TcpStream::connect((instance.host.as_str(), instance.port)).await?,
-    };
+    let stream = tcp(&instance.host, instance.port).await?;
     stream.set_nodelay(true)?;
-    // A host that is gone without a word is noticed within a minute, whoever waits for it.
-    SockRef::from(&stream).set_tcp_keepalive(&KEEP_ALIVE)?;
+    socket::watch(&stream, GONE_AFTER);
     match instance.scheme {
         Scheme::Http => Ok(Io::Plain(stream)),
         Scheme::Https => {
@@ -42,6 +34,12 @@ pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
             Ok(Io::Tls(Box::new(stream.into())))
         }
     }
+}
+
+/// A connection to the first address of `host` that answers. The caller limits the time.
+pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses = resolve::addresses(host, port).await?;
+    resolve::race(&addresses, TcpStream::connect).await
 }
 
 /// `Host` of requests to an instance.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dataplane_core::Refusal;
+use dataplane_core::{Cause, Refusal};
 use http::{Method, StatusCode};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,14 +47,33 @@ pub(crate) enum ProxyError {
     #[error("no endpoint can take requests now")]
     Unavailable { retry_after: Duration },
     // The backends' side. Endpoints are named, addresses are not.
-    #[error("endpoint {endpoint} could not be reached, and no other was left to try")]
-    ConnectFailure { endpoint: String },
-    #[error("endpoint {endpoint} broke off before it answered, and no other was left to try")]
-    Reset { endpoint: String },
-    #[error("endpoint {endpoint} did not begin to answer in time, and no other was left to try")]
-    FirstTokenTimeout { endpoint: String },
+    #[error("endpoint {endpoint} {}, and no other was left to try", unanswered(*.cause))]
+    Upstream { cause: Cause, endpoint: String },
     #[error("the request took longer than its route allows ({}ms)", limit.as_millis())]
     RequestTimeout { limit: Duration },
+}
+
+/// What an endpoint did instead of answering.
+fn unanswered(cause: Cause) -> &'static str {
+    match cause {
+        Cause::ConnectFailure | Cause::ConnectTimeout => "could not be reached",
+        Cause::FirstTokenTimeout => "did not begin to answer in time",
+        Cause::Unhealthy => "failed its health check before it answered",
+        _ => "broke off before it answered",
+    }
+}
+
+/// Why an answer that has begun cannot be finished: what the client reads in its last event.
+pub(crate) fn broken_off(cause: Cause, endpoint: &str) -> String {
+    let why = match cause {
+        Cause::StreamIdleTimeout => format!("endpoint {endpoint} sent nothing more in time"),
+        Cause::RequestTimeout => "the request took longer than its route allows".to_owned(),
+        Cause::BodyTimeout => "the rest of the request's body did not come in time".to_owned(),
+        Cause::BodyUnreadable => "the request's body broke off".to_owned(),
+        Cause::ClientStalled => "the client took nothing of the answer for too long".to_owned(),
+        _ => format!("endpoint {endpoint} broke off its answer"),
+    };
+    format!("{why}: what came before this is not complete")
 }
 
 fn kind(what: &str) -> String {
@@ -63,6 +82,10 @@ fn kind(what: &str) -> String {
     } else {
         format!(" for {what}")
     }
+}
+
+fn said_by(cause: Cause) -> StatusCode {
+    StatusCode::from_u16(cause.status()).unwrap_or(StatusCode::BAD_GATEWAY)
 }
 
 impl ProxyError {
@@ -92,16 +115,14 @@ impl ProxyError {
             | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
-            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTimeout { .. } => said_by(Cause::BodyTimeout),
             Self::LoopDetected { .. } => StatusCode::LOOP_DETECTED,
             Self::NotImplemented { .. } | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
             Self::ModelUnavailable { .. } | Self::Unavailable { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::ConnectFailure { .. } | Self::Reset { .. } => StatusCode::BAD_GATEWAY,
-            Self::FirstTokenTimeout { .. } | Self::RequestTimeout { .. } => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::Upstream { cause, .. } => said_by(*cause),
+            Self::RequestTimeout { .. } => said_by(Cause::RequestTimeout),
         }
     }
 
@@ -111,7 +132,7 @@ impl ProxyError {
             Self::NotFound { .. } => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadRequest { reason, .. } => reason,
-            Self::BodyTimeout { .. } => "body_timeout",
+            Self::BodyTimeout { .. } => Cause::BodyTimeout.code(),
             Self::LoopDetected { .. } => "loop_detected",
             Self::UpgradeUnsupported => "upgrade_unsupported",
             Self::NotImplemented { .. } => "not_implemented",
@@ -120,10 +141,8 @@ impl ProxyError {
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ModelUnavailable { .. } => "model_unavailable",
             Self::Unavailable { .. } => "unavailable",
-            Self::ConnectFailure { .. } => "upstream_unreachable",
-            Self::Reset { .. } => "upstream_reset",
-            Self::FirstTokenTimeout { .. } => "first_token_timeout",
-            Self::RequestTimeout { .. } => "request_timeout",
+            Self::Upstream { cause, .. } => cause.code(),
+            Self::RequestTimeout { .. } => Cause::RequestTimeout.code(),
         }
     }
 

@@ -28,6 +28,8 @@ mod logging;
 mod metrics;
 mod prober;
 mod proxy;
+mod resolve;
+mod socket;
 pub mod source;
 pub mod state;
 pub mod tls;

@@ -41,7 +41,7 @@ use crate::{
     clients::{Client, Clients},
     downstream::{ClientIo, Downstream, Downstreams, Wanted},
     io::Io,
-    proxy,
+    proxy, socket,
     state::Shared,
     upstream::Upstreams,
 };
@@ -187,10 +187,7 @@ impl Acceptor {
             return;
         };
         let _ = stream.set_nodelay(true);
-        // A client that takes nothing for so long, or is gone without a word, is cut. Elsewhere
-        // (a developer's macOS) the system's own, longer limits hold.
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(settings.client_stall));
+        socket::watch(&stream, settings.client_stall);
         // The worker's own runtime must watch it.
         let Ok(stream) = stream.into_std() else {
             return;

@@ -107,9 +107,14 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
             let path = &listing.path;
             match get(instance, path).await {
                 Ok((StatusCode::OK, body)) => match listing::parse(listing.format, &body) {
-                    Ok(models) => {
+                    Ok(found) => {
+                        if found.dropped > 0 {
+                            let instance = &instance.instance.id;
+                            let (dropped, limit) = (found.dropped, listing::MAX_MODELS);
+                            tracing::warn!(%instance, dropped, limit, "too many models listed");
+                        }
                         return Listed::Models {
-                            models,
+                            models: found.models,
                             detected: listing.detects.clone(),
                         };
                     }

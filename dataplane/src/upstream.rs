@@ -9,11 +9,13 @@ use std::{
     fmt, io,
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use dataplane_core::{InstanceInfo, InstanceKey};
 use dataplane_protocol::RouteId;
+use futures::task::noop_waker_ref;
 use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
@@ -32,6 +34,12 @@ const MAX_IDLE: usize = 512;
 
 /// An idle connection is closed after this; most servers close theirs sooner.
 const IDLE_FOR: Duration = Duration::from_secs(60);
+
+/// How long the log says nothing more of an instance's malformed answers.
+const ODD_AGAIN: Duration = Duration::from_mins(10);
+
+/// Of an answer that nobody wants, bytes that are read to keep its connection.
+const MAX_UNREAD: usize = 64 * 1024;
 
 /// All instances one worker has talked to.
 pub(crate) struct Upstreams {
@@ -56,6 +64,8 @@ pub(crate) struct Upstream {
     idle: RefCell<Vec<Idle>>,
     /// The last attempt to connect failed.
     unreachable: Cell<bool>,
+    /// When the log last said that it does not speak as HTTP/1.1 wants it.
+    odd: Cell<Option<Instant>>,
 }
 
 /// A connection to an instance.
@@ -127,6 +137,7 @@ impl Upstream {
             attempts: RefCell::default(),
             idle: RefCell::new(idle),
             unreachable: Cell::default(),
+            odd: Cell::default(),
             info,
         }
     }
@@ -192,6 +203,39 @@ impl Upstream {
             tracing::debug!(%instance, %error, "connect failed again");
         } else {
             tracing::warn!(%instance, %error, "connect failed");
+        }
+    }
+
+    /// Says why an answer broke off. What only we find wrong would look like a reset to everybody,
+    /// so it is said aloud, once in a while.
+    pub(crate) fn broke_off(&self, error: &http1::Error) {
+        let instance = &self.info.instance.id;
+        let is_odd = matches!(error, http1::Error::Head(_) | http1::Error::Chunks);
+        let is_news = self.odd.get().is_none_or(|at| at.elapsed() >= ODD_AGAIN);
+        if is_odd && is_news {
+            self.odd.set(Some(Instant::now()));
+            tracing::warn!(%instance, %error, "the answer is malformed");
+        } else {
+            tracing::debug!(%instance, %error, "the answer broke off");
+        }
+    }
+
+    /// Takes a connection back whose answer nobody wants: what of it is here already is read over.
+    /// Refusals (429, 503) are short, and a connection anew for each would cost a handshake.
+    pub(crate) fn put_back_unread(&self, mut connection: Connection, since: Instant) {
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut left = MAX_UNREAD;
+        while !connection.is_done() {
+            let Poll::Ready(Ok(Some(data))) = connection.poll_data(&mut cx) else {
+                break;
+            };
+            let Some(less) = left.checked_sub(data.len()) else {
+                return;
+            };
+            left = less;
+        }
+        if connection.is_done() {
+            self.put_back(connection, since);
         }
     }
 

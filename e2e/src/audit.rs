@@ -1,16 +1,11 @@
 //! What was asked of the API server, as its audit log has it: the operator's requests only, all
 //! others are not written down.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-use crate::world::SYSTEM;
-
-pub(crate) const POLICY: &str = "audit-policy.json";
-pub(crate) const LOG: &str = "audit.log";
+use crate::names::AUDIT_LOG;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,26 +19,10 @@ pub struct Asked {
     pub code: u64,
 }
 
-/// When a watch begins is written, too: it may never end.
-pub(crate) fn write_policy(path: &Path) -> Result<()> {
-    let policy = serde_json::json!({
-        "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
-        "omitStages": ["RequestReceived"],
-        "rules": [
-            {
-                "level": "Metadata",
-                "users": [format!("system:serviceaccount:{SYSTEM}:olla-operator")],
-            },
-            {"level": "None"},
-        ],
-    });
-    std::fs::write(path, policy.to_string()).with_context(|| format!("write {}", path.display()))
-}
-
 impl Cluster {
     /// All that the operator has asked for in this run.
     pub fn asked_by_the_operator(&self) -> Result<Vec<Asked>> {
-        let path = self.scratch.join(LOG);
+        let path = self.scratch.join(AUDIT_LOG);
         let text = std::fs::read_to_string(&path);
         let text = text.with_context(|| format!("read {}", path.display()))?;
         // The last line may be half written.

@@ -17,16 +17,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::api::Api;
-use crate::audit;
+use crate::audit_policy;
+use crate::names::{AUDIT_LOG, AUDIT_POLICY, HOST, NODE};
 use crate::pki::Pki;
 use crate::process::{Process, run_dir};
 use crate::wait;
-
-/// The machine's address inside the namespaces; `e2e/test` gives it to the bridge.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-
-/// The node all pods are on. The EndpointSlice controller leaves out pods without one.
-pub const NODE: &str = "node-1";
 
 const PROXY_PORT: u16 = 8001;
 
@@ -82,7 +77,7 @@ impl Cluster {
             "client-key": cluster.pki.path("admin.key"),
         });
         cluster.write_kubeconfig(&cluster.kubeconfig, "default", &user)?;
-        audit::write_policy(&cluster.scratch.join(audit::POLICY))?;
+        audit_policy::write(&cluster.scratch.join(AUDIT_POLICY))?;
         cluster.start_processes()?;
         cluster.wait_ready()?;
         cluster.api.create(
@@ -155,8 +150,8 @@ impl Cluster {
                 format!("--tls-private-key-file={}", file("apiserver.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 "--authorization-mode=RBAC".into(),
-                format!("--audit-policy-file={}", scratch(audit::POLICY)),
-                format!("--audit-log-path={}", scratch(audit::LOG)),
+                format!("--audit-policy-file={}", scratch(AUDIT_POLICY)),
+                format!("--audit-log-path={}", scratch(AUDIT_LOG)),
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
                 format!("--service-account-key-file={}", file("service-account.pub")),
                 format!(

@@ -10,11 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, HOST};
+use crate::cluster::Cluster;
+use crate::names::{HOST, operator_url};
 use crate::process::{Process, ours};
-use crate::tenant::operator_ca;
 use crate::wait;
-use crate::world::operator_url;
 
 /// From its start to the first probes' results, on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -54,7 +53,7 @@ impl DataPlane {
         };
         std::fs::create_dir_all(folder.join("state")).context("create the state folder")?;
         write("token", token)?;
-        write("ca.crt", &operator_ca(cluster, namespace)?)?;
+        write("ca.crt", &cluster.operator_ca(namespace)?)?;
         let file = |file: &str| folder.join(file).display().to_string();
         let source = vec![
             format!("--operator={}", operator_url()),

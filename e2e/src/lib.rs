@@ -7,11 +7,13 @@
 
 pub mod api;
 pub mod audit;
+mod audit_policy;
 pub mod client;
 pub mod cluster;
 pub mod data_plane;
 pub mod litellm;
 pub mod mock_llm;
+pub mod names;
 mod objects;
 mod pki;
 pub mod process;

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, HOST};
+use crate::cluster::Cluster;
+use crate::names::HOST;
 use crate::process::Process;
 use crate::python::python;
 use crate::wait;

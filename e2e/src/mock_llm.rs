@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::cluster::HOST;
+use crate::names::HOST;
 use crate::runtime::{block_on, block_on_for};
 use crate::wait;
 

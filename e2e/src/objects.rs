@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::Cluster;
-use crate::cluster::NODE;
+use crate::names::NODE;
 use crate::wait;
 
 /// For what the controllers of an idle cluster do within a second.
@@ -54,6 +54,16 @@ impl Cluster {
         let answer = self.api.create(&path, &request)?;
         let token = answer["status"]["token"].as_str();
         Ok(token.context("a TokenRequest without token")?.to_owned())
+    }
+
+    /// What data planes of the namespace know the operator by, as a pod gets it: its mount is waited
+    /// for until the ConfigMap is there.
+    pub(crate) fn operator_ca(&self, namespace: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps/olla-operator-ca");
+        wait("the operator's CA is in the namespace", SOON, || {
+            let object = self.api.get(&path)?.unwrap_or_default();
+            Ok(object["data"]["ca.crt"].as_str().map(str::to_owned))
+        })
     }
 
     /// A kubeconfig with a ServiceAccount's token: may do what RBAC gives that account.

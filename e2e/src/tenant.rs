@@ -126,6 +126,11 @@ impl Tenant {
         DataPlane::start(self.cluster, &self.namespace, &name)
     }
 
+    /// What data planes of the namespace know the operator by. Apply something first.
+    pub fn operator_ca(&self) -> Result<String> {
+        self.cluster.operator_ca(&self.namespace)
+    }
+
     /// `[(reason, note)]` of the Events about an object.
     pub fn events(&self, name: &str) -> Result<Vec<(String, String)>> {
         let path = format!(
@@ -140,13 +145,4 @@ impl Tenant {
             .map(|event| (text(&event["reason"]), text(&event["note"])))
             .collect())
     }
-}
-
-/// As a pod gets it: its mount is waited for until the ConfigMap is there.
-pub(crate) fn operator_ca(cluster: &Cluster, namespace: &str) -> Result<String> {
-    let path = format!("/api/v1/namespaces/{namespace}/configmaps/olla-operator-ca");
-    wait("the operator's CA is in the namespace", SOON, || {
-        let object = cluster.api().get(&path)?.unwrap_or_default();
-        Ok(object["data"]["ca.crt"].as_str().map(str::to_owned))
-    })
 }

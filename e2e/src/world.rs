@@ -12,15 +12,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::client::Client;
-use crate::cluster::{Cluster, HOST};
+use crate::cluster::Cluster;
+use crate::names::{HOST, PUSH_PORT, SYSTEM};
 use crate::process::{Process, ours};
 use crate::tenant::Tenant;
 use crate::wait;
 
-/// Where the chart is installed, as the documentation says.
-pub const SYSTEM: &str = "olla-system";
-
-const PUSH_PORT: u16 = 9443;
 const ADMIN_PORT: u16 = 9090;
 
 /// From the operator's start to its first tables, on a busy machine.
@@ -140,11 +137,6 @@ impl World {
             Ok(Some(()))
         })
     }
-}
-
-/// What data planes are given as `--operator`.
-pub fn operator_url() -> String {
-    format!("https://{HOST}:{PUSH_PORT}")
 }
 
 fn admin() -> Client {

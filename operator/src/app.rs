@@ -6,6 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use kube::Client;
@@ -21,8 +22,8 @@ use crate::{
     metrics::Metrics,
     routing::{
         Routing,
+        hub::Hub,
         ledger::Ledger,
-        publish::Hub,
         serve::{Limits, Server},
         sessions::Sessions,
         watch::by_client,
@@ -32,15 +33,22 @@ use crate::{
     tokens::{self, Tokens},
 };
 
+/// The API server's longest silence on a connection that something is expected on.
+const API_SILENCE: Duration = Duration::from_secs(90);
+
 #[derive(Debug)]
 pub struct App;
 
 impl App {
     /// A client for the cluster we are in, or the one of KUBECONFIG.
     pub async fn connect() -> Result<Client, Error> {
-        let config = kube::Config::infer()
+        let mut config = kube::Config::infer()
             .await
             .map_err(|error| Error::Cluster(Box::new(error)))?;
+        // Of lists, and of anything else that hangs: without it, a connection that is gone without a
+        // word is one for ever. A watch says something, or ends, sooner; see watch.rs.
+        config.read_timeout = Some(API_SILENCE);
+        config.reset_reader_on_write = true;
         Client::try_from(config).map_err(|error| Error::Cluster(Box::new(error)))
     }
 
@@ -58,7 +66,7 @@ impl App {
         let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
         let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
-        let (tell, happenings) = Events::channel();
+        let (tell, happenings) = Events::channel(metrics.clone());
         let stop = CancellationToken::new();
 
         let routing = Routing::new(

@@ -1,27 +1,35 @@
 //! Kubernetes Events: what happened to an object, for `kubectl describe`.
 //!
 //! In: [`Happening`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
-//! counts repetitions instead of writing them again.
+//! counts repetitions instead of writing them again. Each namespace has its [`Share`] of them, so
+//! that one whose breakers flap drowns nobody's.
+
+mod share;
 
 use std::{sync::Arc, time::Duration};
 
 use compile::Kind;
 use crds::{GROUP, VERSION};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::MANAGER;
+use self::share::{Share, Taken};
+use crate::{MANAGER, metrics::Metrics};
 
 /// An API server that cannot keep up loses events, not memory.
 const QUEUE: usize = 1024;
+/// Written at a time: one that hangs holds up no other.
+const CONCURRENCY: usize = 8;
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// The API's limit on a note is 1 kB.
 const MAX_NOTE: usize = 1000;
@@ -46,24 +54,35 @@ pub struct Happening {
 #[derive(Clone, Debug)]
 pub struct Events {
     tx: mpsc::Sender<Happening>,
+    share: Arc<Mutex<Share>>,
+    metrics: Arc<Metrics>,
 }
 
 impl Events {
     /// The sending end for all rooms, the receiving one for [`publish`].
-    pub fn channel() -> (Self, mpsc::Receiver<Happening>) {
+    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Happening>) {
         let (tx, rx) = mpsc::channel(QUEUE);
-        (Self { tx }, rx)
+        let share = Arc::default();
+        let events = Self { tx, share, metrics };
+        (events, rx)
     }
 
     pub fn tell(&self, happening: Happening) {
-        if let Err(TrySendError::Full(happening)) = self.tx.try_send(happening) {
-            tracing::warn!(
-                namespace = happening.namespace,
-                name = happening.name,
-                reason = happening.reason,
-                "event dropped: the API server does not keep up"
-            );
-        }
+        let taken = self.share.lock().take(&happening.namespace, Instant::now());
+        let why = match taken {
+            Taken::Told => match self.tx.try_send(happening) {
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(_)) => "the API server does not keep up",
+            },
+            Taken::First => {
+                let namespace = happening.namespace;
+                tracing::warn!(namespace, "events dropped: too many of this namespace");
+                "too many of this namespace"
+            }
+            Taken::More => "too many of this namespace",
+        };
+        tracing::debug!(why, "event dropped");
+        self.metrics.events_dropped.inc();
     }
 }
 
@@ -71,37 +90,37 @@ impl Events {
 pub async fn publish(
     client: Client,
     instance: String,
-    mut rx: mpsc::Receiver<Happening>,
+    rx: mpsc::Receiver<Happening>,
     stop: CancellationToken,
 ) {
     let reporter = Reporter {
         controller: format!("{GROUP}/{MANAGER}"),
         instance: Some(instance),
     };
-    let recorder = Arc::new(Recorder::new(client, reporter));
-    loop {
-        let happening = tokio::select! {
-            () = stop.cancelled() => return,
-            next = rx.recv() => match next {
-                Some(happening) => happening,
-                None => return,
-            },
-        };
-        let (event, reference) = event(&happening);
-        let written = timeout(API_TIMEOUT, recorder.publish(&event, &reference)).await;
-        let problem = match written {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer within 10s".to_owned(),
-        };
-        tracing::debug!(
-            namespace = happening.namespace,
-            name = happening.name,
-            reason = happening.reason,
-            problem,
-            "event not written"
-        );
+    let recorder = Recorder::new(client, reporter);
+    let happenings = stream::unfold(rx, async |mut rx| Some((rx.recv().await?, rx)));
+    let all = happenings.for_each_concurrent(CONCURRENCY, |it| write(&recorder, it));
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = all => {}
     }
+}
+
+async fn write(recorder: &Recorder, happening: Happening) {
+    let (event, reference) = event(&happening);
+    let written = timeout(API_TIMEOUT, recorder.publish(&event, &reference)).await;
+    let problem = match written {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer within 10s".to_owned(),
+    };
+    tracing::debug!(
+        namespace = happening.namespace,
+        name = happening.name,
+        reason = happening.reason,
+        problem,
+        "event not written"
+    );
 }
 
 fn event(happening: &Happening) -> (Event, ObjectReference) {

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub status_writes: Family<ResultLabel, Counter>,
     pub watch_errors: Family<KindLabel, Counter>,
     pub token_reviews: Family<ResultLabel, Counter>,
+    pub connections_refused: Counter,
+    pub events_dropped: Counter,
     registry: Mutex<Registry>,
 }
 
@@ -62,6 +64,8 @@ impl Default for Metrics {
             status_writes: Family::default(),
             watch_errors: Family::default(),
             token_reviews: Family::default(),
+            connections_refused: Counter::default(),
+            events_dropped: Counter::default(),
             registry: Mutex::new(Registry::with_prefix("olla_operator")),
         };
         metrics.register();
@@ -145,6 +149,16 @@ impl Metrics {
             "token_reviews",
             "Tokens judged: cached, accepted, rejected, unavailable",
             self.token_reviews.clone(),
+        );
+        r.register(
+            "connections_refused",
+            "Connections of data planes refused: too many of one address, unproven, or of all",
+            self.connections_refused.clone(),
+        );
+        r.register(
+            "events_dropped",
+            "Kubernetes Events not written: too many of one namespace, or the API server is slow",
+            self.events_dropped.clone(),
         );
     }
 }

@@ -4,7 +4,15 @@
 //! audience, kept for a minute under the token's SHA-256. The token itself is never kept, and
 //! never logged.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+mod claims;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest;
 use dataplane_protocol::sync::AUDIENCE;
@@ -23,12 +31,13 @@ use crate::metrics::{Metrics, ResultLabel};
 const KEPT: Duration = Duration::from_mins(1);
 /// A refused one may become good, for instance when the clocks agree again.
 const REFUSAL_KEPT: Duration = Duration::from_secs(5);
-/// Verdicts kept; above, those that are out of date go, then all.
+/// Verdicts kept of either kind; above, those that are out of date go, then all.
 const MAX_KEPT: usize = 20_000;
 /// Longer ones are no ServiceAccount's.
 const MAX_TOKEN: usize = 16 << 10;
-/// Reviews under way at a time.
+/// Reviews under way at a time, and for one address; further ones wait.
 const MAX_REVIEWS: usize = 32;
+const MAX_REVIEWS_PER_PEER: usize = 4;
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who a token speaks for.
@@ -57,20 +66,25 @@ pub type Review =
 
 pub struct Tokens {
     review: Review,
-    /// Verdicts, and until when they hold.
-    kept: Mutex<HashMap<Key, (Instant, Verdict)>>,
-    /// Strangers with made-up tokens must not become a flood at the API server.
+    good: Mutex<Kept<Identity>>,
+    /// In a place of their own: strangers with made-up tokens must not push out good ones.
+    refused: Mutex<Kept<Refusal>>,
+    /// Nor become a flood at the API server.
     places: Semaphore,
+    /// Nor keep others waiting.
+    by_peer: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
     metrics: Arc<Metrics>,
 }
 
 type Key = [u8; 32];
 type Verdict = Result<Identity, Refusal>;
+/// Each with until when it holds.
+type Kept<T> = HashMap<Key, (Instant, T)>;
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens")
-            .field("kept", &self.kept.lock().len())
+            .field("good", &self.good.lock().len())
             .finish_non_exhaustive()
     }
 }
@@ -79,25 +93,40 @@ impl Tokens {
     pub fn new(review: Review, metrics: Arc<Metrics>) -> Self {
         Self {
             review,
-            kept: Mutex::default(),
+            good: Mutex::default(),
+            refused: Mutex::default(),
+            by_peer: Mutex::default(),
             places: Semaphore::new(MAX_REVIEWS),
             metrics,
         }
     }
 
-    pub async fn identify(&self, token: &str) -> Result<Identity, Refusal> {
+    /// `peer`: who brings it.
+    pub async fn identify(&self, token: &str, peer: IpAddr) -> Result<Identity, Refusal> {
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Err(Refusal::Invalid("not a ServiceAccount token".into()));
+        }
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = since_1970.map_or(0, |since| since.as_secs() as i64);
+        if let Err(why) = claims::check(token, now) {
+            self.count("rejected");
+            return Err(Refusal::Invalid(why));
         }
         let key = hash(token);
         if let Some(verdict) = self.known(&key) {
             self.count("cached");
             return verdict;
         }
-        let verdict = match self.places.acquire().await {
-            Ok(_place) => (self.review)(token.to_owned()).await,
-            Err(_) => Err(Refusal::Unavailable("the operator stops".into())),
-        };
+        let own = self.places_of(peer);
+        let stops = |_| Refusal::Unavailable("the operator stops".into());
+        let _own = own.acquire().await.map_err(stops)?;
+        let _place = self.places.acquire().await.map_err(stops)?;
+        // Another stream may have brought the same one meanwhile.
+        if let Some(verdict) = self.known(&key) {
+            self.count("cached");
+            return verdict;
+        }
+        let verdict = (self.review)(token.to_owned()).await;
         self.count(match &verdict {
             Ok(_) => "accepted",
             Err(Refusal::Unavailable(_)) => "unavailable",
@@ -107,27 +136,37 @@ impl Tokens {
         verdict
     }
 
+    /// The peer's share of the places for reviews.
+    fn places_of(&self, peer: IpAddr) -> Arc<Semaphore> {
+        let mut by_peer = self.by_peer.lock();
+        if let Some(places) = by_peer.get(&peer).and_then(Weak::upgrade) {
+            return places;
+        }
+        by_peer.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(MAX_REVIEWS_PER_PEER));
+        by_peer.insert(peer, Arc::downgrade(&places));
+        places
+    }
+
     fn known(&self, key: &Key) -> Option<Verdict> {
-        let kept = self.kept.lock();
-        let (until, verdict) = kept.get(key)?;
-        (Instant::now() < *until).then(|| verdict.clone())
+        let now = Instant::now();
+        if let Some((until, identity)) = self.good.lock().get(key)
+            && now < *until
+        {
+            return Some(Ok(identity.clone()));
+        }
+        let refused = self.refused.lock();
+        let (until, refusal) = refused.get(key)?;
+        (now < *until).then(|| Err(refusal.clone()))
     }
 
     fn keep(&self, key: Key, verdict: &Verdict) {
         let now = Instant::now();
-        let until = match verdict {
-            Ok(_) => now + KEPT,
-            Err(Refusal::Unavailable(_)) => return,
-            Err(_) => now + REFUSAL_KEPT,
-        };
-        let mut kept = self.kept.lock();
-        if kept.len() >= MAX_KEPT {
-            kept.retain(|_, (until, _)| now < *until);
+        match verdict {
+            Ok(identity) => keep(&self.good, key, identity, now, KEPT),
+            Err(Refusal::Unavailable(_)) => {}
+            Err(refusal) => keep(&self.refused, key, refusal, now, REFUSAL_KEPT),
         }
-        if kept.len() >= MAX_KEPT {
-            kept.clear();
-        }
-        kept.insert(key, (until, verdict.clone()));
     }
 
     fn count(&self, result: &'static str) {
@@ -136,6 +175,17 @@ impl Tokens {
             .get_or_create(&ResultLabel { result })
             .inc();
     }
+}
+
+fn keep<T: Clone>(kept: &Mutex<Kept<T>>, key: Key, verdict: &T, now: Instant, holds: Duration) {
+    let mut kept = kept.lock();
+    if kept.len() >= MAX_KEPT {
+        kept.retain(|_, (until, _)| now < *until);
+    }
+    if kept.len() >= MAX_KEPT {
+        kept.clear();
+    }
+    kept.insert(key, (now + holds, verdict.clone()));
 }
 
 /// Reviews by the API server.
@@ -237,6 +287,46 @@ mod tests {
         assert!(matches!(unknown, Err(Refusal::Invalid(_))));
     }
 
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// One that looks good.
+    fn token(signature: &str) -> String {
+        format!("e30.eyJhdWQiOiJvbGxhLW9wZXJhdG9yIn0.{signature}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_with_made_up_tokens_keeps_no_other_waiting() {
+        let review: Review = Arc::new(|_| Box::pin(std::future::pending()));
+        let tokens = Arc::new(Tokens::new(review, Arc::default()));
+        for n in 0..100 {
+            let tokens = tokens.clone();
+            tokio::spawn(async move { tokens.identify(&token(&n.to_string()), PEER).await });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let free = tokens.places.available_permits();
+        assert_eq!(free, MAX_REVIEWS - MAX_REVIEWS_PER_PEER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_tokens_push_out_no_good_one() {
+        let review: Review = Arc::new(|token: String| {
+            Box::pin(async move {
+                if token.ends_with("good") {
+                    judge(status("system:serviceaccount:a:gw", AUDIENCE))
+                } else {
+                    Err(Refusal::Invalid("made up".into()))
+                }
+            })
+        });
+        let tokens = Tokens::new(review, Arc::default());
+        tokens.identify(&token("good"), PEER).await.unwrap();
+        for n in 0..=MAX_KEPT {
+            let made_up = token(&n.to_string());
+            assert!(tokens.identify(&made_up, PEER).await.is_err());
+        }
+        assert!(tokens.known(&hash(&token("good"))).is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_verdict_is_asked_for_once_a_minute() {
         let asked = Arc::new(AtomicU32::new(0));
@@ -247,13 +337,13 @@ mod tests {
         });
         let tokens = Tokens::new(review, Arc::default());
         for _ in 0..3 {
-            tokens.identify("t").await.unwrap();
+            tokens.identify(&token("t"), PEER).await.unwrap();
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
-        tokens.identify("other").await.unwrap();
+        tokens.identify(&token("other"), PEER).await.unwrap();
         assert_eq!(asked.load(Ordering::Relaxed), 2);
         tokio::time::advance(KEPT).await;
-        tokens.identify("t").await.unwrap();
+        tokens.identify(&token("t"), PEER).await.unwrap();
         assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
 
@@ -262,7 +352,7 @@ mod tests {
         let review: Review =
             Arc::new(|_| Box::pin(async { Err(Refusal::Unavailable("away".into())) }));
         let tokens = Tokens::new(review, Arc::default());
-        assert!(tokens.identify("t").await.is_err());
-        assert!(tokens.known(&hash("t")).is_none());
+        assert!(tokens.identify(&token("t"), PEER).await.is_err());
+        assert!(tokens.known(&hash(&token("t"))).is_none());
     }
 }

@@ -16,9 +16,10 @@ use operator::{
     metrics::Metrics,
     routing::{
         Routing, decode,
+        hub::Hub,
         index::Source,
         ledger::Ledger,
-        publish::{Hub, Snapshot},
+        snapshot::Snapshot,
         watch::{Change, Found, What},
     },
 };
@@ -142,7 +143,8 @@ fn keyed(secret: &str) -> Value {
 
 fn instances(snapshot: &Snapshot) -> usize {
     snapshot
-        .table
+        .set
+        .to_table("")
         .instances
         .values()
         .map(|list| list.len())
@@ -260,7 +262,7 @@ async fn a_list_that_does_not_come_holds_up_nobody_and_takes_nothing_away() {
     ];
     assert_eq!(keeps(&table), expected);
     assert_eq!(instances(&table), 1, "of the url");
-    for verdict in &table.verdicts[..2] {
+    for verdict in table.verdicts.values().take(2) {
         let problem = verdict.resolved_refs.clone().unwrap_err();
         assert_eq!(problem.reason, crds::Reason::Pending, "{problem}");
     }
@@ -280,11 +282,11 @@ async fn a_namespace_that_has_a_table_waits_for_no_list() {
     let applied = What::Apply(endpoint("a", "new", keyed("key")));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
-    assert_eq!(world.table("a").unwrap().verdicts.len(), 2);
+    assert_eq!(world.table("a").unwrap().verdicts.size(), 2);
     let applied = What::Apply(endpoint("a", "newest", url()));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
-    assert_eq!(world.table("a").unwrap().verdicts.len(), 3);
+    assert_eq!(world.table("a").unwrap().verdicts.size(), 3);
     // And it is taken up when it comes.
     let found = decode::secret(
         serde_json::from_value(json!({
@@ -345,7 +347,7 @@ async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
     let world = listed(list).await;
     let table = world.table("a").unwrap();
     assert_eq!(instances(&table), 1);
-    let odd = table.verdicts.iter().find(|v| v.name == "odd").unwrap();
+    let odd = table.verdicts.values().find(|v| v.name == "odd").unwrap();
     let problem = odd.accepted.clone().unwrap_err();
     assert_eq!(problem.reason, crds::Reason::Undecodable);
     // Another process may have accepted an older form of it: data planes know.
@@ -354,4 +356,39 @@ async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
         ResourceKey::Instances("odd".into()),
     ];
     assert_eq!(keeps(&table), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_deleted_and_made_anew_takes_its_endpoint_out_at_no_time() {
+    let world = listed(vec![endpoint("a", "e", keyed("key"))]).await;
+    let key = |value: &str| {
+        let object = json!({
+            "metadata": { "namespace": "a", "name": "key" }, "data": { "token": value },
+        });
+        Found {
+            item: decode::secret(serde_json::from_value(object).unwrap()),
+            entry: None,
+        }
+    };
+    let source = secret("a", "key");
+    let deleted = || {
+        let (namespace, name) = ("a".to_owned(), "key".to_owned());
+        What::Delete { namespace, name }
+    };
+    world.says(&source, What::Reset(vec![key("eA==")])).await;
+    world.settle().await;
+    assert_eq!(instances(&world.table("a").unwrap()), 1);
+    let before = world.table("a").unwrap().number;
+    world.says(&source, deleted()).await;
+    sleep(Duration::from_secs(4)).await;
+    world.says(&source, What::Apply(key("eQ=="))).await;
+    sleep(Duration::from_secs(9)).await;
+    let table = world.table("a").unwrap();
+    assert_eq!((table.number, instances(&table)), (before + 1, 1));
+    world.says(&source, deleted()).await;
+    sleep(Duration::from_secs(6)).await;
+    let table = world.table("a").unwrap();
+    assert_eq!(instances(&table), 0);
+    let verdict = table.verdicts.values().next().unwrap();
+    assert_eq!(verdict.instances, 1, "there is an address, but no key");
 }

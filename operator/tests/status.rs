@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use compile::{Compiled, Kind, Verdict};
-use dataplane_protocol::RoutingTable;
+use compile::{Kind, Verdict, Verdicts};
+use dataplane_protocol::resource::ResourceSet;
 use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
 use kube::{Client, client::Body};
@@ -20,9 +20,10 @@ use operator::{
     events::{Events, Happening},
     metrics::Metrics,
     routing::{
+        hub::Hub,
         ledger::{Entry, Ledger},
-        publish::{Hub, Snapshot},
         sessions::{Session, Sessions},
+        snapshot::{Content, Snapshot},
         status::ObjectStatus,
         writer::{Writer, Writes},
     },
@@ -96,14 +97,15 @@ impl World {
         let (hub, ledger) = (Arc::<Hub>::default(), Arc::<Ledger>::default());
         let sessions = Arc::<Sessions>::default();
         let stop = CancellationToken::new();
-        let (events, happenings) = Events::channel();
+        let metrics = Arc::<Metrics>::default();
+        let (events, happenings) = Events::channel(metrics.clone());
         let writer = Writer {
             writes: Writes::by_client(Client::new(service, "default")),
             hub: hub.clone(),
             sessions: sessions.clone(),
             ledger: ledger.clone(),
             events,
-            metrics: Arc::<Metrics>::default(),
+            metrics,
             settle,
         };
         tokio::spawn(writer.run(stop.clone()));
@@ -133,35 +135,32 @@ impl World {
         let uid = uid.to_owned();
         let entry = Entry { uid, status };
         self.ledger.saw(namespace, Kind::OllaRoute, "r", entry);
-        let compiled = Compiled {
-            table: RoutingTable {
-                namespace: namespace.into(),
-                ..RoutingTable::default()
-            },
-            verdicts: vec![Verdict {
-                kind: Kind::OllaRoute,
-                name: "r".into(),
-                generation,
-                accepted: Ok(()),
-                resolved_refs: Ok(()),
-                reachable: Ok(()),
-                instances: 0,
-                uid: None,
-                in_use: None,
-            }],
+        let verdict = Verdict {
+            kind: Kind::OllaRoute,
+            name: "r".into(),
+            generation,
+            accepted: Ok(()),
+            resolved_refs: Ok(()),
+            reachable: Ok(()),
+            instances: 0,
+            uid: None,
+            in_use: None,
         };
+        let mut verdicts = Verdicts::default();
+        verdicts.insert_mut((verdict.kind, verdict.name.clone()), verdict);
         let before = self.hub.current(namespace);
+        let content = Content::after(before.as_deref(), ResourceSet::default(), verdicts);
         // Another object may have the same spec.
-        if let Some(next) = Snapshot::next(before.as_deref(), namespace, compiled) {
+        if let Some(next) = Snapshot::next(before.as_deref(), namespace, content) {
             self.hub.publish(next);
         }
-        self.ledger.mark(namespace);
+        self.ledger.mark_all(namespace);
     }
 
     fn data_plane(&self, name: &str) -> Session {
         let session = self.sessions.open("a", name, 99, Instant::now()).unwrap();
-        session.ack(1);
-        self.ledger.mark("a");
+        session.ack(1, Instant::now());
+        self.ledger.mark_all("a");
         session
     }
 
@@ -178,7 +177,7 @@ impl World {
     /// As a data plane's reports do, over this many seconds.
     async fn reports(&self, seconds: u64) {
         for _ in 0..seconds {
-            self.ledger.mark("a");
+            self.ledger.mark_all("a");
             pass(1000).await;
         }
     }
@@ -236,7 +235,7 @@ async fn the_echo_of_our_own_write_is_not_answered() {
     let status = written;
     let echo = Entry { uid, status };
     world.ledger.saw("a", Kind::OllaRoute, "r", echo);
-    world.ledger.mark("a");
+    world.ledger.mark_all("a");
     pass(5000).await;
     assert_eq!(world.count(), 1);
 }
@@ -327,7 +326,7 @@ async fn after_a_refusal_a_change_of_object_generation_or_status_is_offered_at_o
     world.reports(5).await;
     assert_eq!(world.count(), 2, "the generation");
     let plane = world.data_plane("one");
-    plane.ack(2);
+    plane.ack(2, Instant::now());
     world.reports(5).await;
     assert_eq!(world.count(), 3, "the status");
     assert_eq!(world.events(), ["Accepted"], "told once for all of them");
@@ -362,13 +361,13 @@ async fn a_data_plane_that_joins_turns_no_route_to_pending() {
     world.route(1, ObjectStatus::default());
     pass(3000).await;
     let two = world.sessions.open("a", "two", 99, Instant::now()).unwrap();
-    world.ledger.mark("a");
+    world.ledger.mark_all("a");
     pass(5000).await;
     assert_eq!(world.count(), 1);
     pass(6000).await;
     assert_eq!(world.programmed(), "1 of 2 data planes use it");
-    two.ack(1);
-    world.ledger.mark("a");
+    two.ack(1, Instant::now());
+    world.ledger.mark_all("a");
     pass(3000).await;
     assert_eq!(world.programmed(), "all connected data planes use it");
 }

@@ -233,12 +233,14 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
         let view = served.view("a");
         let said = Said {
             view: &view,
+            seen: &std::collections::BTreeMap::new(),
             number: snapshot.route_numbers["r"],
             settled: true,
         };
         let before = ObjectStatus::default();
+        let verdict = snapshot.verdicts.values().next().unwrap();
         let now = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
-        let status = desired_status(&snapshot.verdicts[0], said, &before, now).unwrap();
+        let status = desired_status(verdict, said, &before, now).unwrap();
         let condition = status.condition("Programmed").unwrap();
         format!("{}: {}", condition.reason, condition.message)
     };

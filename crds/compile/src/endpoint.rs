@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crds::{
     LlmEndpoint, LlmEndpointSpec, Reason,
-    endpoint::{HealthMode as HealthModeSpec, HealthSpec, ModelsSpec},
+    endpoint::{HealthMode as HealthModeSpec, HealthSpec, ModelsSpec, PodSelectorTarget},
 };
 use dataplane_protocol::{
     EndpointId, ModelName,
@@ -33,6 +33,8 @@ pub(crate) struct Part {
     pub(crate) profile: Arc<Profile>,
     /// Absent: to be kept, too.
     pub(crate) instances: Option<Vec<Instance>>,
+    /// Present if the instances are the pods that it selects.
+    pub(crate) pods: Option<PodSelectorTarget>,
 }
 
 /// `None` beside a verdict that says why it is not accepted. A reference that does not resolve
@@ -41,7 +43,7 @@ pub(crate) struct Part {
 pub(crate) fn compile(
     object: &LlmEndpoint,
     facts: &Facts,
-    pods: &LabelIndex<'_>,
+    usable: &LabelIndex<'_>,
 ) -> (Verdict, Option<Part>) {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut verdict = Verdict::good(Kind::LlmEndpoint, &name, &object.metadata);
@@ -58,6 +60,7 @@ pub(crate) fn compile(
             endpoint: None,
             profile: checked.profile,
             instances: None,
+            pods: None,
         };
         return (verdict, Some(part));
     }
@@ -66,17 +69,21 @@ pub(crate) fn compile(
             verdict.resolved_refs = Err(not_listed(what));
             Ok(None)
         }
-        None => checked.target.instances(&name, facts, pods).map(Some),
+        None => checked.target.instances(&name, facts, usable).map(Some),
     };
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
+    let mut pods = checked.target.pods().cloned();
+    if let Ok(Some(found)) = &instances {
+        verdict.instances = found.len() as u32;
+    }
     let (instances, credential) = match (instances, credential) {
         (Ok(instances), Ok(credential)) => (instances, credential),
         (Ok(_), Err(problem)) | (Err(problem), _) => {
             verdict.resolved_refs = Err(problem);
+            pods = None;
             (Some(Vec::new()), unresolved(&object.spec))
         }
     };
-    verdict.instances = instances.as_ref().map_or(0, Vec::len) as u32;
     let endpoint = Endpoint {
         id: EndpointId::from(name),
         profile: checked.profile.name.clone(),
@@ -90,6 +97,7 @@ pub(crate) fn compile(
     let part = Part {
         endpoint: Some(endpoint),
         profile: checked.profile,
+        pods: pods.filter(|_| instances.is_some()),
         instances,
     };
     (verdict, Some(part))
@@ -173,7 +181,7 @@ fn profile_of(spec: &LlmEndpointSpec) -> Result<Arc<Profile>, Problem> {
 enum Target<'a> {
     Url(url::Url),
     Service(&'a crds::endpoint::ServiceTarget),
-    Pods(&'a crds::endpoint::PodSelectorTarget),
+    Pods(&'a PodSelectorTarget),
 }
 
 impl<'a> Target<'a> {
@@ -217,6 +225,13 @@ impl<'a> Target<'a> {
             Self::Service(_) if facts.unlisted.services => Some("Services and EndpointSlices"),
             Self::Pods(_) if facts.unlisted.pods => Some("pods"),
             Self::Url(_) | Self::Service(_) | Self::Pods(_) => None,
+        }
+    }
+
+    fn pods(&self) -> Option<&'a PodSelectorTarget> {
+        match self {
+            Self::Pods(target) => Some(target),
+            Self::Url(_) | Self::Service(_) => None,
         }
     }
 

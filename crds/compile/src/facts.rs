@@ -2,7 +2,10 @@
 //! Secrets. Plain values: the operator fills them from its watches, the standalone data plane
 //! from Secret documents in its files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use dataplane_protocol::Secret;
 
@@ -35,7 +38,7 @@ pub struct ServiceFact {
     /// The name outside of the cluster that it stands for (type ExternalName).
     pub external_name: Option<String>,
     pub ports: Vec<ServicePort>,
-    pub slices: Vec<SliceFact>,
+    pub slices: Vec<Arc<SliceFact>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,4 +77,10 @@ pub struct PodFact {
     pub ready: bool,
     /// TCP ports of its containers by name.
     pub ports: BTreeMap<String, u16>,
+}
+
+impl PodFact {
+    pub(crate) fn is_usable(&self) -> bool {
+        self.ready && !self.ip.is_empty()
+    }
 }

@@ -14,7 +14,7 @@ use dataplane_protocol::{
 
 use crate::{
     Facts, Problem,
-    facts::{ServiceFact, ServicePort, SliceAddress},
+    facts::{PodFact, ServiceFact, ServicePort, SliceAddress},
     labels::LabelIndex,
     url::Url,
     verdict::some_of,
@@ -122,7 +122,7 @@ fn id_of(endpoint: &str, address: &SliceAddress, port: u16) -> InstanceId {
 pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
     let mut index = LabelIndex::default();
     for (name, pod) in &facts.pods {
-        if pod.ready && !pod.ip.is_empty() {
+        if pod.is_usable() {
             index.add(name, &pod.labels);
         }
     }
@@ -137,21 +137,14 @@ pub(crate) fn of_pods(
     usable: &LabelIndex<'_>,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
+    let mut any = false;
     let mut found = Vec::new();
-    let mut without_port = false;
     for name in usable.matching(&target.selector) {
-        let Some(pod) = facts.pods.get(name) else {
-            continue;
-        };
-        let port = match &target.port {
-            Port::Number(number) => Some(*number),
-            Port::Name(port) => pod.ports.get(port).copied(),
-        };
-        let id = InstanceId::new(format!("{endpoint}/{name}"));
-        without_port |= port.is_none();
-        found.extend(port.map(|port| instance(id, &pod.ip, port)));
+        any = true;
+        let pod = facts.pods.get(name);
+        found.extend(pod.and_then(|pod| of_pod(endpoint, target, name, pod)));
     }
-    if found.is_empty() && without_port {
+    if found.is_empty() && any {
         return Err(Problem::new(
             Reason::PortNotFound,
             "spec.podSelector.port",
@@ -162,6 +155,28 @@ pub(crate) fn of_pods(
         ));
     }
     Ok(found)
+}
+
+/// A pod as an instance, if it is selected and can be used.
+pub(crate) fn of_pod(
+    endpoint: &str,
+    target: &PodSelectorTarget,
+    name: &str,
+    pod: &PodFact,
+) -> Option<Instance> {
+    if !pod.is_usable() || !target.selector.matches(&pod.labels) {
+        return None;
+    }
+    let port = match &target.port {
+        Port::Number(number) => *number,
+        Port::Name(port) => *pod.ports.get(port)?,
+    };
+    Some(instance(id_of_pod(endpoint, name), &pod.ip, port))
+}
+
+/// What [`of_pod`] calls it.
+pub(crate) fn id_of_pod(endpoint: &str, name: &str) -> InstanceId {
+    InstanceId::new(format!("{endpoint}/{name}"))
 }
 
 fn require_cluster(field: &str, facts: &Facts) -> Result<(), Problem> {
@@ -247,7 +262,7 @@ mod tests {
                 port: 80,
                 tcp: true,
             }],
-            slices,
+            slices: slices.into_iter().map(std::sync::Arc::new).collect(),
             ..ServiceFact::default()
         };
         let facts = Facts {

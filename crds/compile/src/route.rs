@@ -1,12 +1,8 @@
-//! All `OllaRoute`s of a namespace. In: the objects and the endpoints that were accepted. Out:
-//! the routes of the table in order of precedence, and a verdict each.
+//! One `OllaRoute`. In: the object. Out: a route of the table, or why it makes none.
 
 mod policy;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crds::{
     LabelSelector, OllaRoute, Reason,
@@ -18,126 +14,42 @@ use dataplane_protocol::{
 };
 
 use crate::{
-    Kind, Objects, Problem, Verdict,
+    Problem,
     labels::well_formed,
     sets,
     verdict::{Problems, some_of},
 };
 
-/// A route of the table, and the selector of its set.
-pub(crate) struct Made {
+/// A route that makes sense by itself.
+#[derive(Debug)]
+pub(crate) struct Parsed {
     pub(crate) route: Arc<Route>,
+    /// One for each of its matches, in their order.
+    pub(crate) keys: Vec<Arc<Match>>,
+    /// The spec names no match.
+    fits_all: bool,
     pub(crate) selector: Option<LabelSelector>,
 }
 
-/// What becomes of all routes of a namespace.
-pub(crate) struct Routes {
-    /// In order of precedence.
-    pub(crate) made: Vec<Made>,
-    pub(crate) verdicts: Vec<Verdict>,
-    /// Names of those that are refused, and of which no accepted form is known.
-    pub(crate) unknown: Vec<String>,
-}
-
-/// The forms of one object that may be used, the newest first.
-struct Forms<'a> {
-    verdict: Verdict,
-    newest: Option<&'a OllaRoute>,
-    accepted: Option<&'a OllaRoute>,
-}
-
-/// `endpoints` are those that were accepted. Whoever is older takes its requests first, by its
-/// newest form or, where that is refused, by the one that was accepted last: so one pass over the
-/// objects is enough, and no edit of an older route frees requests for a younger one by mistake.
-pub(crate) fn compile(objects: &Objects, endpoints: &BTreeSet<String>) -> Routes {
-    let mut all = Routes {
-        made: Vec::new(),
-        verdicts: Vec::new(),
-        unknown: Vec::new(),
-    };
-    let mut taken = Taken::default();
-    for forms in by_age(objects) {
-        let Forms {
-            mut verdict,
-            newest,
-            accepted,
-        } = forms;
-        let mut used = None;
-        if let Some(newest) = newest {
-            match make(newest, &mut taken) {
-                Ok(route) => used = Some((route, newest)),
-                Err(problem) => verdict.accepted = Err(problem),
-            }
+impl Parsed {
+    /// Field of the match at this place.
+    pub(crate) fn field(&self, place: usize) -> String {
+        if self.fits_all {
+            return "spec.matches".to_owned();
         }
-        if used.is_none()
-            && let Some(older) = accepted
-            && let Ok(route) = make(older, &mut taken)
-        {
-            let mut of_older = Verdict::good(Kind::OllaRoute, &verdict.name, &older.metadata);
-            of_older.resolved_refs = resolved(&route.endpoints, endpoints);
-            verdict = verdict.with_in_use(&of_older);
-            used = Some((route, older));
-        } else if let Some((route, _)) = &used {
-            verdict.resolved_refs = resolved(&route.endpoints, endpoints);
-        }
-        match used {
-            Some((route, object)) => all.made.push(Made {
-                route: Arc::new(route),
-                selector: object
-                    .spec
-                    .endpoints
-                    .as_ref()
-                    .and_then(|it| it.selector.clone()),
-            }),
-            // One that is known and lost its requests to an older route is not to be kept.
-            None if accepted.is_none() => all.unknown.push(verdict.name.clone()),
-            None => {}
-        }
-        all.verdicts.push(verdict);
+        matches_at(place)
     }
-    all.made.sort_by_cached_key(|made| made.route.precedence());
-    all
-}
-
-/// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
-fn by_age(objects: &Objects) -> Vec<Forms<'_>> {
-    let older = |name: &str, generation: i64| {
-        let older = objects.accepted.routes.get(name).map(AsRef::as_ref);
-        older.filter(|older| older.metadata.generation != Some(generation))
-    };
-    let readable = objects.routes.iter().map(|object| {
-        let verdict = Verdict::good(Kind::OllaRoute, name_of(object), &object.metadata);
-        Forms {
-            newest: Some(object),
-            accepted: older(name_of(object), verdict.generation),
-            verdict,
-        }
-    });
-    let unreadable = objects.unreadable_of(Kind::OllaRoute).map(|object| Forms {
-        verdict: Verdict::unreadable(object),
-        newest: None,
-        accepted: older(&object.name, object.generation),
-    });
-    let mut all: Vec<Forms<'_>> = readable.chain(unreadable).collect();
-    all.sort_by_cached_key(|forms| {
-        let created = forms.newest.or(forms.accepted).and_then(created);
-        (created.is_none(), created, forms.verdict.name.clone())
-    });
-    all
 }
 
 /// In seconds since 1970.
-fn created(route: &OllaRoute) -> Option<i64> {
+pub(crate) fn created(route: &OllaRoute) -> Option<i64> {
     let created = route.metadata.creation_timestamp.as_ref();
     created.map(|time| time.0.as_second())
 }
 
-/// Which route takes the requests of a match.
-type Taken<'a> = BTreeMap<Match, &'a OllaRoute>;
-
 /// What makes two matches fit the same requests.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Match {
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Match {
     path_prefix: Option<String>,
     models: BTreeSet<String>,
     headers: BTreeSet<(String, String)>,
@@ -154,40 +66,19 @@ impl Match {
     }
 }
 
-/// `field` is the loser's match.
-fn conflict(winner: &OllaRoute, loser: &OllaRoute, field: &str) -> Problem {
-    let why = if winner.metadata.creation_timestamp == loser.metadata.creation_timestamp {
-        "comes first by name"
-    } else {
-        "is older"
-    };
-    let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
-        name_of(winner)
-    );
-    Problem::new(Reason::Conflicted, field, message)
-}
-
 fn name_of(object: &OllaRoute) -> &str {
     object.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// The route, unless another has taken the requests of one of its matches: a route that takes a
-/// part of what it says it takes would be a riddle.
-fn make<'a>(object: &'a OllaRoute, taken: &mut Taken<'a>) -> Result<Route, Problem> {
+pub(crate) fn parsed(object: &OllaRoute) -> Result<Parsed, Problem> {
     let route = parse(object)?;
-    for (at, one) in route.matches.iter().enumerate() {
-        if let Some(winner) = taken.get(&Match::of(one)) {
-            let field = if object.spec.matches.is_empty() {
-                "spec.matches".to_owned()
-            } else {
-                matches_at(at)
-            };
-            return Err(conflict(winner, object, &field));
-        }
-    }
-    taken.extend(route.matches.iter().map(|one| (Match::of(one), object)));
-    Ok(route)
+    let endpoints = object.spec.endpoints.as_ref();
+    Ok(Parsed {
+        keys: (route.matches.iter().map(|one| Arc::new(Match::of(one)))).collect(),
+        fits_all: object.spec.matches.is_empty(),
+        selector: endpoints.and_then(|it| it.selector.clone()),
+        route: Arc::new(route),
+    })
 }
 
 fn matches_at(place: usize) -> String {
@@ -317,9 +208,12 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
     })
 }
 
-fn resolved(selection: &Selection, accepted: &BTreeSet<String>) -> Result<(), Problem> {
+pub(crate) fn resolved(
+    selection: &Selection,
+    accepted: &impl Fn(&str) -> bool,
+) -> Result<(), Problem> {
     let names = selection.refs.iter().map(|named| named.endpoint.as_str());
-    let mut missing: Vec<&str> = names.filter(|name| !accepted.contains(*name)).collect();
+    let mut missing: Vec<&str> = names.filter(|name| !accepted(name)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -2,15 +2,12 @@
 //! An endpoint is in its sets whether it was accepted or not: data planes pass over one that is
 //! not in their table.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::LabelSelector;
 use dataplane_protocol::{EndpointId, SetId, table::EndpointSet};
 
-use crate::{Kind, Objects, labels::LabelIndex, route::Made};
+use crate::labels::LabelIndex;
 
 /// All endpoints of a namespace by name and labels.
 pub(crate) struct Endpoints<'a> {
@@ -33,49 +30,36 @@ pub(crate) fn of(selector: &LabelSelector) -> SetId {
 }
 
 impl<'a> Endpoints<'a> {
-    pub(crate) fn of(objects: &'a Objects) -> Self {
+    /// Each by its name, and its labels if it has some.
+    pub(crate) fn of(
+        endpoints: impl Iterator<Item = (&'a str, Option<&'a BTreeMap<String, String>>)>,
+    ) -> Self {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
-        let known = objects.endpoints.iter().map(|object| {
-            let name = object.metadata.name.as_deref().unwrap_or_default();
-            (name, object.metadata.labels.as_ref().unwrap_or(&NONE))
-        });
-        let others = objects.unreadable_of(Kind::LlmEndpoint);
-        let others = others.map(|it| (it.name.as_str(), &it.labels));
-        let by_name: BTreeMap<&str, &BTreeMap<String, String>> = known.chain(others).collect();
-        let mut index = LabelIndex::default();
-        for (name, labels) in &by_name {
-            index.add(name, labels);
+        let mut all = Self {
+            names: BTreeSet::new(),
+            index: LabelIndex::default(),
+        };
+        for (name, labels) in endpoints {
+            all.names.insert(name);
+            all.index.add(name, labels.unwrap_or(&NONE));
         }
-        Self {
-            names: by_name.into_keys().collect(),
-            index,
-        }
+        all
     }
 
-    /// The sets that these routes select.
-    pub(crate) fn sets_of(&self, routes: &[Made]) -> BTreeMap<SetId, Arc<EndpointSet>> {
-        let mut sets = BTreeMap::new();
-        for made in routes {
-            let Some(id) = &made.route.endpoints.set else {
-                continue;
-            };
-            if !sets.contains_key(id) {
-                let members = match &made.selector {
-                    Some(selector) => self.matching(selector),
-                    None => self
-                        .names
-                        .iter()
-                        .map(|name| EndpointId::from(*name))
-                        .collect(),
-                };
-                let set = EndpointSet {
-                    id: id.clone(),
-                    members,
-                };
-                sets.insert(id.clone(), Arc::new(set));
-            }
+    /// The set of those that the selector picks; of all without one.
+    pub(crate) fn set(&self, id: &SetId, selector: Option<&LabelSelector>) -> EndpointSet {
+        let members = match selector {
+            Some(selector) => self.matching(selector),
+            None => self
+                .names
+                .iter()
+                .map(|name| EndpointId::from(*name))
+                .collect(),
+        };
+        EndpointSet {
+            id: id.clone(),
+            members,
         }
-        sets
     }
 
     fn matching(&self, selector: &LabelSelector) -> Vec<EndpointId> {

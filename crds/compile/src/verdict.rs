@@ -4,30 +4,12 @@ use std::fmt;
 
 use crds::Reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use rpds::RedBlackTreeMapSync;
 
-use crate::Unreadable;
+use crate::{Kind, Unreadable};
 
-/// A verdict's kind of object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    LlmEndpoint,
-    OllaRoute,
-}
-
-impl Kind {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::LlmEndpoint => "LlmEndpoint",
-            Self::OllaRoute => "OllaRoute",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+/// Verdicts by kind and name. A clone costs nothing.
+pub type Verdicts = RedBlackTreeMapSync<(Kind, String), Verdict>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -43,7 +25,8 @@ pub struct Verdict {
     pub resolved_refs: Result<(), Problem>,
     /// `Ready` of an OllaRoute: whether some address can take its requests.
     pub reachable: Result<(), Problem>,
-    /// Ready addresses found for an LlmEndpoint; 0 for a route.
+    /// Ready addresses found for an LlmEndpoint, also where they are not used for want of its
+    /// credential; 0 for a route.
     pub instances: u32,
     /// Generation of an older form that is in the table instead of one that was not accepted.
     pub in_use: Option<i64>,

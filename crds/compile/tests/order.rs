@@ -46,11 +46,7 @@ fn shuffled() -> impl Strategy<Value = (Objects, Facts, Objects, Facts)> {
                 for (name, slices) in slices {
                     turned.services.get_mut(&name).unwrap().slices = slices;
                 }
-                let other = Objects {
-                    endpoints,
-                    routes,
-                    ..Objects::default()
-                };
+                let other = Objects { endpoints, routes };
                 (objects.clone(), facts.clone(), other, turned)
             })
     })

@@ -9,7 +9,7 @@
 //!     └──────────────── a trial's answer began ◀────────────────────────────────────────────┴───┘
 //! ```
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use dataplane_protocol::{sync::Breaker as State, table::BreakerPolicy};
 
@@ -21,8 +21,10 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Breaker {
     phase: Phase,
-    /// Failures since the last success.
+    /// Failures since the last success, without those in `lone`.
     consecutive: u32,
+    /// Failures since the last success that one client alone saw and may have provoked.
+    lone: Lone,
     /// Results while closed; `marked` are failures.
     window: Window,
     /// Half-open trials that failed since it was last closed.
@@ -49,6 +51,31 @@ enum Phase {
         /// A trial without a verdict for this long no longer keeps others out.
         patience: Duration,
     },
+}
+
+/// Failures that a request may have provoked.
+#[derive(Clone, Copy, Debug, Default)]
+enum Lone {
+    #[default]
+    None,
+    Of {
+        client: IpAddr,
+        count: u32,
+    },
+    /// Two clients saw one: they count as any other.
+    Shared,
+}
+
+/// A client whose every request fails proves less than two clients do, but in the end enough:
+/// it may be the only one.
+const LONE_FACTOR: u32 = 4;
+
+/// A failure as the breaker sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    pub(crate) label: &'static str,
+    /// Who asked for it, where that is known and the request may be what provoked it.
+    pub(crate) provoked_by: Option<IpAddr>,
 }
 
 /// Whether a request may pass now.
@@ -161,7 +188,7 @@ impl Breaker {
         if !judged || !self.is_new(pass) || matches!(self.phase, Phase::Closed) {
             return None;
         }
-        self.consecutive = 0;
+        self.ends_run();
         self.failed_trials = 0;
         self.window.clear();
         Some(self.change(Phase::Closed, "a trial was answered".to_owned()))
@@ -173,7 +200,7 @@ impl Breaker {
         }
         let change = self.answered(pass);
         if matches!(self.phase, Phase::Closed) {
-            self.consecutive = 0;
+            self.ends_run();
             self.window.add(
                 Counts {
                     total: 1,
@@ -189,7 +216,7 @@ impl Breaker {
         &mut self,
         pass: Pass,
         policy: &BreakerPolicy,
-        label: &str,
+        fault: Fault,
         now: Mono,
     ) -> Option<Change> {
         match (&self.phase, pass) {
@@ -197,7 +224,7 @@ impl Breaker {
             // Sent before it opened: what opened it then knew of it.
             (Phase::Closed, _) if !self.is_new(pass) => None,
             (Phase::Closed, _) => {
-                self.consecutive = self.consecutive.saturating_add(1);
+                self.count(fault.provoked_by);
                 self.window.add(
                     Counts {
                         total: 1,
@@ -206,11 +233,11 @@ impl Breaker {
                     now,
                 );
                 let reason = self.tripped(policy, now)?;
-                Some(self.open(policy, format!("{reason}, last: {label}"), now))
+                Some(self.open(policy, format!("{reason}, last: {}", fault.label), now))
             }
             (Phase::HalfOpen { .. }, Pass::Trial(_)) if self.is_new(pass) => {
                 self.failed_trials = self.failed_trials.saturating_add(1);
-                Some(self.open(policy, format!("a trial failed: {label}"), now))
+                Some(self.open(policy, format!("a trial failed: {}", fault.label), now))
             }
             // It is open already, or half-open and this was sent before: nothing new.
             (Phase::Open { .. } | Phase::HalfOpen { .. }, _) => None,
@@ -250,9 +277,46 @@ impl Breaker {
         }
     }
 
+    fn ends_run(&mut self) {
+        self.consecutive = 0;
+        self.lone = Lone::None;
+    }
+
+    /// One more failure in a row.
+    fn count(&mut self, provoked_by: Option<IpAddr>) {
+        let mut more = 1;
+        if let Some(from) = provoked_by {
+            self.lone = match self.lone {
+                Lone::None => Lone::Of {
+                    client: from,
+                    count: 1,
+                },
+                Lone::Of { client, count } if client == from => Lone::Of {
+                    client,
+                    count: count.saturating_add(1),
+                },
+                Lone::Of { count, .. } => {
+                    more += count;
+                    Lone::Shared
+                }
+                Lone::Shared => Lone::Shared,
+            };
+            if matches!(self.lone, Lone::Of { .. }) {
+                return;
+            }
+        }
+        self.consecutive = self.consecutive.saturating_add(more);
+    }
+
     fn tripped(&mut self, policy: &BreakerPolicy, now: Mono) -> Option<String> {
-        if self.consecutive >= policy.consecutive_failures.max(1) {
+        let limit = policy.consecutive_failures.max(1);
+        if self.consecutive >= limit {
             return Some(format!("{} failures in a row", self.consecutive));
+        }
+        if let Lone::Of { count, .. } = self.lone
+            && count >= limit.saturating_mul(LONE_FACTOR)
+        {
+            return Some(format!("{count} failures in a row, all of one client"));
         }
         let percent = policy.failure_percent?;
         let Counts { total, marked } = self.window.sum(now);
@@ -263,7 +327,7 @@ impl Breaker {
 
     fn open(&mut self, policy: &BreakerPolicy, reason: String, now: Mono) -> Change {
         let until = now + open_for(policy, self.failed_trials);
-        self.consecutive = 0;
+        self.ends_run();
         self.unreached = false;
         self.window.clear();
         self.change(Phase::Open { since: now, until }, reason)

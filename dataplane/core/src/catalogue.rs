@@ -56,39 +56,47 @@ impl Catalogue {
         Self { entries }
     }
 
-    pub(crate) fn insert(&mut self, slot: usize, names: &[ModelName]) {
-        for name in names {
-            let at = self
-                .entries
-                .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
-            let at = at.unwrap_or_else(|at| {
-                let entry = Entry {
-                    name: name.clone(),
-                    slots: Vec::new(),
-                };
-                self.entries.insert(at, entry);
-                at
-            });
-            if let Some(entry) = self.entries.get_mut(at) {
-                entry.set(slot);
+    /// The instance at `slot` served `before` and now serves `after`; both sorted. One pass over
+    /// each of the lists, however many names they have: requests wait for it.
+    pub(crate) fn replace(&mut self, slot: usize, before: &[ModelName], after: &[ModelName]) {
+        let mut emptied = false;
+        for name in missing(before, after) {
+            if let Some(entry) = self.get_mut(name) {
+                entry.clear(slot);
+                emptied |= entry.is_empty();
             }
+        }
+        if emptied {
+            self.entries.retain(|entry| !entry.is_empty());
+        }
+        let mut new = Vec::new();
+        for name in missing(after, before) {
+            match self.get_mut(name) {
+                Some(entry) => entry.set(slot),
+                None => {
+                    let mut entry = Entry {
+                        name: name.clone(),
+                        slots: Vec::new(),
+                    };
+                    entry.set(slot);
+                    new.push(entry);
+                }
+            }
+        }
+        if !new.is_empty() {
+            let by_name = |a: &Entry, b: &Entry| order(a.name.as_str(), b.name.as_str());
+            new.sort_unstable_by(by_name);
+            self.entries.append(&mut new);
+            // Two sorted runs: that is merging them.
+            self.entries.sort_by(by_name);
         }
     }
 
-    pub(crate) fn remove(&mut self, slot: usize, names: &[ModelName]) {
-        for name in names {
-            let found = self
-                .entries
-                .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
-            let Ok(at) = found else { continue };
-            let Some(entry) = self.entries.get_mut(at) else {
-                continue;
-            };
-            entry.clear(slot);
-            if entry.slots.iter().all(|word| *word == 0) {
-                self.entries.remove(at);
-            }
-        }
+    fn get_mut(&mut self, name: &ModelName) -> Option<&mut Entry> {
+        let found = self
+            .entries
+            .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
+        self.entries.get_mut(found.ok()?)
     }
 
     pub(crate) fn find(&self, model: &str) -> Found<'_> {
@@ -173,9 +181,25 @@ impl Entry {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.slots.iter().all(|word| *word == 0)
+    }
+
     fn iter(&self) -> impl Iterator<Item = usize> {
         (0..self.slots.len() * 64).filter(|slot| self.has(*slot))
     }
+}
+
+/// Names of `these` that are not among `those`; both sorted.
+fn missing<'n>(
+    these: &'n [ModelName],
+    those: &'n [ModelName],
+) -> impl Iterator<Item = &'n ModelName> {
+    let mut those = those.iter().peekable();
+    these.iter().filter(move |name| {
+        while those.next_if(|other| other < name).is_some() {}
+        those.peek() != Some(name)
+    })
 }
 
 fn lower(text: &str) -> impl Iterator<Item = u8> {
@@ -198,8 +222,8 @@ mod tests {
     #[test]
     fn names_are_found_exactly_then_without_case_then_with_the_latest_tag() {
         let mut catalogue = Catalogue::default();
-        catalogue.insert(0, &names(&["Llama3", "phi:latest"]));
-        catalogue.insert(70, &names(&["llama3", "Phi:Latest", "qwen:7b"]));
+        catalogue.replace(0, &[], &names(&["Llama3", "phi:latest"]));
+        catalogue.replace(70, &[], &names(&["Phi:Latest", "llama3", "qwen:7b"]));
         for (model, slot, expected) in [
             ("llama3", 70, Some(Fit::Exact)),
             ("llama3", 0, Some(Fit::ButForCase)),
@@ -220,22 +244,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_long_list_is_exchanged_for_another_that_shares_a_part_of_it() {
+        let list = |from: u32| -> Vec<ModelName> {
+            let numbers = from..from + 2_000;
+            numbers.map(|n| format!("model-{n:07}").into()).collect()
+        };
+        let (old, new) = (list(0), list(1_000));
+        let mut catalogue = Catalogue::default();
+        catalogue.replace(0, &[], &old);
+        catalogue.replace(0, &old, &new);
+        assert_eq!(catalogue.iter().count(), 2_000);
+        assert!(catalogue.find("model-0002999").fit(0).is_some());
+        assert!(catalogue.find("model-0000999").fit(0).is_none());
+    }
+
     proptest! {
         #[test]
         fn the_catalogue_agrees_with_plain_sets(
-            steps in prop::collection::vec((0..130_usize, any::<bool>(), "[aAb]{1,2}"), 1..60),
+            steps in prop::collection::vec(
+                (0..130_usize, prop::collection::btree_set("[aAb]{1,2}", 0..6)),
+                1..60,
+            ),
         ) {
             let mut catalogue = Catalogue::default();
+            let mut serves: BTreeMap<usize, Vec<ModelName>> = BTreeMap::new();
             let mut plain: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
-            for (slot, insert, name) in steps {
-                let set = plain.entry(name.clone()).or_default();
-                if insert {
-                    catalogue.insert(slot, &names(&[&name]));
-                    set.insert(slot);
-                } else {
-                    catalogue.remove(slot, &names(&[&name]));
+            for (slot, after) in steps {
+                for set in plain.values_mut() {
                     set.remove(&slot);
                 }
+                for name in &after {
+                    plain.entry(name.clone()).or_default().insert(slot);
+                }
+                let after: Vec<_> = after.into_iter().map(ModelName::from).collect();
+                let before = serves.entry(slot).or_default();
+                catalogue.replace(slot, before, &after);
+                *before = after;
             }
             plain.retain(|_, set| !set.is_empty());
             let lists: Vec<Vec<ModelName>> = (0..130)

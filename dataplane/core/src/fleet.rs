@@ -21,11 +21,12 @@ use self::{
     slot::Slot,
 };
 use crate::{
-    breaker::Pass,
+    breaker::{Fault, Pass},
     catalogue::Catalogue,
+    classify::Cause,
     models::Models,
     order::{Event, Listed, Order, Probed},
-    outcome::{Cause, Failure, Outcome},
+    outcome::Outcome,
     pick::{InstanceKey, Pick, Refusal, Ticket},
     plan::{Plan, Turns},
     retry::{self, Budget},
@@ -103,13 +104,15 @@ impl Fleet {
         &self.table
     }
 
-    /// Where to send a request's first attempt. Counts as a request for the retry budget.
+    /// Where to send a request's first attempt, which counts for the retry budget.
     pub fn pick(&mut self, query: &Query<'_>, now: Mono) -> Result<Pick, Refusal> {
         let place = self.find_route(query).ok_or(Refusal::NoRoute)?;
+        let pick = self.attempt(place, query, &[], now)?;
+        // Only what is sent: requests that are refused would enlarge everybody's allowance.
         if let Some(live) = self.live.get_mut(place) {
             live.budget.request(now);
         }
-        self.attempt(place, query, &[], now)
+        Ok(pick)
     }
 
     /// Where to send the next attempt after `tried.len()` of them, the last ended by `cause`.
@@ -141,8 +144,8 @@ impl Fleet {
         Some(pick)
     }
 
-    /// An answer below 500 began, and not a 429, which says nothing yet. Closes a half-open breaker and records the time to first
-    /// byte; the request still counts as in flight. Say it once for each ticket.
+    /// An answer began whose status blames nobody but the request. Closes a half-open breaker and
+    /// records the time to first byte; the request still counts as in flight. Say it once for each ticket.
     pub fn first_byte(&mut self, ticket: &Ticket, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         if let Some((_, slot)) = slot_of(&self.by_key, &mut self.slots, ticket.key) {
@@ -170,8 +173,8 @@ impl Fleet {
                     slot.breaker_changed(change, now, &mut events);
                 }
             }
-            Outcome::Failure(failure) => {
-                failed(slot, &ticket, failure, now, &mut events);
+            Outcome::Failure(cause) => {
+                failed(slot, &ticket, cause, now, &mut events);
                 slot.schedule(place, &mut self.agenda);
             }
             Outcome::Saturated { retry_after } => {
@@ -251,11 +254,9 @@ impl Fleet {
         {
             slot.detected(profile);
         }
-        let before = slot.models.serves().to_vec();
         let policy = &slot.info.endpoint.models;
-        if slot.models.listed(policy, result, &mut self.rng, now) {
-            self.catalogue.remove(place, &before);
-            self.catalogue.insert(place, slot.models.serves());
+        if let Some(before) = slot.models.listed(policy, result, &mut self.rng, now) {
+            self.catalogue.replace(place, &before, slot.models.serves());
             events.push(slot.models_event());
         }
         if slot.monitor.state() == Health::Unhealthy {
@@ -314,6 +315,7 @@ impl Fleet {
                 started: now,
                 pass,
                 committed: false,
+                client: None,
                 outages: slot.outages,
             },
             instance: slot.info.clone(),
@@ -341,11 +343,11 @@ fn slot_of<'s>(
     Some((place, slots.get_mut(place)?))
 }
 
-fn failed(slot: &mut Slot, ticket: &Ticket, failure: Failure, now: Mono, events: &mut Vec<Event>) {
+fn failed(slot: &mut Slot, ticket: &Ticket, cause: Cause, now: Mono, events: &mut Vec<Event>) {
     let health = &slot.info.endpoint.health;
-    let doubt = match failure {
-        Failure::Connect => slot.monitor.connect_failed(health, now),
-        Failure::Reset => {
+    let doubt = match cause {
+        Cause::ConnectFailure | Cause::ConnectTimeout => slot.monitor.connect_failed(health, now),
+        Cause::Reset => {
             slot.monitor.reset(health, now);
             None
         }
@@ -354,12 +356,14 @@ fn failed(slot: &mut Slot, ticket: &Ticket, failure: Failure, now: Mono, events:
     if let Some(change) = doubt {
         slot.health_changed(change, now, events);
     }
+    let fault = Fault {
+        label: cause.label(),
+        provoked_by: ticket.client.filter(|_| cause.may_be_the_requests()),
+    };
     if let Some(policy) = &ticket.route.breaker
-        && let Some(change) = slot
-            .breaker
-            .failed(ticket.pass, policy, failure.label(), now)
+        && let Some(change) = slot.breaker.failed(ticket.pass, policy, fault, now)
     {
-        if failure == Failure::Connect {
+        if cause.is_unsent() {
             slot.breaker.opened_unreached();
         }
         slot.breaker_changed(change, now, events);

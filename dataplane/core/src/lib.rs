@@ -31,6 +31,7 @@
 
 mod breaker;
 mod catalogue;
+pub mod classify;
 mod explain;
 mod fleet;
 mod glob;
@@ -54,10 +55,11 @@ mod window;
 #[cfg(test)]
 mod testing;
 
+pub use classify::Cause;
 pub use explain::{CandidateView, Explanation};
 pub use fleet::{Fleet, LISTING_TIMEOUT};
 pub use order::{Event, Listed, Order, Probed};
-pub use outcome::{Cause, Failure, Outcome};
+pub use outcome::Outcome;
 pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
 pub use route::Query;
 pub use time::Mono;

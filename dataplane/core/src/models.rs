@@ -111,7 +111,7 @@ impl Models {
             self.reason.clear();
             self.rest();
         }
-        self.recompute(policy)
+        self.recompute(policy) != self.serves
     }
 
     /// When the last result came: a list, a refusal or a failure.
@@ -134,17 +134,15 @@ impl Models {
         due
     }
 
-    /// Takes a result. True when what it serves, or what is known of it, changed.
+    /// Takes a result. What it served before, when that or what is known of it has changed.
     pub(crate) fn listed(
         &mut self,
         policy: &ModelPolicy,
         result: Listed,
         rng: &mut Rng,
         now: Mono,
-    ) -> bool {
-        let Some(discovery) = &policy.discovery else {
-            return false;
-        };
+    ) -> Option<Vec<ModelName>> {
+        let discovery = policy.discovery.as_ref()?;
         self.under_way = None;
         self.last = Some(now);
         let before = self.knowledge(policy);
@@ -166,8 +164,8 @@ impl Models {
             Listed::Failed { reason } => self.failed(reason, interval),
         };
         self.next = Some(now + rng.jitter(wait));
-        let changed = self.recompute(policy);
-        changed || self.knowledge(policy) != before
+        let served = self.recompute(policy);
+        (served != self.serves || self.knowledge(policy) != before).then_some(served)
     }
 
     fn succeeded(&mut self, interval: Duration) -> Duration {
@@ -183,17 +181,17 @@ impl Models {
         wait.min(interval)
     }
 
-    fn recompute(&mut self, policy: &ModelPolicy) -> bool {
+    /// Gives what it served before.
+    fn recompute(&mut self, policy: &ModelPolicy) -> Vec<ModelName> {
         let all = policy.fixed.iter().chain(self.listed.iter().flatten());
         let mut serves: Vec<_> = all
             .filter(|name| takes(policy, name.as_str()))
             .cloned()
             .collect();
+        // Mostly they are sorted: then this is one pass.
         serves.sort();
         serves.dedup();
-        let changed = serves != self.serves;
-        self.serves = serves;
-        changed
+        std::mem::replace(&mut self.serves, serves)
     }
 }
 
@@ -216,7 +214,8 @@ mod tests {
     }
 
     fn listed(state: &mut Models, policy: &ModelPolicy, result: Listed) -> bool {
-        state.listed(policy, result, &mut Rng::new(1), Mono::default())
+        let before = state.listed(policy, result, &mut Rng::new(1), Mono::default());
+        before.is_some()
     }
 
     fn failed() -> Listed {

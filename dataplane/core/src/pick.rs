@@ -1,6 +1,6 @@
 //! What a decision looks like from outside: who was picked, by which right, or why nobody.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use dataplane_protocol::table::{Credential, Endpoint, Instance, Profile, Route};
 use serde::Serialize;
@@ -85,6 +85,7 @@ pub struct Ticket {
     pub(crate) started: Mono,
     pub(crate) pass: Pass,
     pub(crate) committed: bool,
+    pub(crate) client: Option<IpAddr>,
     pub(crate) outages: u32,
 }
 
@@ -97,6 +98,11 @@ impl Ticket {
     /// beyond these came after the pick, however late the shell begins to listen.
     pub fn outages(&self) -> u32 {
         self.outages
+    }
+
+    /// Who asked, where the shell knows: some failures count only once two have seen them.
+    pub fn asked_by(&mut self, client: IpAddr) {
+        self.client = Some(client);
     }
 
     /// Its answer goes to the client from here on: however it ends, no other attempt follows.

@@ -4,7 +4,7 @@
 use dataplane_protocol::table::FailoverPolicy;
 
 use crate::{
-    outcome::Cause,
+    classify::Cause,
     time::Mono,
     window::{Counts, Window},
 };
@@ -64,6 +64,14 @@ pub(crate) fn wanted(policy: &FailoverPolicy, cause: Cause, attempts: usize) -> 
             Cause::Reset | Cause::Unhealthy => on.reset,
             Cause::FirstTokenTimeout => on.first_token_timeout,
             Cause::Status(status) => on.status(status),
+            // Once the client has a part of the answer, or by the client's own doing.
+            Cause::Truncated
+            | Cause::StreamIdleTimeout
+            | Cause::RequestTimeout
+            | Cause::BodyTimeout
+            | Cause::BodyUnreadable
+            | Cause::ClientStalled
+            | Cause::ClientLeft => false,
         }
 }
 
@@ -109,6 +117,7 @@ mod tests {
             (Cause::Status(503), [false, false, false, true, true]),
             (Cause::Status(500), [false, false, false, false, true]),
             (Cause::Status(408), [false, false, false, false, false]),
+            (Cause::Truncated, [false, false, false, false, false]),
         ] {
             let got =
                 [&connect, &reset, &token, &status, &class].map(|policy| wanted(policy, cause, 1));

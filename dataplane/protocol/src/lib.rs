@@ -11,8 +11,10 @@
 pub mod dialect;
 pub mod frame;
 pub mod id;
+mod key;
 pub mod resource;
 pub mod secret;
+mod selection;
 pub mod sync;
 pub mod table;
 mod targets;
@@ -20,6 +22,8 @@ pub mod transaction;
 
 pub use dialect::Dialect;
 pub use id::{EndpointId, InstanceId, ModelName, Revision, RouteId, SetId};
-pub use resource::{Resource, ResourceKey};
+pub use key::ResourceKey;
+pub use resource::Resource;
 pub use secret::Secret;
 pub use table::RoutingTable;
+pub use targets::Target;

@@ -9,11 +9,12 @@ use std::{
     sync::Arc,
 };
 
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    EndpointId, InstanceId, Revision, RouteId, RoutingTable, SetId,
+    EndpointId, InstanceId, ResourceKey, Revision, RoutingTable,
     table::{Endpoint, EndpointSet, Instance, Profile, Route},
 };
 
@@ -31,19 +32,6 @@ pub enum Resource {
     Route(Arc<Route>),
 }
 
-/// What a resource is known by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResourceKey {
-    Profile(String),
-    Endpoint(EndpointId),
-    Set(SetId),
-    /// All instances of an endpoint: only to keep them.
-    Instances(EndpointId),
-    Instance(EndpointId, InstanceId),
-    Route(RouteId),
-}
-
 impl Resource {
     pub fn key(&self) -> ResourceKey {
         match self {
@@ -58,14 +46,22 @@ impl Resource {
     }
 }
 
-/// A table in pieces, each with the hash of its JSON text: what two ends compare.
+impl RoutingTable {
+    /// What tells this table's content from any other's.
+    pub fn revision(&self) -> Revision {
+        ResourceSet::of(self).revision()
+    }
+}
+
+/// A table in pieces, each with the hash of its JSON text: what two ends compare. A clone costs
+/// nothing and shares all that stays the same.
 #[derive(Clone, Debug, Default)]
 pub struct ResourceSet {
-    items: BTreeMap<ResourceKey, Item>,
+    items: RedBlackTreeMapSync<ResourceKey, Item>,
     /// Sum of the items' hashes.
     revision: Revision,
     /// What is held under keeps. In use, and no part of the revision.
-    kept: BTreeMap<ResourceKey, Resource>,
+    kept: RedBlackTreeMapSync<ResourceKey, Resource>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,34 +80,13 @@ pub struct Difference {
 
 impl ResourceSet {
     pub fn of(table: &RoutingTable) -> Self {
-        Self::after(&Self::default(), table)
-    }
-
-    /// As [`of`](Self::of), and what is as it was in `before` is shared with it: neither kept
-    /// twice nor hashed again.
-    pub fn after(before: &Self, table: &RoutingTable) -> Self {
         let mut set = Self::default();
-        let mut old = before.items.iter().peekable();
-        let items = resources_of(table).into_iter().map(|(key, resource)| {
-            while old.next_if(|(old, _)| **old < key).is_some() {}
-            let old = old.next_if(|(old, _)| **old == key);
-            let item = match (resource, old) {
-                (None, _) => Item::Keep,
-                (Some(resource), Some((_, same @ Item::Known { resource: old, .. })))
-                    if *old == resource =>
-                {
-                    same.clone()
-                }
-                (Some(resource), _) => Item::Known {
-                    hash: hash_of(&resource),
-                    resource,
-                },
-            };
-            let sum = set.revision.0.wrapping_add(item_hash(&key, &item));
-            set.revision.0 = sum;
-            (key, item)
-        });
-        set.items = items.collect();
+        for resource in resources_of(table) {
+            set.upsert(resource);
+        }
+        for key in &table.keep {
+            set.set_keep(key.clone());
+        }
         set
     }
 
@@ -171,10 +146,12 @@ impl ResourceSet {
         self.insert(key, Item::Known { hash, resource });
     }
 
-    pub fn remove(&mut self, key: &ResourceKey) {
-        if let Some(item) = self.items.remove(key) {
-            self.revision.0 = self.revision.0.wrapping_sub(item_hash(key, &item));
+    /// Whether it was there.
+    pub fn remove(&mut self, key: &ResourceKey) -> bool {
+        if let Some(item) = self.items.get(key) {
+            self.revision.0 = self.revision.0.wrapping_sub(item_hash(key, item));
         }
+        self.items.remove_mut(key)
     }
 
     /// What `held` has under `key` stays in use.
@@ -192,24 +169,31 @@ impl ResourceSet {
         for of in keys {
             if let Some(resource) = held.get(of) {
                 self.remove(of);
-                self.kept.insert(of.clone(), resource.clone());
+                self.kept.insert_mut(of.clone(), resource.clone());
             }
         }
-        self.insert(key.clone(), Item::Keep);
+        self.set_keep(key.clone());
+    }
+
+    /// What is under `key` is not known now: its holder is to leave it as it is.
+    pub fn set_keep(&mut self, key: ResourceKey) {
+        self.insert(key, Item::Keep);
     }
 
     /// Ends a transaction that began with what `held` has: lets go of what is not to be kept any
     /// more, and keeps the profiles and sets that what is kept needs.
     pub fn settle(&mut self, held: &Self) {
-        let Self { items, kept, .. } = self;
-        let is_keep = |key: &ResourceKey| matches!(items.get(key), Some(Item::Keep));
-        kept.retain(|key, _| match key {
-            ResourceKey::Instance(endpoint, _) => {
-                !items.contains_key(key) && is_keep(&ResourceKey::Instances(endpoint.clone()))
-            }
-            _ => is_keep(key),
-        });
-        let needed: BTreeSet<ResourceKey> = kept
+        if self.kept.is_empty() {
+            return;
+        }
+        let unused: Vec<ResourceKey> = (self.kept.keys().filter(|key| !self.keeps_under(key)))
+            .cloned()
+            .collect();
+        for key in &unused {
+            self.kept.remove_mut(key);
+        }
+        let needed: BTreeSet<ResourceKey> = self
+            .kept
             .values()
             .filter_map(|resource| match resource {
                 Resource::Endpoint(endpoint) => {
@@ -220,11 +204,22 @@ impl ResourceSet {
             })
             .collect();
         for key in needed {
-            if !items.contains_key(&key)
+            if !self.items.contains_key(&key)
                 && let Some(resource) = held.get(&key)
             {
-                kept.insert(key, resource.clone());
+                self.kept.insert_mut(key, resource.clone());
             }
+        }
+    }
+
+    /// Whether what is kept under `key` is to be kept on.
+    fn keeps_under(&self, key: &ResourceKey) -> bool {
+        match key {
+            ResourceKey::Instance(endpoint, _) => {
+                !self.items.contains_key(key)
+                    && self.is_keep(&ResourceKey::Instances(endpoint.clone()))
+            }
+            _ => self.is_keep(key),
         }
     }
 
@@ -241,22 +236,23 @@ impl ResourceSet {
                 difference.remove(gone, newer);
             }
             let old = old.next_if(|(old, _)| *old == key).map(|(_, item)| item);
-            match item {
-                Item::Known { hash, resource } => {
-                    let same = matches!(old, Some(Item::Known { hash: old, .. }) if old == hash);
-                    if !same {
-                        difference.upserts.push(resource.clone());
-                    }
-                }
-                Item::Keep => {
-                    if !matches!(old, Some(Item::Keep)) {
-                        difference.keeps.push(key.clone());
-                    }
-                }
-            }
+            difference.compare(key, old, Some(item), newer);
         }
-        for (gone, _) in old {
-            difference.remove(gone, newer);
+        for (gone, item) in old {
+            difference.compare(gone, Some(item), None, newer);
+        }
+        difference
+    }
+
+    /// The same, when the two differ under no other keys than these.
+    pub fn difference_at<'a>(
+        &self,
+        newer: &Self,
+        keys: impl IntoIterator<Item = &'a ResourceKey>,
+    ) -> Difference {
+        let mut difference = Difference::default();
+        for key in keys {
+            difference.compare(key, self.items.get(key), newer.items.get(key), newer);
         }
         difference
     }
@@ -269,7 +265,13 @@ impl ResourceSet {
     }
 
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.items.size()
+    }
+
+    /// Whether the table has this instance.
+    pub fn has_instance(&self, endpoint: &EndpointId, instance: &InstanceId) -> bool {
+        let key = ResourceKey::Instance(endpoint.clone(), instance.clone());
+        self.get(&key).is_some()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -283,25 +285,42 @@ impl ResourceSet {
         })
     }
 
-    fn get(&self, key: &ResourceKey) -> Option<&Resource> {
+    pub fn get(&self, key: &ResourceKey) -> Option<&Resource> {
         match self.items.get(key) {
             Some(Item::Known { resource, .. }) => Some(resource),
             _ => self.kept.get(key),
         }
     }
 
-    fn is_keep(&self, key: &ResourceKey) -> bool {
+    pub fn is_keep(&self, key: &ResourceKey) -> bool {
         matches!(self.items.get(key), Some(Item::Keep))
     }
 
     fn insert(&mut self, key: ResourceKey, item: Item) {
         self.remove(&key);
         self.revision.0 = self.revision.0.wrapping_add(item_hash(&key, &item));
-        self.items.insert(key, item);
+        self.items.insert_mut(key, item);
     }
 }
 
 impl Difference {
+    fn compare(
+        &mut self,
+        key: &ResourceKey,
+        old: Option<&Item>,
+        new: Option<&Item>,
+        newer: &ResourceSet,
+    ) {
+        match (old, new) {
+            (Some(Item::Known { hash: old, .. }), Some(Item::Known { hash: new, .. }))
+                if old == new => {}
+            (_, Some(Item::Known { resource, .. })) => self.upserts.push(resource.clone()),
+            (Some(Item::Keep), Some(Item::Keep)) | (None, None) => {}
+            (_, Some(Item::Keep)) => self.keeps.push(key.clone()),
+            (Some(_), None) => self.remove(key, newer),
+        }
+    }
+
     /// What a keep covers is not gone.
     fn remove(&mut self, gone: &ResourceKey, newer: &ResourceSet) {
         let covered = matches!(gone, ResourceKey::Instance(endpoint, _)
@@ -312,8 +331,7 @@ impl Difference {
     }
 }
 
-/// Sorted by key; what is to be kept has no resource.
-fn resources_of(table: &RoutingTable) -> Vec<(ResourceKey, Option<Resource>)> {
+fn resources_of(table: &RoutingTable) -> impl Iterator<Item = Resource> {
     let profiles = table.profiles.values().cloned().map(Resource::Profile);
     let endpoints = table.endpoints.values().cloned().map(Resource::Endpoint);
     let sets = table.sets.values().cloned().map(Resource::Set);
@@ -324,24 +342,11 @@ fn resources_of(table: &RoutingTable) -> Vec<(ResourceKey, Option<Resource>)> {
         })
     });
     let routes = table.routes.iter().cloned().map(Resource::Route);
-    let known = profiles
+    profiles
         .chain(endpoints)
         .chain(sets)
         .chain(instances)
         .chain(routes)
-        .map(|resource| (resource.key(), Some(resource)));
-    let keeps = table.keep.iter().map(|key| (key.clone(), None));
-    let mut all: Vec<_> = known.chain(keeps).collect();
-    // Mostly in order already. Stable: a keep comes after what is known under its key, and counts.
-    all.sort_by(|(a, _), (b, _)| a.cmp(b));
-    all.dedup_by(|later, earlier| {
-        let same = later.0 == earlier.0;
-        if same {
-            std::mem::swap(later, earlier);
-        }
-        same
-    });
-    all
 }
 
 fn hash_of(value: &impl Serialize) -> u128 {

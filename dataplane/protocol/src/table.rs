@@ -11,12 +11,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Dialect, EndpointId, InstanceId, ModelName, ResourceKey, Revision, RouteId, Secret, SetId,
-    resource::ResourceSet,
-};
+use crate::{Dialect, EndpointId, InstanceId, ModelName, ResourceKey, RouteId, Secret, SetId};
 
-pub use crate::targets::{EndpointRef, EndpointSet, PriorityOrder, Selection, Target};
+pub use crate::selection::{EndpointRef, EndpointSet, PriorityOrder, Selection};
 
 /// Everything a data plane needs to route one namespace's traffic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,11 +38,6 @@ pub struct RoutingTable {
 }
 
 impl RoutingTable {
-    /// What tells this table's content from any other's.
-    pub fn revision(&self) -> Revision {
-        ResourceSet::of(self).revision()
-    }
-
     /// A copy that may be written to disk: each credential becomes
     /// [`Credential::Withheld`], and its endpoint waits for the operator.
     #[must_use]

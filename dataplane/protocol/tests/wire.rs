@@ -77,7 +77,9 @@ fn a_table_of_format_1_has_the_revision_that_it_had() {
         match serde_json::from_value(line).unwrap() {
             ToDataPlane::Upsert(resource) => set.upsert(resource),
             ToDataPlane::Keep(key) => set.keep(&key, &set.clone()),
-            ToDataPlane::Remove(key) => set.remove(&key),
+            ToDataPlane::Remove(key) => {
+                set.remove(&key);
+            }
             ToDataPlane::Commit { revision } => assert_eq!(set.revision(), revision),
             _ => {}
         }

@@ -3,7 +3,7 @@
 
 use std::{rc::Rc, sync::Arc, time::Instant};
 
-use dataplane_core::Outcome;
+use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::table::Route;
 use http::{HeaderValue, Method};
 
@@ -13,9 +13,6 @@ use crate::{
     state::Shared,
     upstream::Upstream,
 };
-
-/// nginx's word for a client that closed its request.
-const CLIENT_LEFT: u16 = 499;
 
 #[derive(Debug)]
 pub(super) struct Account {
@@ -79,19 +76,15 @@ impl Account {
 
     /// Counts the end of an attempt at `upstream`.
     pub(super) fn attempt_ended(&self, upstream: &Upstream, outcome: &Outcome) {
-        let result = match outcome {
-            Outcome::Success => "answered",
-            Outcome::Failure(failure) => failure.label(),
-            Outcome::Saturated { .. } => "saturated",
-            Outcome::Cancelled => "cancelled",
-        };
-        upstream.count_attempt(self.shared(), result);
+        upstream.count_attempt(self.shared(), outcome.label());
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let code = self.ended.map_or(CLIENT_LEFT, |_| self.status);
+        let code = self
+            .ended
+            .map_or(Cause::ClientLeft.status(), |_| self.status);
         let route = self.route.as_ref().map(|route| &route.id);
         let shared = &self.from.shared;
         let metrics = &shared.metrics;
@@ -154,7 +147,7 @@ impl Account {
             instance,
             attempts = self.attempts,
             status,
-            reason = self.ended.map_or("client_left", |_| self.reason),
+            reason = self.ended.map_or(Cause::ClientLeft.label(), |_| self.reason),
             first_byte_us =
                 self.first_byte.map(|at| (at - self.started).as_micros() as u64),
             took_us,

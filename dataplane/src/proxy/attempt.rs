@@ -1,15 +1,21 @@
 //! One attempt at one instance: connect, send, and wait for the first byte of its answer. Until
 //! then nothing has gone to the client, so whatever fails here can be tried elsewhere.
 
-use std::{future::poll_fn, io, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use dataplane_core::{Cause, Failure, Outcome};
+use dataplane_core::{Cause, Outcome, classify};
 use dataplane_protocol::table::Timeouts;
-use http::{HeaderValue, Method, header::RETRY_AFTER};
-use tokio::time::{Sleep, sleep, timeout};
+use http::{Method, header::RETRY_AFTER};
+use tokio::time::{Sleep, sleep_until, timeout};
 
-use super::body::{Outgoing, Progress, Upload};
+use super::body::{Outgoing, Upload};
 use crate::{
     http1::{Head, Lines},
     upstream::{Connection, Upstream},
@@ -30,72 +36,55 @@ pub(super) struct Message {
     pub body: Outgoing,
 }
 
-/// Why there is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Failed {
-    pub cause: Cause,
-    pub outcome: Outcome,
+/// What one attempt goes by.
+pub(super) struct Terms<'a> {
+    pub timeouts: &'a Timeouts,
+    /// The client asked for a stream.
+    pub stream: bool,
+    pub upload: &'a Upload,
+    /// The same request may be sent twice: it changes nothing, and all of it is kept.
+    pub repeatable: bool,
+    /// Ends once the instance has gone unhealthy more often than this.
+    pub outages: u32,
+    /// When its instance was picked.
+    pub began: Instant,
 }
 
-impl Failed {
-    const fn connect(cause: Cause) -> Self {
-        Self {
-            cause,
-            outcome: Outcome::Failure(Failure::Connect),
-        }
-    }
+/// A connection that was closed while it was idle breaks at once when it is used. What breaks
+/// later may have broken because of the request.
+const STALE: Duration = Duration::from_secs(1);
 
-    const RESET: Self = Self {
-        cause: Cause::Reset,
-        outcome: Outcome::Failure(Failure::Reset),
-    };
-
-    const TIMEOUT: Self = Self {
-        cause: Cause::FirstTokenTimeout,
-        outcome: Outcome::Failure(Failure::FirstTokenTimeout),
-    };
-
-    /// Its health check failed meanwhile: that has been counted where it was seen.
-    const UNHEALTHY: Self = Self {
-        cause: Cause::Unhealthy,
-        outcome: Outcome::Cancelled,
-    };
-}
-
-/// `make` builds the request anew, for a second connection if the first was stale. Only a body
-/// that is here whole is sent a second time. Ends once the instance has gone unhealthy more often
-/// than `outages` times.
+/// `make` builds the request anew, for a second connection if the first was stale.
 pub(super) async fn run(
     upstream: &Rc<Upstream>,
-    timeouts: &Timeouts,
-    stream: bool,
-    upload: &Upload,
-    outages: u32,
+    terms: &Terms<'_>,
     make: impl Fn() -> Message,
-) -> Result<Box<Answer>, Failed> {
+) -> Result<Box<Answer>, Cause> {
     let exchange = async {
-        // A pooled connection may be stale; a body that can be sent once only gets a new one.
-        let replayable = upload.progress() == Progress::Whole;
-        if replayable && let Some(mut connection) = upstream.checkout() {
-            match first_byte(&mut connection, &make, timeouts, stream, upload).await {
+        // A pooled connection may be stale; what must run once only gets a new one.
+        if terms.repeatable
+            && let Some(mut connection) = upstream.checkout()
+        {
+            match first_byte(upstream, &mut connection, &make, terms).await {
                 // The backend closed an idle connection just as we used it: that says nothing
                 // about the backend, and nothing was answered.
-                Err(failed) if failed == Failed::RESET && !connection.has_answered() => {}
+                Err(Cause::Reset)
+                    if !connection.has_answered() && terms.began.elapsed() < STALE => {}
                 result => return result.map(|begun| begun.with(connection)),
             }
         }
-        let mut connection = connect(upstream, timeouts).await?;
-        let begun = first_byte(&mut connection, &make, timeouts, stream, upload).await?;
+        let mut connection = connect(upstream, terms.timeouts).await?;
+        let begun = first_byte(upstream, &mut connection, &make, terms).await?;
         Ok(begun.with(connection))
     };
     tokio::select! {
         biased;
         result = exchange => result,
-        () = upstream.cut.beyond(outages) => Err(Failed::UNHEALTHY),
+        () = upstream.cut.beyond(terms.outages) => Err(Cause::Unhealthy),
     }
 }
 
-async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Failed> {
+async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Cause> {
     // Boxed: rare and, with its handshakes, larger than all the rest of a request.
     let connecting = Box::pin(upstream.connect());
     let limit = Duration::from_millis(timeouts.connect_ms);
@@ -111,36 +100,37 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
         }
     };
     upstream.not_reached(&error);
-    Err(Failed::connect(cause))
+    Err(cause)
 }
 
 async fn first_byte(
+    upstream: &Upstream,
     connection: &mut Connection,
     make: &impl Fn() -> Message,
-    timeouts: &Timeouts,
-    stream: bool,
-    upload: &Upload,
-) -> Result<Begun, Failed> {
-    let limit_ms = if stream {
-        Some(timeouts.first_token_ms)
+    terms: &Terms<'_>,
+) -> Result<Begun, Cause> {
+    let limit_ms = if terms.stream {
+        Some(terms.timeouts.first_token_ms)
     } else {
-        timeouts.first_token_whole_ms
+        terms.timeouts.first_token_whole_ms
     };
-    let mut answer = std::pin::pin!(exchange(connection, make));
+    let mut answer = std::pin::pin!(exchange(upstream, connection, make));
     let Some(limit_ms) = limit_ms else {
         return answer.await;
     };
     let limit = Duration::from_millis(limit_ms);
+    let mut since = Instant::now();
     loop {
         tokio::select! {
             biased;
             answer = answer.as_mut() => return answer,
             // Boxed: most requests have no such limit, and it is large.
-            () = Box::pin(sleep(limit)) => {}
+            () = Box::pin(sleep_until((since + limit).into())) => {}
         }
         // While the backend waits for the client, the clock does not run.
-        if upload.progress() != Progress::Awaited {
-            return Err(Failed::TIMEOUT);
+        since = terms.upload.waits_since(since);
+        if since.elapsed() >= limit {
+            return Err(Cause::FirstTokenTimeout);
         }
     }
 }
@@ -163,16 +153,17 @@ impl Begun {
 }
 
 async fn exchange(
+    upstream: &Upstream,
     connection: &mut Connection,
     make: &impl Fn() -> Message,
-) -> Result<Begun, Failed> {
+) -> Result<Begun, Cause> {
     let Message { method, head, body } = make();
     connection.send(method, head, body);
     let (head, first) = poll_fn(|cx| connection.poll_head(cx))
         .await
         .map_err(|error| {
-            tracing::debug!(%error, "no answer");
-            Failed::RESET
+            upstream.broke_off(&error);
+            Cause::Reset
         })?;
     let first = if !first.is_empty() {
         Some(first)
@@ -181,8 +172,8 @@ async fn exchange(
     } else {
         let first = poll_fn(|cx| connection.poll_data(cx)).await;
         first.map_err(|error| {
-            tracing::debug!(%error, "closed before the first byte");
-            Failed::RESET
+            upstream.broke_off(&error);
+            Cause::Reset
         })?
     };
     Ok(Begun { head, first })
@@ -196,36 +187,13 @@ pub(super) async fn reached(timer: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// What an answer's status says, where it says something other than success.
+/// What an answer's status says, where it is more than an answer.
 pub(super) fn judge(answer: &Answer) -> Option<(Cause, Outcome)> {
-    let status = answer.head.status.as_u16();
     let mut headers = answer.head.headers.iter();
     let after = headers.find(|(name, _)| *name == RETRY_AFTER);
-    let after = after.map(|(_, value)| value);
-    let outcome = match status {
-        429 => Outcome::Saturated {
-            retry_after: after.and_then(seconds),
-        },
-        503 if after.is_some() => Outcome::Saturated {
-            retry_after: after.and_then(seconds),
-        },
-        500.. => Outcome::Failure(Failure::Status(status)),
-        // The client's fault, says HTTP; a route may think that another endpoint differs.
-        400.. => Outcome::Success,
-        _ => return None,
-    };
-    Some((Cause::Status(status), outcome))
-}
-
-/// `Retry-After` in seconds; dates are rare and mean the default.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
+    // One that is no text asks to be left alone all the same.
+    let after = after.map(|(_, value)| value.to_str().unwrap_or_default());
+    classify::answer(answer.head.status.as_u16(), after)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::relay::{Broken, Relay};
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
 #[derive(Clone, Debug)]
-pub(super) struct Upload(Option<Rc<Cell<Progress>>>);
+pub(super) struct Upload(Option<Rc<Cell<(Progress, std::time::Instant)>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -37,16 +37,27 @@ pub(super) enum Progress {
 impl Upload {
     /// `whole`: all of it is here before anything is sent.
     pub(super) fn new(whole: bool) -> Self {
-        Self((!whole).then(|| Rc::new(Cell::new(Progress::Passing))))
+        let begins = || (Progress::Passing, std::time::Instant::now());
+        Self((!whole).then(|| Rc::new(Cell::new(begins()))))
     }
 
     pub(super) fn progress(&self) -> Progress {
-        self.0.as_ref().map_or(Progress::Whole, |cell| cell.get())
+        self.0.as_ref().map_or(Progress::Whole, |cell| cell.get().0)
+    }
+
+    /// Since when the backend could have answered, as far as the upload goes, if that is later
+    /// than `start`: the time that it waited for the client is not its own.
+    pub(super) fn waits_since(&self, start: std::time::Instant) -> std::time::Instant {
+        match self.0.as_ref().map(|cell| cell.get()) {
+            None => start,
+            Some((Progress::Awaited, _)) => std::time::Instant::now(),
+            Some((_, moved)) => start.max(moved),
+        }
     }
 
     fn set(&self, progress: Progress) {
         if let Some(cell) = &self.0 {
-            cell.set(progress);
+            cell.set((progress, std::time::Instant::now()));
         }
     }
 }

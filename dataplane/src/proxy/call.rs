@@ -12,12 +12,12 @@ use dataplane_protocol::{Dialect, table::Route};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
-use translate::stream::Framing;
+use translate::{paths, stream::Framing};
 
 use super::{
     Answered,
     account::Account,
-    attempt::{self, Answer, Failed, Message},
+    attempt::{self, Answer, Message},
     body::{Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
@@ -57,16 +57,26 @@ impl Call<'_> {
         account.stream = intake.facts.stream.unwrap_or(self.streams_by_default());
         let upload = Upload::new(intake.is_replayable());
         let answer = self.attempts(&mut account, &intake, &upload).await;
-        drop(intake);
         match answer {
-            Ok((answer, picked)) => self.relay(account, answer, picked, upload),
-            Err(error) => respond::error(account, client, &error),
+            Ok((answer, picked)) => {
+                drop(intake);
+                self.relay(account, answer, picked, upload)
+            }
+            Err(error) => {
+                intake.discard_rest(self.version);
+                respond::error(account, client, &error)
+            }
         }
     }
 
     /// Ollama streams unless told not to.
     fn streams_by_default(&self) -> bool {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
+    }
+
+    /// Whether it changes nothing, so that nobody minds if it runs twice.
+    fn is_repeatable(&self) -> bool {
+        self.method.is_safe() || paths::is_inference(self.to.path)
     }
 
     /// Tries instance after instance until one answers or nothing is left to try.
@@ -86,7 +96,8 @@ impl Call<'_> {
             dialect: self.to.dialect,
         };
         let shared = &self.from.shared;
-        let pick = shared.pick(&query, Instant::now()).map_err(|refusal| {
+        let mut began = Instant::now();
+        let pick = shared.pick(&query, began).map_err(|refusal| {
             // No table yet: nobody knows what there is.
             if refusal == Refusal::NoRoute && shared.source().revision.is_none() {
                 let retry_after = Duration::from_secs(1);
@@ -99,7 +110,7 @@ impl Call<'_> {
                 what.as_deref().unwrap_or_default(),
             )
         })?;
-        let replayable = intake.is_replayable();
+        let (replayable, repeatable) = (intake.is_replayable(), self.is_repeatable());
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
@@ -107,9 +118,15 @@ impl Call<'_> {
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
-            let timeouts = &picked.route.timeouts;
-            let (stream, outages) = (account.stream, picked.flight.outages());
-            let attempt = attempt::run(&picked.upstream, timeouts, stream, upload, outages, make);
+            let terms = attempt::Terms {
+                timeouts: &picked.route.timeouts,
+                stream: account.stream,
+                upload,
+                repeatable: replayable && repeatable,
+                outages: picked.flight.outages(),
+                began,
+            };
+            let attempt = attempt::run(&picked.upstream, &terms, make);
             let result = tokio::select! {
                 biased;
                 result = attempt => result,
@@ -125,18 +142,25 @@ impl Call<'_> {
                 return Err(error);
             }
             let (cause, outcome, answer) = match result {
-                Err(Failed { cause, outcome }) => (cause, outcome, None),
+                Err(cause) => (cause, cause.outcome(), None),
                 Ok(answer) => match attempt::judge(&answer) {
                     Some((cause, outcome)) => (cause, outcome, Some(answer)),
                     None => return Ok((answer, picked)),
                 },
             };
             tried.push(picked.upstream.info.key);
-            let next = replayable
+            // A request runs once, unless running it twice does no harm.
+            let again = cause.is_unsent() || replayable && (repeatable || !cause.may_have_run());
+            let next = again
                 .then(|| picked.flight.retry(&query, &tried, cause))
                 .flatten();
             match (next, answer) {
-                (Some(next), _) => {
+                (Some(next), refused) => {
+                    if let Some(answer) = refused {
+                        picked
+                            .upstream
+                            .put_back_unread(answer.connection, Instant::now());
+                    }
                     account
                         .shared()
                         .metrics
@@ -147,6 +171,7 @@ impl Call<'_> {
                         .inc();
                     account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome, Instant::now());
+                    began = Instant::now();
                     picked = self.picked(account, next);
                 }
                 // Nobody else: the client gets this backend's own answer.
@@ -157,7 +182,8 @@ impl Call<'_> {
                 (None, None) => {
                     account.attempt_ended(&picked.upstream, &outcome);
                     picked.flight.finish(outcome, Instant::now());
-                    return Err(failed(cause, picked.name()));
+                    let endpoint = picked.name().to_owned();
+                    return Err(ProxyError::Upstream { cause, endpoint });
                 }
             }
         }
@@ -169,7 +195,7 @@ impl Call<'_> {
             Progress::Passing | Progress::Awaited | Progress::Whole => None,
             Progress::Left => {
                 let message = "the request's body broke off".to_owned();
-                Some(intake::bad("body_unreadable", message))
+                Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
                 limit: self.from.shared.settings.body_idle,
@@ -245,7 +271,11 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            until_close: !told.bounded && told.framing != Framing::Opaque,
+            inference: paths::is_inference(self.to.path),
+            // Errors that are sent as events have no last word.
+            until_close: !told.bounded
+                && told.framing != Framing::Opaque
+                && status == StatusCode::OK,
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
             deadline: picked.timeout().map(|limit| account.started + limit),
             now,
@@ -278,14 +308,5 @@ impl Picked {
 
     fn timeout(&self) -> Option<Duration> {
         self.route.timeouts.request_ms.map(Duration::from_millis)
-    }
-}
-
-fn failed(cause: Cause, endpoint: &str) -> ProxyError {
-    let endpoint = endpoint.to_owned();
-    match cause {
-        Cause::ConnectFailure | Cause::ConnectTimeout => ProxyError::ConnectFailure { endpoint },
-        Cause::FirstTokenTimeout | Cause::Unhealthy => ProxyError::FirstTokenTimeout { endpoint },
-        Cause::Reset | Cause::Status(_) => ProxyError::Reset { endpoint },
     }
 }

@@ -14,7 +14,8 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(from: Rc<Downstream>, ticket: Ticket) -> Self {
+    pub(super) fn new(from: Rc<Downstream>, mut ticket: Ticket) -> Self {
+        ticket.asked_by(from.client.address());
         Self {
             from,
             ticket: Some(ticket),

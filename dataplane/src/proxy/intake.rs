@@ -4,6 +4,7 @@
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use dataplane_core::Cause;
 use futures::FutureExt as _;
 use http::Version;
 use http_body_util::BodyExt as _;
@@ -11,7 +12,10 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use translate::scan::{Facts, Problem, Scanner};
 
-use super::body::{Chunks, Outgoing, Upload};
+use super::{
+    body::{Chunks, Outgoing, Upload},
+    linger,
+};
 use crate::{bell, downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
@@ -38,6 +42,13 @@ impl Intake {
     /// Whether the request can be sent again from the start.
     pub(super) fn is_replayable(&self) -> bool {
         self.kept.complete
+    }
+
+    /// No backend gets the rest.
+    pub(super) fn discard_rest(&self, version: Version) {
+        if let Some(rest) = self.rest.take() {
+            linger::discard(version, *rest);
+        }
     }
 
     /// The body for one more attempt.
@@ -192,7 +203,7 @@ pub(super) async fn read(
             Ok(None) => break,
             Ok(Some(Err(error))) => {
                 return Err(bad(
-                    "body_unreadable",
+                    Cause::BodyUnreadable.code(),
                     format!("the request's body broke off: {error}"),
                 ));
             }
@@ -205,7 +216,10 @@ pub(super) async fn read(
         if pace.as_mut().is_some_and(|pace| pace.is_met(chunk.len())) {
             pace = None;
         }
-        scanner.push(&chunk).map_err(refused)?;
+        if let Err(problem) = scanner.push(&chunk) {
+            linger::discard(version, body);
+            return Err(refused(problem));
+        }
         kept.push(chunk);
         if !kept.complete || body.is_end_stream() {
             break;
@@ -223,6 +237,10 @@ fn refused(problem: Problem) -> ProxyError {
         Problem::DuplicateKey(key) => bad(
             "duplicate_key",
             format!("the request's JSON has \"{key}\" twice at its top level: send it once"),
+        ),
+        Problem::NotUtf8 => bad(
+            "invalid_encoding",
+            "the request's JSON is not UTF-8: send it as UTF-8".to_owned(),
         ),
         Problem::ModelTooLong => bad(
             "model_too_long",

@@ -21,6 +21,7 @@ mod flight;
 mod form;
 mod headers;
 mod intake;
+mod linger;
 mod models;
 mod path;
 mod relay;
@@ -29,6 +30,7 @@ mod surface;
 
 use std::rc::Rc;
 
+use dataplane_protocol::Dialect;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_LENGTH},
@@ -91,26 +93,39 @@ pub(crate) fn handle(
                 };
                 call.forward(account, body).await
             }
-            Ok(Surface::Root) => respond::text(account, "Ollama is running"),
-            Ok(Surface::Models {
-                shape,
-                prefix,
-                dialect,
-            }) => models::list(account, shape, prefix, dialect),
-            Ok(Surface::Model { shape, id, prefix }) => {
-                models::one(account, client, shape, id, prefix)
+            surface => {
+                linger::discard_unread(version, &headers, body);
+                answered_here(account, client, path, surface)
             }
-            Ok(Surface::OneBackendOnly { path, client }) => {
-                let what = path.to_owned();
-                respond::error(account, client, &ProxyError::NotImplemented { what })
-            }
-            Ok(Surface::Admin(_) | Surface::Unknown) => {
-                let path = path.to_owned();
-                respond::error(account, client, &ProxyError::NotFound { path })
-            }
-            Err(error) => respond::error(account, client, &error),
         };
         finished(answer, &from, &method, version)
+    }
+}
+
+/// What no backend is asked for.
+fn answered_here(
+    account: Box<Account>,
+    client: Dialect,
+    path: &str,
+    surface: Result<Surface<'_>, ProxyError>,
+) -> Answered {
+    match surface {
+        Ok(Surface::Root) => respond::text(account, "Ollama is running"),
+        Ok(Surface::Models {
+            shape,
+            prefix,
+            dialect,
+        }) => models::list(account, shape, prefix, dialect),
+        Ok(Surface::Model { shape, id, prefix }) => models::one(account, client, shape, id, prefix),
+        Ok(Surface::OneBackendOnly { path, client }) => {
+            let what = path.to_owned();
+            respond::error(account, client, &ProxyError::NotImplemented { what })
+        }
+        Ok(Surface::Forward(_) | Surface::Admin(_) | Surface::Unknown) => {
+            let path = path.to_owned();
+            respond::error(account, client, &ProxyError::NotFound { path })
+        }
+        Err(error) => respond::error(account, client, &error),
     }
 }
 

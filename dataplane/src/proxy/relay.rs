@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use dataplane_core::{Failure, Outcome};
+use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::Dialect;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     downstream::Watched,
+    error::broken_off,
     http1,
     metrics::ReasonLabels,
     upstream::{Connection, Upstream},
@@ -56,6 +57,8 @@ pub(crate) struct Relay {
     client: Dialect,
     http_2: bool,
     framer: Framer,
+    /// A model was asked: its dialect says how a stream ends.
+    inference: bool,
     /// End of a body whose end HTTP does not mark; absent where it does.
     tail: Option<BytesMut>,
     /// To hand out before anything else.
@@ -89,6 +92,8 @@ pub(super) struct Terms {
     /// The client's connection is HTTP/2.
     pub http_2: bool,
     pub framing: Framing,
+    /// The path is one of those that ask a model.
+    pub inference: bool,
     /// The backend marks the end by closing only.
     pub until_close: bool,
     pub idle: Duration,
@@ -143,6 +148,7 @@ impl Relay {
             client: terms.client,
             http_2: terms.http_2,
             framer: Framer::new(terms.framing),
+            inference: terms.inference,
             tail: terms.until_close.then(BytesMut::new),
             next: None,
             idle: terms.idle,
@@ -175,11 +181,13 @@ impl Relay {
     /// The body ended as HTTP says it should.
     fn end_whole(&mut self, now: Instant) {
         let rest = self.framer.finish();
-        if let Some(tail) = &self.tail
-            && !stream::looks_finished(self.framer.framing(), tail)
-        {
+        let is_cut = self.tail.as_ref().is_some_and(|tail| {
+            let framing = self.framer.framing();
+            !(stream::looks_finished(framing, tail) || !self.inference && rest.is_empty())
+        });
+        if is_cut {
             let before = self.next.take();
-            self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
+            self.break_off(Cause::Truncated, now);
             self.prepend(before);
             return;
         }
@@ -205,7 +213,8 @@ impl Relay {
     }
 
     /// The answer cannot be finished. Nothing of it can be taken back, so the client is told.
-    fn break_off(&mut self, reason: &'static str, outcome: Outcome, now: Instant) {
+    fn break_off(&mut self, cause: Cause, now: Instant) {
+        let (outcome, reason) = (cause.outcome(), cause.code());
         self.flight.finish(outcome, now);
         self.account.attempt_ended(&self.upstream, &outcome);
         self.account.reason = reason;
@@ -217,12 +226,9 @@ impl Relay {
             .get_or_create(&ReasonLabels { reason })
             .inc();
         self.connection = None;
-        let message = format!(
-            "endpoint {} broke off its answer ({reason}): what came before this is not complete",
-            self.upstream.info.endpoint.id
-        );
+        let message = broken_off(cause, self.upstream.info.endpoint.id.as_str());
         let error = ErrorBody {
-            status: 502,
+            status: cause.status(),
             reason,
             message: &message,
             request_id: self.account.request_id(),
@@ -254,14 +260,14 @@ impl Relay {
                 Ok(None) => self.end_whole(now),
                 // The client's fault, not the backend's.
                 Err(http1::Error::Unfinished) if self.upload.progress() == Progress::Stalled => {
-                    self.break_off("body_timeout", Outcome::Cancelled, now);
+                    self.break_off(Cause::BodyTimeout, now);
                 }
                 Err(http1::Error::Unfinished) => {
-                    self.break_off("body_unreadable", Outcome::Cancelled, now);
+                    self.break_off(Cause::BodyUnreadable, now);
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the answer broke off");
-                    self.break_off("truncated", Outcome::Failure(Failure::Truncated), now);
+                    self.upstream.broke_off(&error);
+                    self.break_off(Cause::Truncated, now);
                 }
             }
             if self.next.is_some() || self.state != State::Open {
@@ -287,7 +293,7 @@ impl Relay {
 
     /// The route's own limit has passed. As before the first byte, it says nothing of the backend.
     fn over_time(&mut self, now: Instant) {
-        self.break_off("request_timeout", Outcome::Cancelled, now);
+        self.break_off(Cause::RequestTimeout, now);
     }
 
     /// Nothing came: how long for?
@@ -311,15 +317,14 @@ impl Relay {
             }
             if self.deadline.is_some_and(|deadline| now >= deadline) {
                 self.over_time(now);
-            } else if self.upload.progress() == Progress::Awaited {
-                // The backend waits for the client, whose own limit runs.
-                self.last_data = now;
-                continue;
-            } else {
-                let outcome = Outcome::Failure(Failure::StreamIdleTimeout);
-                self.break_off("stream_idle_timeout", outcome, now);
+                return Poll::Ready(());
             }
-            return Poll::Ready(());
+            // While the backend waits for the client, the client's own limit runs.
+            self.last_data = self.upload.waits_since(self.last_data);
+            if now.saturating_duration_since(self.last_data) >= self.idle {
+                self.break_off(Cause::StreamIdleTimeout, now);
+                return Poll::Ready(());
+            }
         }
     }
 }
@@ -333,7 +338,7 @@ impl Watched for RefCell<Relay> {
             .handed_out
             .is_some_and(|at| now.saturating_duration_since(at) >= limit);
         if stalled && relay.state == State::Open {
-            relay.break_off("client_stalled", Outcome::Cancelled, now);
+            relay.break_off(Cause::ClientStalled, now);
         }
     }
 }

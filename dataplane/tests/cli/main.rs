@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod explain;
 mod https;
+mod malformed;
 mod memory;
 mod run;
 mod signals;

@@ -321,3 +321,73 @@ async fn a_body_in_tiny_chunks_arrives_as_it_was_sent() {
     assert_eq!(client.answer().await.status, 200);
     assert_eq!(a.last().body, body.as_bytes());
 }
+
+/// A client that reads only once it has sent all: were the connection just closed, the kernel
+/// would take the answer away from it.
+#[tokio::test]
+async fn a_refused_upload_is_answered_and_its_connection_serves_on() {
+    let (a, plane) = one().await;
+    let filler = "x".repeat(8 << 20);
+    for (target, body, status) in [
+        (
+            "/v1/chat/completions",
+            format!("{{\"model\":\"m\",\"model\":\"m\",\"x\":\"{filler}\"}}"),
+            400,
+        ),
+        ("/api/create", filler.clone(), 501),
+        ("/nowhere", filler.clone(), 404),
+    ] {
+        let mut client = plane.client().await;
+        let answer = client.request("POST", target, &[], body.as_bytes()).await;
+        assert_eq!((answer.status, answer.whole), (status, true), "{target}");
+        let chat = chat("m").to_string();
+        let target = "/v1/chat/completions";
+        let next = client.request("POST", target, &[], chat.as_bytes()).await;
+        assert_eq!(next.status, 200, "{target}");
+    }
+    assert_eq!(a.count(), 3, "none of the uploads");
+}
+
+#[tokio::test]
+async fn a_refused_upload_that_does_not_end_is_cut() {
+    let (_a, plane) = one().await;
+    let mut client = plane.client().await;
+    let length = [("content-length", "1000000000")];
+    client.send("POST", "/api/create", &length, b"").await;
+    client.write([b'x'; 4096]).await;
+    assert_eq!(client.answer().await.status, 501);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_document_that_is_not_utf8_is_refused() {
+    let (a, plane) = one().await;
+    let text = chat("m").to_string();
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let target = "/v1/chat/completions";
+    let answer = plane.request("POST", target, &[], &wide).await;
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.json()["error"]["code"], "invalid_encoding");
+    assert_eq!(a.count(), 0);
+}
+
+#[tokio::test]
+async fn the_connection_of_a_refusal_that_is_answered_elsewhere_is_kept() {
+    let a = Backend::start("a", &["m"]).await;
+    let b = Backend::start("b", &["m"]).await;
+    // Neither probed nor listed: those have connections of their own.
+    let quiet = [
+        "priority: 0",
+        "health: { mode: Disabled }",
+        "models: { static: [m], discovery: { enabled: false } }",
+    ];
+    let plane = Yaml::default()
+        .endpoint("a", &a.url(), &quiet)
+        .endpoint("b", &b.url(), &["priority: 1"])
+        .start()
+        .await;
+    a.answer_next(Reply::status(503));
+    assert_eq!(plane.chat("m").await.endpoint(), "b");
+    assert_eq!(plane.chat("m").await.endpoint(), "a");
+    assert_eq!((a.count(), a.accepted()), (2, 1));
+}

@@ -5,7 +5,7 @@ use futures::future::join_all;
 
 use crate::support::{
     backend::Backend,
-    plane::{Plane, Yaml},
+    plane::{Plane, Yaml, chat},
     reply::Reply,
     wait_for,
 };
@@ -21,11 +21,11 @@ async fn pair() -> (Backend, Backend, Plane) {
     (a, b, plane)
 }
 
-/// Both failures reach the client, so each is one of `a`'s.
-async fn open_by_two_500s(a: &Backend, plane: &Plane) {
-    a.answer(Reply::status(500));
+/// A status that no request provokes and that is tried nowhere else, so each is one of `a`'s.
+async fn open_by_two_failures(a: &Backend, plane: &Plane) {
+    a.answer(Reply::status(507));
     for _ in 0..2 {
-        assert_eq!(plane.chat("m").await.status, 500);
+        assert_eq!(plane.chat("m").await.status, 507);
     }
     plane.wait_instance("a", "breaker", "Open").await;
 }
@@ -33,7 +33,7 @@ async fn open_by_two_500s(a: &Backend, plane: &Plane) {
 #[tokio::test]
 async fn an_open_breaker_is_not_chosen_and_traffic_goes_elsewhere_at_once() {
     let (a, b, plane) = pair().await;
-    open_by_two_500s(&a, &plane).await;
+    open_by_two_failures(&a, &plane).await;
     for _ in 0..10 {
         let answer = plane.chat("m").await;
         assert_eq!((answer.status, answer.endpoint()), (200, "b"));
@@ -45,7 +45,7 @@ async fn an_open_breaker_is_not_chosen_and_traffic_goes_elsewhere_at_once() {
 #[tokio::test]
 async fn an_open_breaker_is_visible_in_status_metrics_and_explain() {
     let (a, _b, plane) = pair().await;
-    open_by_two_500s(&a, &plane).await;
+    open_by_two_failures(&a, &plane).await;
     let instance = plane.instance("a").await;
     assert_eq!(instance["usable"], false);
     assert!(
@@ -76,6 +76,51 @@ async fn answers_of_5xx_count_as_failures() {
         (&1.into(), &1.into())
     );
     assert_eq!(plane.status().await["system"]["total_failures"], 1);
+}
+
+#[tokio::test]
+async fn what_a_backend_does_not_implement_opens_no_breaker() {
+    for status in [501, 505, 508] {
+        let (a, _b, plane) = pair().await;
+        a.answer(Reply::status(status));
+        for _ in 0..10 {
+            assert_eq!(plane.chat("m").await.status, status);
+        }
+        let instance = plane.instance("a").await;
+        assert_eq!(
+            (&instance["breaker"], &instance["failures"]),
+            (&"Closed".into(), &0.into()),
+            "{status}"
+        );
+    }
+}
+
+/// Two in a row open it; one client's wrong request must not, and a dead backend of one client
+/// must in the end.
+#[tokio::test]
+async fn five_hundreds_of_one_client_open_a_breaker_late() {
+    let (a, _b, plane) = pair().await;
+    a.answer(Reply::status(500));
+    for _ in 0..7 {
+        assert_eq!(plane.chat("m").await.status, 500);
+    }
+    assert_eq!(plane.instance("a").await["breaker"], "Closed");
+    assert_eq!(plane.chat("m").await.status, 500);
+    plane.wait_instance("a", "breaker", "Open").await;
+}
+
+#[cfg(target_os = "linux")] // where any address of 127.0.0.0/8 is this machine's
+#[tokio::test]
+async fn five_hundreds_of_two_clients_open_a_breaker_as_any_failure() {
+    let (a, _b, plane) = pair().await;
+    a.answer(Reply::status(500));
+    assert_eq!(plane.chat("m").await.status, 500);
+    let mut other = plane.stranger().await;
+    let body = chat("m").to_string();
+    let target = "/v1/chat/completions";
+    let answer = other.request("POST", target, &[], body.as_bytes()).await;
+    assert_eq!(answer.status, 500);
+    plane.wait_instance("a", "breaker", "Open").await;
 }
 
 #[tokio::test]
@@ -131,8 +176,8 @@ async fn a_stream_that_breaks_off_counts_as_a_failure() {
 async fn a_success_between_two_failures_keeps_it_closed() {
     let (a, _b, plane) = pair().await;
     for _ in 0..4 {
-        a.answer_next(Reply::status(500));
-        assert_eq!(plane.chat("m").await.status, 500);
+        a.answer_next(Reply::status(507));
+        assert_eq!(plane.chat("m").await.status, 507);
         assert_eq!(plane.chat("m").await.endpoint(), "a");
     }
     assert_eq!(plane.instance("a").await["breaker"], "Closed");
@@ -164,7 +209,7 @@ async fn one_good_trial_closes_it() {
         .route("circuitBreaker: { consecutiveFailures: 2, openFor: 300ms, whenAllOpen: Fail }")
         .start()
         .await;
-    open_by_two_500s(&a, &plane).await;
+    open_by_two_failures(&a, &plane).await;
     a.answer(Reply::chat("a"));
     wait_for("a trial is let through", async || {
         let answer = plane.chat("m").await;
@@ -184,7 +229,7 @@ async fn with_nothing_but_open_breakers_left_the_route_chooses_between_a_chance_
             "circuitBreaker: {{ consecutiveFailures: 2, openFor: 10m, whenAllOpen: {when} }}"
         );
         let plane = Yaml::tiers(&[("a", &a)]).route(&breaker).start().await;
-        open_by_two_500s(&a, &plane).await;
+        open_by_two_failures(&a, &plane).await;
         a.answer(Reply::chat("a"));
         let answer = plane.chat("m").await;
         assert_eq!(answer.status, status, "{when}");
@@ -203,9 +248,9 @@ async fn engine_sherpa_has_no_breaker() {
         .route("engine: sherpa")
         .start()
         .await;
-    a.answer(Reply::status(500));
+    a.answer(Reply::status(507));
     for _ in 0..10 {
-        assert_eq!(plane.chat("m").await.status, 500);
+        assert_eq!(plane.chat("m").await.status, 507);
     }
     assert_eq!(a.count(), 10);
     assert_eq!(plane.instance("a").await["breaker"], "Closed");
@@ -222,7 +267,7 @@ async fn all_workers_share_one_breaker() {
         ..Plane::settings()
     };
     let plane = Plane::with(settings, &yaml.text()).await;
-    open_by_two_500s(&a, &plane).await;
+    open_by_two_failures(&a, &plane).await;
     let answers = join_all((0..20).map(|_| plane.chat("m"))).await;
     assert!(answers.iter().all(|answer| answer.endpoint() == "b"));
     assert_eq!(a.count(), 2);

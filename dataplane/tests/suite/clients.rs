@@ -1,25 +1,13 @@
 //! One client that takes all it can get, and the others.
 #![cfg(target_os = "linux")] // where any address of 127.0.0.0/8 is this machine's
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use dataplane::config::Settings;
-use tokio::net::TcpSocket;
 
 use crate::support::{
     backend::Backend,
-    client::Client,
     plane::{Plane, Yaml, chat},
     wait_for,
 };
-
-/// A connection of a client that has another address than all others here.
-async fn stranger(plane: &Plane) -> Client {
-    let socket = TcpSocket::new_v4().unwrap();
-    let address = Ipv4Addr::new(127, 0, 0, 2);
-    socket.bind(SocketAddr::from((address, 0))).unwrap();
-    Client::on(socket.connect(plane.addr).await.unwrap())
-}
 
 #[tokio::test]
 async fn a_client_with_all_the_connections_it_may_have_is_refused_more_and_others_are_served() {
@@ -31,14 +19,14 @@ async fn a_client_with_all_the_connections_it_may_have_is_refused_more_and_other
     let plane = Plane::with(settings, &Yaml::tiers(&[("a", &a)]).text()).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        let mut client = stranger(&plane).await;
+        let mut client = plane.stranger().await;
         assert_eq!(
             client.request("GET", "/v1/models", &[], b"").await.status,
             200
         );
         held.push(client);
     }
-    assert!(stranger(&plane).await.is_closed().await);
+    assert!(plane.stranger().await.is_closed().await);
     assert_eq!(plane.chat("m").await.status, 200);
     assert_eq!(
         plane.metric("olla_refused_connections_total", &[]).await,
@@ -49,7 +37,7 @@ async fn a_client_with_all_the_connections_it_may_have_is_refused_more_and_other
     assert_eq!(again.status, 200);
     held.pop();
     wait_for("there is room again", async || {
-        let mut client = stranger(&plane).await;
+        let mut client = plane.stranger().await;
         client.send("GET", "/v1/models", &[], b"").await;
         client
             .head()
@@ -74,7 +62,7 @@ async fn one_clients_unfinished_uploads_take_nothing_from_the_failover_of_others
     let plane = Plane::with(settings, &yaml.text()).await;
     let mut uploads = Vec::new();
     for _ in 0..8 {
-        let mut client = stranger(&plane).await;
+        let mut client = plane.stranger().await;
         client
             .send("POST", "/v1/x", &[("content-length", "100000")], b"")
             .await;

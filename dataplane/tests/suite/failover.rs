@@ -1,7 +1,10 @@
 //! A request that one endpoint fails is answered by another, until its first byte is out.
 
+use std::time::Duration;
+
 use dataplane::config::Settings;
 use futures::future::{join, join_all};
+use serde_json::json;
 
 use crate::support::{
     backend::Backend,
@@ -311,6 +314,87 @@ async fn kept_bodies_of_all_requests_together_are_bounded() {
     wait_for("nothing is kept any more", async || kept().await == 0.0).await;
     a.answer_next(Reply::status(503));
     assert_eq!(plane.post(target, &document).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_goes_elsewhere_when_nobody_was_reached() {
+    let (mut a, b) = pair().await;
+    let passive = "health: { mode: Disabled }";
+    let yaml = Yaml::default()
+        .endpoint("a", &a.url(), &["priority: 1", passive])
+        .endpoint("b", &b.url(), &["priority: 2"]);
+    let settings = Settings {
+        replay_bytes: 1000,
+        ..Plane::settings()
+    };
+    let plane = Plane::with(settings, &yaml.text()).await;
+    a.stop().await;
+    let mut document = chat("m");
+    document["filler"] = "x".repeat(300_000).into();
+    let answer = plane.post("/v1/chat/completions", &document).await;
+    assert_eq!((answer.status, answer.endpoint()), (200, "b"));
+    assert_eq!(b.last().body, document.to_string().as_bytes());
+}
+
+#[tokio::test]
+async fn a_request_that_creates_something_runs_once() {
+    let (mut a, b) = pair().await;
+    let plane = Yaml::default()
+        .endpoint(
+            "a",
+            &a.url(),
+            &["priority: 1", "health: { mode: Disabled }"],
+        )
+        .endpoint("b", &b.url(), &["priority: 2"])
+        .start()
+        .await;
+    let create = async || {
+        let job = json!({ "model": "m", "training_file": "f" });
+        plane.post("/v1/fine_tuning/jobs", &job).await
+    };
+    for reply in [
+        Reply::default().reset(),
+        Reply::status(502),
+        Reply::status(503),
+    ] {
+        a.answer_next(reply);
+        let answer = create().await;
+        assert!(answer.status >= 502, "{}", answer.status);
+    }
+    assert_eq!((a.count(), b.count()), (3, 0));
+
+    // Where it cannot have run, it goes elsewhere as any other.
+    a.answer_next(Reply::busy(429, "0"));
+    assert_eq!(create().await.endpoint(), "b");
+    a.stop().await;
+    assert_eq!(create().await.endpoint(), "b");
+}
+
+#[tokio::test]
+async fn a_request_that_creates_something_meets_no_stale_connection() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    assert_eq!(plane.chat("m").await.status, 200, "its connection is kept");
+    let before = a.accepted();
+    let create = json!({ "model": "m" });
+    let answer = plane.post("/v1/fine_tuning/jobs", &create).await;
+    assert_eq!(answer.status, 200);
+    assert!(a.accepted() > before, "it came on a connection of its own");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_breaks_after_a_while_is_a_failure_and_nothing_runs_twice() {
+    let a = Backend::start("a", &["m"]).await;
+    let yaml = Yaml::tiers(&[("a", &a)]).route("failover: { attempts: 1 }");
+    let plane = yaml.start().await;
+    assert_eq!(plane.chat("m").await.status, 200, "its connection is kept");
+    let dies = Reply::default().pause(Duration::from_millis(1500)).close();
+    a.answer_next(dies);
+    let answer = plane.chat("m").await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(answer.json()["error"]["code"], "upstream_reset");
+    assert_eq!(a.count(), 2);
+    assert_eq!(plane.instance("a").await["failures"], 1);
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";

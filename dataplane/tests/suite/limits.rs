@@ -149,6 +149,33 @@ async fn a_client_that_breaks_off_its_upload_after_the_answer_began_is_no_failur
     );
 }
 
+/// The client takes most of the limit for its upload, the backend most of it for its answer.
+#[tokio::test]
+async fn the_time_to_the_first_token_begins_with_the_end_of_the_upload() {
+    let a = Backend::start("a", &["m"]).await;
+    let settings = Settings {
+        replay_bytes: 1024,
+        ..Plane::settings()
+    };
+    let yaml = Yaml::tiers(&[("a", &a)]).route("timeouts: { firstToken: 800ms }");
+    let plane = Plane::with(settings, &yaml.text()).await;
+    a.answer_with(|_| Reply::default().pause(Duration::from_millis(500)).raw(OK));
+    let mut client = plane.client().await;
+    let length = [("content-length", "16384")];
+    client.send("POST", "/v1/x", &length, b"").await;
+    let stream = br#"{"stream":true,"filler":""#;
+    client
+        .write([&stream[..], &vec![b'x'; 8192 - stream.len()]].concat())
+        .await;
+    wait_for("the backend has it", async || a.open() == 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    client.write(vec![b'x'; 8192]).await;
+    assert_eq!(client.answer().await.status, 200);
+    assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
 #[tokio::test]
 async fn a_backend_that_takes_no_more_of_an_upload_is_timed_out() {
     let (a, plane) = one("timeouts: { firstToken: 300ms }").await;

@@ -374,6 +374,10 @@ async fn close_delimited_streams_that_said_their_last_word_are_whole() {
             "event: response.completed\ndata: {}\n\n".to_owned(),
         ),
         (
+            "text/event-stream",
+            "data: {\"type\":\"response.incomplete\"}\n\n".to_owned(),
+        ),
+        (
             "application/x-ndjson",
             format!("{{\"done\":true,\"context\":[{numbers}1]}}\n"),
         ),
@@ -385,4 +389,21 @@ async fn close_delimited_streams_that_said_their_last_word_are_whole() {
         assert_eq!((String::from_utf8(body).unwrap(), whole), (last, true));
     }
     assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+#[tokio::test]
+async fn close_delimited_events_that_are_no_models_answer_are_whole_when_the_last_one_is() {
+    let (a, plane) = one().await;
+    let head = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    for (events, expected) in [("data: 1\n\n", true), ("data: 1\n\ndata: ", false)] {
+        a.answer_next(Reply::default().raw(head).raw(events).close());
+        let answer = plane.get("/olla/proxy/v1/jobs/1/events").await;
+        assert_eq!(answer.whole, expected, "{events:?}");
+        assert!(answer.text().starts_with("data: 1\n\n"));
+    }
+    // An error is what it is, whatever it ends with.
+    let head = "HTTP/1.0 400 Bad Request\r\ncontent-type: text/event-stream\r\n\r\n";
+    a.answer_next(Reply::default().raw(head).raw("data: {}\n\n").close());
+    let answer = plane.chat("m").await;
+    assert_eq!((answer.status, answer.whole), (400, true));
 }

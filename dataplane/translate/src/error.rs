@@ -35,9 +35,10 @@ pub fn body(dialect: Dialect, error: &ErrorBody<'_>) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-fn openai_type(status: u16) -> &'static str {
+/// Error types of the OpenAI API, by status.
+pub(crate) fn openai_type(status: u16) -> &'static str {
     match status {
-        400 | 404 | 413 | 431 => "invalid_request_error",
+        400 | 404 | 408 | 413 | 431 => "invalid_request_error",
         429 => "rate_limit_error",
         _ => "server_error",
     }

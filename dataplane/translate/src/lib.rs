@@ -2,6 +2,7 @@
 //!
 //! - [`scan`] finds the model in a request body without building a tree.
 //! - [`listing`] reads backends' model lists and writes the ones clients ask for.
+//! - [`paths`] tells what kind of operation a path names.
 //! - [`stream`] cuts streams at whole events, and ends a broken one honestly.
 //! - [`error`] writes errors as each dialect's clients expect them.
 #![cfg_attr(
@@ -16,5 +17,6 @@
 
 pub mod error;
 pub mod listing;
+pub mod paths;
 pub mod scan;
 pub mod stream;

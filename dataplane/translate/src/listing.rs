@@ -1,15 +1,68 @@
 //! Model listings: read from backends, written for clients.
 
+use std::{fmt, marker::PhantomData};
+
 use dataplane_protocol::{EndpointId, ModelName, table::ListingFormat};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, SeqAccess, Visitor},
+};
 use serde_json::{Value, json};
+
+use crate::scan::MAX_VALUE;
 
 /// Largest listing that is read, bytes; real ones reach some hundred kilobytes.
 pub const MAX_BYTES: usize = 10 << 20;
 
+/// Models of one listing that are taken; real ones reach some thousand.
+pub const MAX_MODELS: usize = 10_000;
+
+/// What a backend lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Sorted, each once.
+    pub models: Vec<ModelName>,
+    /// Names over [`MAX_MODELS`], or longer than one in a request may be.
+    pub dropped: usize,
+}
+
+/// The first [`MAX_MODELS`] members of an array, and how many more it has.
+struct Bounded<T> {
+    taken: Vec<T>,
+    more: usize,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Bounded<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<Bounded<T>, A::Error> {
+                let (mut taken, mut more) = (Vec::new(), 0);
+                while taken.len() < MAX_MODELS
+                    && let Some(member) = members.next_element()?
+                {
+                    taken.push(member);
+                }
+                while members.next_element::<IgnoredAny>()?.is_some() {
+                    more += 1;
+                }
+                Ok(Bounded { taken, more })
+            }
+        }
+        from.deserialize_seq(Members(PhantomData))
+    }
+}
+
 #[derive(Deserialize)]
 struct OpenAi {
-    data: Vec<OpenAiModel>,
+    data: Bounded<OpenAiModel>,
 }
 
 #[derive(Deserialize)]
@@ -21,7 +74,7 @@ struct OpenAiModel {
 struct Ollama {
     // Null when nothing is pulled yet, but always there: an OpenAI list has no such member.
     #[serde(deserialize_with = "Option::deserialize")]
-    models: Option<Vec<OllamaModel>>,
+    models: Option<Bounded<OllamaModel>>,
 }
 
 #[derive(Deserialize)]
@@ -30,29 +83,37 @@ struct OllamaModel {
     model: Option<String>,
 }
 
-/// Model names of a backend's listing, in its order. An error says what was wrong with it.
-pub fn parse(format: ListingFormat, body: &[u8]) -> Result<Vec<ModelName>, String> {
-    let names: Vec<String> = match format {
+/// Model names of a backend's listing. An error says what was wrong with it.
+pub fn parse(format: ListingFormat, body: &[u8]) -> Result<Listing, String> {
+    let (names, more): (Vec<String>, usize) = match format {
         ListingFormat::Openai | ListingFormat::LmStudio => {
             let listing: OpenAi = serde_json::from_slice(body)
                 .map_err(|error| format!("not an OpenAI model list: {error}"))?;
-            listing.data.into_iter().map(|model| model.id).collect()
+            let Bounded { taken, more } = listing.data;
+            (taken.into_iter().map(|model| model.id).collect(), more)
         }
         ListingFormat::Ollama => {
             let listing: Ollama = serde_json::from_slice(body)
                 .map_err(|error| format!("not an Ollama model list: {error}"))?;
-            let models = listing.models.unwrap_or_default();
-            models
+            let (taken, more) = listing
+                .models
+                .map_or_else(Default::default, |models| (models.taken, models.more));
+            let names = taken
                 .into_iter()
-                .filter_map(|model| model.name.or(model.model))
-                .collect()
+                .filter_map(|model| model.name.or(model.model));
+            (names.collect(), more)
         }
     };
-    Ok(names
-        .into_iter()
-        .filter(|name| !name.is_empty())
-        .map(ModelName::from)
-        .collect())
+    let count = names.len();
+    // One that no request could name.
+    let short = names.into_iter().filter(|name| name.len() <= MAX_VALUE);
+    let short: Vec<_> = short.collect();
+    let dropped = more + count - short.len();
+    let named = short.into_iter().filter(|name| !name.is_empty());
+    let mut models: Vec<_> = named.map(ModelName::from).collect();
+    models.sort();
+    models.dedup();
+    Ok(Listing { models, dropped })
 }
 
 /// A model and who serves it.
@@ -134,7 +195,7 @@ mod tests {
     use super::*;
 
     fn names(format: ListingFormat, body: &str) -> Result<Vec<String>, String> {
-        let models = parse(format, body.as_bytes())?;
+        let models = parse(format, body.as_bytes())?.models;
         Ok(models.iter().map(|name| name.as_str().to_owned()).collect())
     }
 
@@ -167,6 +228,23 @@ mod tests {
                 .unwrap_err()
                 .contains("OpenAI")
         );
+    }
+
+    #[test]
+    fn a_listing_is_taken_up_to_its_bounds() {
+        let entries: Vec<_> = (0..MAX_MODELS + 7)
+            .map(|number| json!({ "id": format!("m{number:06}") }))
+            .chain([json!({ "id": 5 })])
+            .collect();
+        let body = json!({ "data": entries }).to_string();
+        let listing = parse(ListingFormat::Openai, body.as_bytes()).unwrap();
+        assert_eq!((listing.models.len(), listing.dropped), (MAX_MODELS, 8));
+
+        let long = "x".repeat(MAX_VALUE + 1);
+        let body = json!({ "models": [{ "name": long }, { "name": "b" }, { "name": "a" }, { "name": "b" }] });
+        let listing = parse(ListingFormat::Ollama, body.to_string().as_bytes()).unwrap();
+        assert_eq!(listing.models, ["a", "b"].map(ModelName::from));
+        assert_eq!(listing.dropped, 1);
     }
 
     #[test]

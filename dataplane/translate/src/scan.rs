@@ -24,6 +24,8 @@ pub enum Problem {
     DuplicateKey(&'static str),
     /// A model name of over [`MAX_VALUE`] bytes.
     ModelTooLong,
+    /// UTF-16 or UTF-32, which some backends read all the same: its model would go unseen.
+    NotUtf8,
 }
 
 /// Longest model name, bytes; far above any in use.
@@ -41,6 +43,8 @@ pub struct Scanner {
     depth: u32,
     /// The last byte was a backslash inside a string.
     escaped: bool,
+    /// What came before the object are bytes of a wider encoding.
+    wide: bool,
     /// Raw text of the key or value being kept.
     kept: Vec<u8>,
     key: Key,
@@ -117,6 +121,8 @@ impl Scanner {
     /// that is here whole and has no escapes, as nearly all are.
     fn structure(&mut self, byte: u8, rest: &[u8]) -> Result<usize, Problem> {
         self.state = match (self.state, byte) {
+            (State::Start, b'{') if self.wide => return Err(Problem::NotUtf8),
+            (State::BeforeKey, 0) => return Err(Problem::NotUtf8),
             (State::Start, b'{') | (State::AfterValue, b',') => State::BeforeKey,
             (State::BeforeKey, b'"') => {
                 if let Some(key) = plain(rest) {
@@ -150,6 +156,11 @@ impl Scanner {
             }
             // A byte-order mark is not JSON, but harmless.
             (State::Start, 0xef | 0xbb | 0xbf) => State::Start,
+            // One of a wider encoding, or half of a character in it.
+            (State::Start, 0 | 0xfe | 0xff) => {
+                self.wide = true;
+                State::Start
+            }
             _ => State::Done,
         };
         Ok(1)
@@ -402,6 +413,35 @@ mod tests {
             "{\"model\":\"a",
         ] {
             assert_eq!(scan(body).unwrap(), Facts::default(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_document_in_a_wider_encoding_is_refused_not_overlooked() {
+        let text = " {\"model\":\"m\"}";
+        let utf16: Vec<u16> = text.encode_utf16().collect();
+        let little: Vec<u8> = utf16.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        let big: Vec<u8> = utf16.iter().flat_map(|unit| unit.to_be_bytes()).collect();
+        let utf32: Vec<u8> = text
+            .chars()
+            .flat_map(|c| u32::from(c).to_le_bytes())
+            .collect();
+        for bytes in [
+            little.clone(),
+            little[2..].to_vec(),
+            big.clone(),
+            big[2..].to_vec(),
+            [&[0xff, 0xfe][..], &little].concat(),
+            [&[0xfe, 0xff][..], &big].concat(),
+            utf32,
+        ] {
+            let mut scanner = Scanner::new();
+            assert_eq!(scanner.push(&bytes), Err(Problem::NotUtf8), "{bytes:?}");
+        }
+        // Sound and pictures are no documents.
+        for bytes in [&b"\xff\xfb\x90{\0"[..], b"\0\0\0 ftypisom", b"\x89PNG\r\n"] {
+            let mut scanner = Scanner::new();
+            assert_eq!(scanner.push(bytes), Ok(()), "{bytes:?}");
         }
     }
 

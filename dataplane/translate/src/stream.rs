@@ -6,10 +6,10 @@
 
 use bytes::{Bytes, BytesMut};
 use dataplane_protocol::Dialect;
-use memchr::memrchr;
+use memchr::{memmem, memrchr, memrchr2};
 use serde_json::json;
 
-use crate::error::{ErrorBody, anthropic_type};
+use crate::error::{ErrorBody, anthropic_type, openai_type};
 
 /// How a body is cut into pieces that mean something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,12 +95,17 @@ impl Framer {
     /// Length of the part of `bytes` that ends with an event's end.
     fn whole(&self, bytes: &[u8]) -> usize {
         let mut end = bytes.len();
-        while let Some(at) = memrchr(b'\n', bytes.get(..end).unwrap_or_default()) {
+        if self.framing == Framing::Ndjson {
+            return memrchr(b'\n', bytes).map_or(0, |at| at + 1);
+        }
+        while let Some(at) = memrchr2(b'\n', b'\r', bytes.get(..end).unwrap_or_default()) {
             let before = bytes.get(..at).unwrap_or_default();
-            if self.framing == Framing::Ndjson
-                || before.ends_with(b"\n")
-                || before.ends_with(b"\n\r")
-            {
+            // Lines end with LF, CRLF, or with CR alone.
+            let is_empty = match bytes.get(at) {
+                Some(b'\r') => before.ends_with(b"\r"),
+                _ => before.ends_with(b"\n") || before.ends_with(b"\n\r"),
+            };
+            if is_empty {
                 return at + 1;
             }
             end = at;
@@ -127,7 +132,7 @@ pub fn broken(dialect: Dialect, framing: Framing, error: &ErrorBody<'_>) -> Byte
             let document = json!({
                 "error": {
                     "message": error.message,
-                    "type": "server_error",
+                    "type": openai_type(error.status),
                     "param": null,
                     "code": error.reason,
                 }
@@ -141,13 +146,55 @@ pub fn broken(dialect: Dialect, framing: Framing, error: &ErrorBody<'_>) -> Byte
 /// Whether a stream whose end HTTP does not mark (the backend just closes) ended with what its
 /// dialect ends with. `tail` is the end of the body, [`TAIL`] bytes at most.
 pub fn looks_finished(framing: Framing, tail: &[u8]) -> bool {
-    let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
+    let mut lines = tail.split(|byte| matches!(byte, b'\n' | b'\r'));
     match framing {
-        // Of chats, of Anthropic's messages, of OpenAI's responses.
-        Framing::Sse => has(b"[DONE]") || has(b"message_stop") || has(b"response.completed"),
-        Framing::Ndjson => has(b"\"done\":true") || has(b"\"done\": true"),
+        Framing::Sse => lines.any(is_last_event),
+        Framing::Ndjson => lines.any(|line| {
+            has_member(line, "done", "true") || line.trim_ascii_start().starts_with(ERROR)
+        }),
         Framing::Opaque => true,
     }
+}
+
+/// Types of events that nothing follows: of Anthropic's messages; of OpenAI's responses,
+/// transcripts, speech and images.
+const LAST: &[&str] = &[
+    "message_stop",
+    "error",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+    "transcript.text.done",
+    "speech.audio.done",
+    "image_generation.completed",
+    "image_edit.completed",
+];
+
+/// An error in place of the next event, as OpenAI's and Ollama's servers send it.
+const ERROR: &[u8] = b"{\"error\"";
+
+fn is_last_event(line: &[u8]) -> bool {
+    if let Some(name) = line.strip_prefix(b"event:") {
+        let name = name.trim_ascii();
+        return LAST.iter().any(|last| last.as_bytes() == name);
+    }
+    let Some(data) = line.strip_prefix(b"data:").map(<[u8]>::trim_ascii) else {
+        return false;
+    };
+    data == b"[DONE]"
+        || data.starts_with(ERROR)
+        || LAST
+            .iter()
+            .any(|last| has_member(data, "type", &format!("\"{last}\"")))
+}
+
+/// Whether a JSON document has this member somewhere. What a model says is text inside of a
+/// string, where quotes are escaped, so it cannot look like one.
+fn has_member(document: &[u8], name: &str, value: &str) -> bool {
+    [":", ": "].into_iter().any(|colon| {
+        let member = format!("\"{name}\"{colon}{value}");
+        memmem::find(document, member.as_bytes()).is_some()
+    })
 }
 
 /// Bytes of a body's end that [`looks_finished`] needs. Ollama's last line carries statistics
@@ -214,11 +261,48 @@ mod tests {
     fn a_stream_that_was_just_closed_is_finished_only_with_its_last_word() {
         assert!(looks_finished(Framing::Sse, b"data: [DONE]\n\n"));
         assert!(!looks_finished(Framing::Sse, b"data: {\"choices\":[]}\n\n"));
+        for last in [
+            "event: message_stop\ndata: {\"type\": \"message_stop\"}\n\n",
+            "data: {\"type\":\"response.incomplete\",\"response\":{}}\n\n",
+            "event: response.failed\r\ndata: {}\r\n\r\n",
+            "event:error\ndata:{}\n\n",
+            "data: {\"error\":{\"message\":\"overloaded\"}}\n\n",
+            "data: {\"type\":\"transcript.text.done\"}\r\r",
+        ] {
+            assert!(looks_finished(Framing::Sse, last.as_bytes()), "{last}");
+        }
+        assert!(looks_finished(
+            Framing::Ndjson,
+            b"{\"error\":\"no memory\"}\n"
+        ));
         assert!(looks_finished(
             Framing::Ndjson,
             b"{\"done\":true,\"total_duration\":1}\n"
         ));
         assert!(!looks_finished(Framing::Ndjson, b"{\"done\":false}\n"));
+    }
+
+    #[test]
+    fn a_model_that_talks_about_the_last_word_has_not_said_it() {
+        for text in [
+            "data: {\"delta\":\"[DONE]\"}\n\n",
+            "data: {\"delta\":\"say message_stop or response.completed\"}\n\n",
+            "data: {\"delta\":\"{\\\"type\\\":\\\"message_stop\\\"}\"}\n\n",
+            "data: {\"delta\":\"data: [DONE]\\n\\nevent: error\\n\"}\n\n",
+        ] {
+            assert!(!looks_finished(Framing::Sse, text.as_bytes()), "{text}");
+        }
+        let text = "{\"response\":\"{\\\"done\\\":true}\",\"done\":false}\n";
+        assert!(!looks_finished(Framing::Ndjson, text.as_bytes()));
+    }
+
+    #[test]
+    fn events_whose_lines_end_with_cr_alone_pass_when_they_are_whole() {
+        let out = through(
+            Framing::Sse,
+            &["data: a\r\r", "data: b\rid: 1\r\rdata", ": c\r"],
+        );
+        assert_eq!(out, ["data: a\r\r", "data: b\rid: 1\r\r", ""]);
     }
 
     proptest! {

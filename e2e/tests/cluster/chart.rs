@@ -2,7 +2,8 @@
 //! what they find afterwards.
 
 use anyhow::{Result, ensure};
-use e2e::world::{SYSTEM, chart};
+use e2e::names::SYSTEM;
+use e2e::world::chart;
 use e2e::{Cluster, World, wait};
 
 use crate::support::{SOON, served};

@@ -159,7 +159,7 @@ fn example_circuit_breaker_leaves_a_failing_backend_alone() -> Result<()> {
     let world = World::shared()?;
     let example = Example::apply("circuit-breaker", world.tenant()?)?;
     let primary = example.backend("primary")?;
-    primary.set_mode(Mode::Fail(500));
+    primary.set_mode(Mode::Fail(503));
     let answerers = example.client().answerers(MODEL, 12)?;
     assert!(
         answerers.iter().all(|name| name == "backup"),

@@ -13,6 +13,7 @@ mod objects;
 mod outage;
 mod pods;
 mod propagation;
+mod readers;
 mod rights;
 mod rules;
 mod scale;

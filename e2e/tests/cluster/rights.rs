@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use e2e::world::SYSTEM;
+use e2e::names::SYSTEM;
 use e2e::{Cluster, MockLlm, World, wait};
 use serde_json::{Value, json};
 

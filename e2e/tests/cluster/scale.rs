@@ -5,7 +5,7 @@
 
 use std::io::Write;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,12 +14,20 @@ use e2e::{MockLlm, Tenant, World, wait};
 use serde_json::json;
 
 use crate::propagation::measure_applies;
+use crate::readers::Readers;
 use crate::support::{MODEL, endpoint, route, served};
 
 /// Routes, endpoints that select pods, and pods, over all namespaces.
 const ROUTES: usize = 5_000;
 const ENDPOINTS: usize = 1_000;
 const PODS: usize = 10_000;
+
+/// Connected to the first namespace.
+const DATA_PLANES: usize = 50;
+
+/// Pods that turn ready or unready, and routes that are added, one after the other.
+const FLIPS: usize = 200;
+const ADDED: usize = 50;
 
 /// For the API server to take all of that in.
 const LONG: Duration = Duration::from_mins(5);
@@ -53,13 +61,14 @@ fn measure_scale(namespaces: usize) -> Result<()> {
         let spec = json!({
             "type": "openai",
             "podSelector": {"matchLabels": {"app": name}, "port": POD_PORT},
+            // Nobody answers at these addresses, and that is not what is measured.
+            "health": {"mode": "Disabled"}, "models": {"discovery": {"enabled": false}},
         });
         tenant.create("llmendpoints", &name, &spec)
     })?;
     in_parallel(PODS, |n| {
         let tenant = &tenants[n % namespaces];
         let app = format!("llm-{}", n / namespaces % of_each(ENDPOINTS));
-        // Nobody answers there: who reads tables probes in vain, as with pods of another network.
         let ip = Ipv4Addr::from_bits(Ipv4Addr::new(127, 100, 0, 0).to_bits() + n as u32);
         let name = format!("pod-{n}");
         let labels = [("app", app.as_str())];
@@ -94,23 +103,148 @@ fn measure_scale(namespaces: usize) -> Result<()> {
         memory(world.operator_pid())?
     ))?;
 
+    measure_changes(&world, &tenants)?;
+
     let tenant = &tenants[0];
     let (_base, plane) = served(tenant)?;
     let other = MockLlm::start("other", &[MODEL])?;
     tenant.apply(&(endpoint("other", &other.url(), "") + &route("main", "{}")))?;
     quiet(&world)?;
     tell(&format!("data plane: {}", memory(plane.pid())?))?;
-    let (writes, cpu) = (status_writes(&world)?, cpu(world.operator_pid())?);
     let what = format!("apply to live among {ROUTES} routes in {namespaces} namespaces");
+    let cost = Cost::begin(&world)?;
     measure_applies(&what, tenant, plane.client())?;
     quiet(&world)?;
+    tell(&format!("30 changes: {}", cost.told(&world, 30)?))?;
     tell(&format!(
-        "30 changes: {} status writes, {} ms CPU of the operator, {}; data plane {}",
-        status_writes(&world)? - writes,
-        self::cpu(world.operator_pid())? - cpu,
+        "operator {}; data plane {}",
         memory(world.operator_pid())?,
-        memory(plane.pid())?,
+        memory(plane.pid())?
     ))
+}
+
+/// What a change costs the operator with [`DATA_PLANES`] connected to the first namespace, and how
+/// long it and a neighbour wait for theirs.
+fn measure_changes(world: &World, tenants: &[Tenant]) -> Result<()> {
+    let tenant = &tenants[0];
+    let readers = Readers::new(tenant)?;
+    let first = readers.join(DATA_PLANES - 11)?;
+    let plane = tenant.data_plane()?;
+    quiet(world)?;
+    let cost = Cost::begin(world)?;
+    readers.join(10)?;
+    quiet(world)?;
+    tell(&format!(
+        "{DATA_PLANES} data planes; each takes {first} bytes when it comes, and costs {}",
+        cost.told(world, 10)?
+    ))?;
+
+    let (ns, cluster) = (tenant.namespace(), tenant.cluster());
+    let flip = |number: usize| {
+        let pod = format!("pod-{}", number / 2 % 50 * tenants.len());
+        cluster.set_pod_ready(ns, &pod, number % 2 == 1)
+    };
+    let (cost, bytes) = (Cost::begin(world)?, readers.bytes());
+    let plane_cpu = self::cpu(plane.pid())?;
+    let took = spread(FLIPS, |number| readers.measure(|| flip(number)))?;
+    quiet(world)?;
+    let each = (readers.bytes() - bytes) / (FLIPS * (DATA_PLANES - 1)) as u64;
+    tell(&format!(
+        "a pod flip is in all tables {took}; {each} bytes and {:.1} ms CPU a data plane, {}",
+        (self::cpu(plane.pid())? - plane_cpu) as f64 / FLIPS as f64,
+        cost.told(world, FLIPS)?
+    ))?;
+
+    let (cost, bytes) = (Cost::begin(world)?, readers.bytes());
+    let took = spread(ADDED, |number| {
+        let spec = json!({
+            "matches": [{"headers": [{"name": "X-Added", "value": number.to_string()}]}],
+            "endpoints": {"refs": [{"name": "llm-0"}]},
+        });
+        let name = format!("added-{number}");
+        readers.measure(|| tenant.create("ollaroutes", &name, &spec))
+    })?;
+    quiet(world)?;
+    let each = (readers.bytes() - bytes) / (ADDED * (DATA_PLANES - 1)) as u64;
+    tell(&format!(
+        "an added route is in all tables {took}; {each} bytes a data plane, {}",
+        cost.told(world, ADDED)?
+    ))?;
+    measure_neighbour(world, flip)
+}
+
+/// A neighbour's pod flips alone, then beside a tenant that changes all the time.
+fn measure_neighbour(world: &World, flip: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    let neighbour = world.tenant()?;
+    let spec = json!({
+        "type": "openai", "podSelector": {"matchLabels": {"app": "n"}, "port": POD_PORT},
+        "health": {"mode": "Disabled"}, "models": {"discovery": {"enabled": false}},
+    });
+    neighbour.create("llmendpoints", "n", &spec)?;
+    let (cluster, ns) = (neighbour.cluster(), neighbour.namespace());
+    let ip = Ipv4Addr::new(127, 101, 0, 1);
+    cluster.create_pod(ns, "n", &[("app", "n")], ip, POD_PORT)?;
+    let readers = Readers::new(&neighbour)?;
+    readers.join(1)?;
+    quiet(world)?;
+    let measure = || {
+        spread(FLIPS, |number| {
+            readers.measure(|| cluster.set_pod_ready(ns, "n", number % 2 == 1))
+        })
+    };
+    tell(&format!(
+        "a neighbour's pod flip is in its table {}",
+        measure()?
+    ))?;
+    let (stop, churned) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let took = std::thread::scope(|scope| {
+        let churn = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                flip(churned.fetch_add(1, Ordering::Relaxed))?;
+            }
+            Ok(())
+        });
+        let started = Instant::now();
+        let took = measure();
+        stop.store(true, Ordering::Relaxed);
+        churn.join().expect("no panic")?;
+        took.map(|took| (took, started.elapsed()))
+    })?;
+    let rate = churned.into_inner() as f64 / took.1.as_secs_f64();
+    tell(&format!("and beside {rate:.0} flips a second {}", took.0))
+}
+
+/// Runs it that often; what half and what 99 of 100 take at most.
+fn spread(count: usize, mut once: impl FnMut(usize) -> Result<Duration>) -> Result<String> {
+    let mut took = (0..count).map(&mut once).collect::<Result<Vec<_>>>()?;
+    took.sort();
+    let (half, most) = (took[count / 2], took[count * 99 / 100]);
+    Ok(format!("after {half:.1?} (half), {most:.1?} (p99)"))
+}
+
+/// The operator's counters at a moment.
+struct Cost {
+    writes: u64,
+    cpu: u64,
+}
+
+impl Cost {
+    fn begin(world: &World) -> Result<Self> {
+        Ok(Self {
+            writes: status_writes(world)?,
+            cpu: cpu(world.operator_pid())?,
+        })
+    }
+
+    /// What each of so many has cost since then.
+    fn told(&self, world: &World, count: usize) -> Result<String> {
+        let each = |now: u64, before: u64| (now - before) as f64 / count as f64;
+        Ok(format!(
+            "{:.1} ms CPU, {:.1} status writes",
+            each(cpu(world.operator_pid())?, self.cpu),
+            each(status_writes(world)?, self.writes)
+        ))
+    }
 }
 
 /// `job` for each number below `count`, in no particular order; the first error.

@@ -25,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::base::Base;
 use super::{
+    hub::{Hub, Receiver},
     ledger::Ledger,
-    publish::{Held, Hub, Receiver, Snapshot},
-    sessions::{BreakerChange, Session, Sessions},
+    sessions::{BreakerChange, Concerned, Session, Sessions},
+    snapshot::{Held, Snapshot},
 };
 use crate::{
     events::{Events, Happening},
@@ -191,7 +192,8 @@ impl Stream<'_> {
         tx: &mut Sender<Bytes>,
     ) -> Result<Session, End> {
         let base = Mutex::new(Base::default());
-        self.context.ledger.mark(self.namespace);
+        // From when on it counts, if it does not answer.
+        self.context.ledger.mark(self.namespace, []);
         let tables = self.tables.clone();
         let expiry = Instant::now() + self.context.lifetime;
         let end = tokio::select! {
@@ -212,7 +214,7 @@ impl Stream<'_> {
             return Ok(session);
         }
         drop(session);
-        context.ledger.mark(namespace);
+        context.ledger.mark_all(namespace);
         Err(end)
     }
 
@@ -233,8 +235,9 @@ impl Stream<'_> {
                     let refused = base.lock().nacked(revision);
                     self.count("nack");
                     if let Some(refused) = refused {
-                        self.session.nack(refused.number, &reason);
-                        self.context.ledger.mark(self.namespace);
+                        let now = Instant::now();
+                        let concerned = self.session.nack(refused.number, &reason, now);
+                        self.mark(concerned);
                     }
                 }
                 ToOperator::Report(report) => self.reported(&report),
@@ -250,21 +253,39 @@ impl Stream<'_> {
         };
         let waited = sent.elapsed().as_secs_f64();
         self.context.metrics.push_to_ack.observe(waited);
-        if self.session.ack(snapshot.number) {
-            self.context.ledger.mark(self.namespace);
+        self.mark(self.session.ack(snapshot.number, Instant::now()));
+    }
+
+    fn mark(&self, concerned: Concerned) {
+        let ledger = &self.context.ledger;
+        match concerned {
+            Concerned::None => {}
+            Concerned::All => ledger.mark_all(self.namespace),
+            Concerned::After(number) => {
+                let snapshot = self.tables.borrow().clone();
+                let routes: Vec<_> = (snapshot.iter())
+                    .flat_map(|snapshot| snapshot.routes_numbered(number, u64::MAX))
+                    .map(|name| (Kind::OllaRoute, name.to_owned()))
+                    .collect();
+                if !routes.is_empty() {
+                    ledger.mark(self.namespace, routes);
+                }
+            }
         }
     }
 
     fn reported(&self, report: &Report) {
         let snapshot = self.tables.borrow().clone();
         let Some(snapshot) = snapshot else { return };
-        let Some(changes) = self.session.report(report, &snapshot.table) else {
-            return;
-        };
-        for change in changes {
+        let news = self.session.report(report, &snapshot.set);
+        for change in news.breakers {
             self.tell(change);
         }
-        self.context.ledger.mark(self.namespace);
+        if !news.endpoints.is_empty() {
+            let endpoints = news.endpoints.into_iter();
+            let endpoints = endpoints.map(|id| (Kind::LlmEndpoint, id.as_str().to_owned()));
+            self.context.ledger.mark(self.namespace, endpoints);
+        }
     }
 
     fn tell(&self, change: BreakerChange) {

@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use compile::{
-    Kind,
+    Form, Kind, Unreadable,
     facts::{PodFact, ServicePort, SliceAddress, SliceFact},
+    namespace::{Service, Slice},
 };
 use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, OllaRouteSpec};
 use dataplane_protocol::Secret;
@@ -20,7 +21,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    index::{Decoded, Fact, Item, ServiceEntry, SliceEntry},
+    item::{Fact, Item},
     ledger::Entry,
     status::ObjectStatus,
 };
@@ -34,7 +35,7 @@ pub fn endpoint(object: DynamicObject) -> (Item, Entry) {
         object,
         Kind::LlmEndpoint,
         |metadata, spec: LlmEndpointSpec| {
-            Fact::Endpoint(Decoded::Object(Arc::new(LlmEndpoint {
+            Fact::Endpoint(Form::Object(Arc::new(LlmEndpoint {
                 metadata,
                 spec,
                 status: None,
@@ -46,7 +47,7 @@ pub fn endpoint(object: DynamicObject) -> (Item, Entry) {
 /// An OllaRoute, and what its status says now.
 pub fn route(object: DynamicObject) -> (Item, Entry) {
     own(object, Kind::OllaRoute, |metadata, spec: OllaRouteSpec| {
-        Fact::Route(Decoded::Object(Arc::new(OllaRoute {
+        Fact::Route(Form::Object(Arc::new(OllaRoute {
             metadata,
             spec,
             status: None,
@@ -76,7 +77,7 @@ pub fn service(service: v1::Service) -> Item {
     Item {
         namespace,
         name,
-        fact: Fact::Service(ServiceEntry {
+        fact: Fact::Service(Service {
             ports,
             external_name,
             family,
@@ -106,10 +107,10 @@ pub fn slice(slice: EndpointSlice) -> Item {
     Item {
         namespace,
         name,
-        fact: Fact::Slice(SliceEntry {
+        fact: Fact::Slice(Slice {
             service,
             family: slice.address_type,
-            slice: SliceFact { ports, addresses },
+            slice: Arc::new(SliceFact { ports, addresses }),
         }),
     }
 }
@@ -181,7 +182,7 @@ fn own<S: DeserializeOwned>(
     let metadata = trimmed(object.metadata);
     let fact = match serde_json::from_value(spec) {
         Ok(spec) => make(metadata, spec),
-        Err(error) => undecodable(kind, &metadata, &error),
+        Err(error) => unreadable(kind, &metadata, &error),
     };
     let entry = Entry {
         uid,
@@ -198,24 +199,18 @@ fn own<S: DeserializeOwned>(
     (item, entry)
 }
 
-fn undecodable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> Fact {
-    let uid = metadata.uid.clone();
-    let generation = metadata.generation.unwrap_or_default();
-    let labels = metadata.labels.clone().unwrap_or_default();
-    let message = format!("spec: {error} (was it written for another release's {kind} CRD?)");
+fn unreadable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> Fact {
+    let object = Unreadable {
+        kind,
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone(),
+        generation: metadata.generation.unwrap_or_default(),
+        labels: metadata.labels.clone().unwrap_or_default(),
+        message: format!("spec: {error} (was it written for another release's {kind} CRD?)"),
+    };
     match kind {
-        Kind::LlmEndpoint => Fact::Endpoint(Decoded::Undecodable {
-            uid,
-            generation,
-            labels,
-            message,
-        }),
-        Kind::OllaRoute => Fact::Route(Decoded::Undecodable {
-            uid,
-            generation,
-            labels,
-            message,
-        }),
+        Kind::LlmEndpoint => Fact::Endpoint(Form::Unreadable(object.into())),
+        Kind::OllaRoute => Fact::Route(Form::Unreadable(object.into())),
     }
 }
 
@@ -275,15 +270,11 @@ mod tests {
             "metadata": { "namespace": "a", "name": "r", "generation": 4 },
             "spec": { "loadBalancer": "dice" },
         })));
-        let Fact::Route(Decoded::Undecodable {
-            generation,
-            message,
-            ..
-        }) = item.fact
-        else {
+        let Fact::Route(Form::Unreadable(object)) = item.fact else {
             panic!("decoded")
         };
-        assert_eq!(generation, 4);
+        assert_eq!((object.name.as_str(), object.generation), ("r", 4));
+        let message = object.message;
         assert!(message.contains("dice"), "{message}");
     }
 
@@ -313,7 +304,7 @@ mod tests {
             },
             "spec": { "url": "http://x" },
         })));
-        let Fact::Endpoint(Decoded::Object(kept)) = item.fact else {
+        let Fact::Endpoint(Form::Object(kept)) = item.fact else {
             panic!("not decoded")
         };
         assert_eq!(kept.metadata.managed_fields, None);

@@ -1,21 +1,16 @@
 //! What is known of the cluster, by namespace, and which namespaces changed.
 //!
 //! In: apply, delete and reset of [`Item`]s, each from one [`Source`]. Out: the namespaces to
-//! compile, their objects and facts, and the sources they need. Pure. A change marks only its own
+//! update, and the sources they need. Pure. A change marks only its own
 //! namespace; one that changes nothing that a table is made of (our own status writes, a pod's
 //! annotations) marks none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use compile::{
-    AcceptedForms, Compiled, Facts, Kind, Objects, compile,
-    facts::{PodFact, ServiceFact, Unlisted},
-};
-use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, common::is_subdomain};
-use dataplane_protocol::Secret;
+use compile::{Namespace, Updated, facts::Unlisted};
+use crds::common::is_subdomain;
 
-use super::forms::Forms;
-pub use super::item::{Decoded, Fact, Item, ServiceEntry, SliceEntry, Source};
+pub use super::item::{Fact, Item, Source};
 
 #[derive(Debug, Default)]
 pub struct Index {
@@ -27,16 +22,6 @@ pub struct Index {
     dirty: BTreeSet<String>,
 }
 
-#[derive(Debug, Default)]
-struct Namespace {
-    endpoints: Forms<LlmEndpoint>,
-    routes: Forms<OllaRoute>,
-    services: BTreeMap<String, ServiceEntry>,
-    slices: BTreeMap<String, SliceEntry>,
-    pods: BTreeMap<String, PodFact>,
-    secrets: BTreeMap<String, BTreeMap<String, Secret>>,
-}
-
 impl Index {
     /// Whether it changed what a table is made of.
     pub fn apply(&mut self, item: Item) -> bool {
@@ -45,8 +30,10 @@ impl Index {
             name,
             fact,
         } = item;
-        let known = self.namespaces.entry(namespace.clone()).or_default();
-        let changed = known.insert(name, fact);
+        let known = (self.namespaces)
+            .entry(namespace.clone())
+            .or_insert_with(|| Namespace::new(true));
+        let changed = insert(known, &name, fact);
         if changed {
             self.dirty.insert(namespace);
         }
@@ -58,7 +45,7 @@ impl Index {
         let Some(known) = self.namespaces.get_mut(namespace) else {
             return false;
         };
-        let changed = known.remove(source, name);
+        let changed = remove(known, source, name);
         if changed {
             self.dirty.insert(namespace.to_owned());
         }
@@ -106,10 +93,28 @@ impl Index {
         let Some(known) = self.namespaces.get(namespace) else {
             return needs;
         };
-        for endpoint in known.endpoints.each() {
-            add_needs(&endpoint.spec, namespace, &mut needs);
+        let namespace = || namespace.to_owned();
+        if known.uses_services() {
+            needs.insert(Source::Services(namespace()));
+            needs.insert(Source::Slices(namespace()));
         }
+        if known.uses_pods() {
+            needs.insert(Source::Pods(namespace()));
+        }
+        // The name goes into a field selector. What no Secret can be named is refused by compile,
+        // and asking the API server for it would fail for ever.
+        let secrets = known.used_secrets().filter(|name| is_subdomain(name));
+        needs.extend(secrets.map(|name| Source::Secret {
+            namespace: namespace(),
+            name: name.to_owned(),
+        }));
         needs
+    }
+
+    /// Another number when [`needs`](Self::needs) may say something else.
+    pub fn needs_version(&self, namespace: &str) -> u64 {
+        let known = self.namespaces.get(namespace);
+        known.map_or(0, Namespace::uses_version)
     }
 
     /// Whether both of our kinds have been listed.
@@ -130,7 +135,7 @@ impl Index {
     pub fn occupied(&self) -> BTreeSet<String> {
         self.namespaces
             .iter()
-            .filter(|(_, known)| known.occupied())
+            .filter(|(_, known)| is_occupied(known))
             .map(|(name, _)| name.clone())
             .collect()
     }
@@ -149,19 +154,19 @@ impl Index {
         taken
     }
 
-    /// The table of a namespace and the verdicts on its objects. What is accepted is remembered.
-    pub fn compile(&mut self, namespace: &str) -> Compiled {
-        let mut none = Namespace::default();
+    /// The namespace with its table and verdicts made of what is known now, and what that changed;
+    /// nothing if nothing is known of it.
+    pub fn update(&mut self, namespace: &str) -> Option<(&Namespace, Updated)> {
         let unlisted = self.unlisted(namespace);
-        let known = self.namespaces.get_mut(namespace).unwrap_or(&mut none);
-        let facts = known.facts(unlisted);
-        let compiled = compile(namespace, &known.objects(), &facts);
-        let Namespace {
-            endpoints, routes, ..
-        } = known;
-        endpoints.learn(&compiled.verdicts, Kind::LlmEndpoint);
-        routes.learn(&compiled.verdicts, Kind::OllaRoute);
-        compiled
+        let known = self.namespaces.get_mut(namespace)?;
+        known.set_unlisted(unlisted);
+        let updated = known.update();
+        Some((known, updated))
+    }
+
+    /// It has been updated: one that has become empty is forgotten.
+    pub fn settle(&mut self, namespace: &str) {
+        self.drop_if_empty(namespace);
     }
 
     fn unlisted(&self, namespace: &str) -> Unlisted {
@@ -200,7 +205,7 @@ impl Index {
         let of = |namespace: &String| {
             self.namespaces
                 .get(namespace)
-                .map(|known| known.names(source))
+                .map(|known| names(known, source))
                 .unwrap_or_default()
                 .into_iter()
                 .map(|name| (namespace.clone(), name))
@@ -216,187 +221,60 @@ impl Index {
     }
 
     fn drop_if_empty(&mut self, namespace: &str) {
-        if self
-            .namespaces
-            .get(namespace)
-            .is_some_and(Namespace::is_empty)
-        {
+        if self.namespaces.get(namespace).is_some_and(is_empty) {
             self.namespaces.remove(namespace);
         }
     }
 }
 
-impl Namespace {
-    /// Whether it changed what a table is made of.
-    fn insert(&mut self, name: String, fact: Fact) -> bool {
-        match fact {
-            Fact::Endpoint(object) => {
-                let changed = replace(&mut self.endpoints.newest, name.clone(), object);
-                self.endpoints.forget_if_replaced(&name);
-                changed
-            }
-            Fact::Route(object) => {
-                let changed = replace(&mut self.routes.newest, name.clone(), object);
-                self.routes.forget_if_replaced(&name);
-                changed
-            }
-            Fact::Service(service) => {
-                replace(&mut self.services, name.clone(), service) && self.targets(&name)
-            }
-            Fact::Slice(slice) => {
-                let before = self.slices.get(&name).map(|slice| slice.service.clone());
-                let used = self.targets(&slice.service)
-                    || before.is_some_and(|before| self.targets(&before));
-                replace(&mut self.slices, name, slice) && used
-            }
-            Fact::Pod(pod) => {
-                let used =
-                    self.selects(&pod) || self.pods.get(&name).is_some_and(|pod| self.selects(pod));
-                replace(&mut self.pods, name, pod) && used
-            }
-            Fact::Secret(values) => replace(&mut self.secrets, name, values),
-        }
-    }
-
-    fn remove(&mut self, source: &Source, name: &str) -> bool {
-        match source {
-            Source::Endpoints => self.endpoints.remove(name),
-            Source::Routes => self.routes.remove(name),
-            Source::Services(_) => self.services.remove(name).is_some() && self.targets(name),
-            Source::Slices(_) => {
-                let gone = self.slices.remove(name);
-                gone.is_some_and(|slice| self.targets(&slice.service))
-            }
-            Source::Pods(_) => {
-                let gone = self.pods.remove(name);
-                gone.is_some_and(|pod| self.selects(&pod))
-            }
-            Source::Secret { .. } => self.secrets.remove(name).is_some(),
-        }
-    }
-
-    /// Whether some endpoint's target is this Service. Others come and go as they like: nothing
-    /// is compiled for them.
-    fn targets(&self, service: &str) -> bool {
-        let mut targets = self
-            .endpoints
-            .each()
-            .filter_map(|it| it.spec.service.as_ref());
-        targets.any(|target| target.name == service)
-    }
-
-    /// Whether some endpoint selects this pod.
-    fn selects(&self, pod: &PodFact) -> bool {
-        let mut targets = self
-            .endpoints
-            .each()
-            .filter_map(|it| it.spec.pod_selector.as_ref());
-        targets.any(|target| target.selector.matches(&pod.labels))
-    }
-
-    fn names(&self, source: &Source) -> Vec<String> {
-        match source {
-            Source::Endpoints => self.endpoints.newest.keys().cloned().collect(),
-            Source::Routes => self.routes.newest.keys().cloned().collect(),
-            Source::Services(_) => self.services.keys().cloned().collect(),
-            Source::Slices(_) => self.slices.keys().cloned().collect(),
-            Source::Pods(_) => self.pods.keys().cloned().collect(),
-            Source::Secret { .. } => self.secrets.keys().cloned().collect(),
-        }
-    }
-
-    fn occupied(&self) -> bool {
-        !self.endpoints.newest.is_empty() || !self.routes.newest.is_empty()
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.occupied()
-            && self.services.is_empty()
-            && self.slices.is_empty()
-            && self.pods.is_empty()
-            && self.secrets.is_empty()
-    }
-
-    fn objects(&self) -> Objects {
-        let endpoints = self.endpoints.unreadable(Kind::LlmEndpoint);
-        let routes = self.routes.unreadable(Kind::OllaRoute);
-        Objects {
-            endpoints: self.endpoints.readable(),
-            routes: self.routes.readable(),
-            unreadable: endpoints.chain(routes).collect(),
-            accepted: AcceptedForms {
-                endpoints: self.endpoints.accepted.clone(),
-                routes: self.routes.accepted.clone(),
-            },
-        }
-    }
-
-    fn facts(&self, unlisted: Unlisted) -> Facts {
-        Facts {
-            unlisted,
-            in_cluster: true,
-            services: self.services(),
-            pods: self.pods.clone(),
-            secrets: self.secrets.clone(),
-        }
-    }
-
-    /// The Services that endpoints name, with their slices.
-    fn services(&self) -> BTreeMap<String, ServiceFact> {
-        let mut services: BTreeMap<String, ServiceFact> = self
-            .endpoints
-            .each()
-            .filter_map(|endpoint| endpoint.spec.service.as_ref())
-            .filter_map(|target| self.services.get_key_value(&target.name))
-            .map(|(name, entry)| {
-                let fact = ServiceFact {
-                    external_name: entry.external_name.clone(),
-                    ports: entry.ports.clone(),
-                    slices: Vec::new(),
-                };
-                (name.clone(), fact)
-            })
-            .collect();
-        for entry in self.slices.values() {
-            let family = self
-                .services
-                .get(&entry.service)
-                .and_then(|service| service.family.as_ref());
-            if family.is_none_or(|family| *family == entry.family)
-                && let Some(service) = services.get_mut(&entry.service)
-            {
-                service.slices.push(entry.slice.clone());
-            }
-        }
-        services
+/// Whether it may change what a table is made of, or a verdict.
+fn insert(known: &mut Namespace, name: &str, fact: Fact) -> bool {
+    match fact {
+        Fact::Endpoint(form) => known.set_endpoint(name, Some(form)),
+        Fact::Route(form) => known.set_route(name, Some(form)),
+        Fact::Service(service) => known.set_service(name, Some(service)),
+        Fact::Slice(slice) => known.set_slice(name, Some(slice)),
+        Fact::Pod(pod) => known.set_pod(name, Some(pod)),
+        Fact::Secret(values) => known.set_secret(name, Some(values)),
     }
 }
 
-fn replace<T: PartialEq>(map: &mut BTreeMap<String, T>, name: String, value: T) -> bool {
-    if map.get(&name) == Some(&value) {
-        return false;
+fn remove(known: &mut Namespace, source: &Source, name: &str) -> bool {
+    match source {
+        Source::Endpoints => known.set_endpoint(name, None),
+        Source::Routes => known.set_route(name, None),
+        Source::Services(_) => known.set_service(name, None),
+        Source::Slices(_) => known.set_slice(name, None),
+        Source::Pods(_) => known.set_pod(name, None),
+        Source::Secret { .. } => known.set_secret(name, None),
     }
-    map.insert(name, value);
-    true
 }
 
-fn add_needs(spec: &LlmEndpointSpec, namespace: &str, needs: &mut BTreeSet<Source>) {
-    if spec.service.is_some() {
-        needs.insert(Source::Services(namespace.to_owned()));
-        needs.insert(Source::Slices(namespace.to_owned()));
+fn names(known: &Namespace, source: &Source) -> Vec<String> {
+    let all = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect();
+    match source {
+        Source::Endpoints => all(&mut known.endpoint_names()),
+        Source::Routes => all(&mut known.route_names()),
+        Source::Services(_) => all(&mut known.service_names()),
+        Source::Slices(_) => all(&mut known.slice_names()),
+        Source::Pods(_) => all(&mut known.pod_names()),
+        Source::Secret { .. } => all(&mut known.secret_names()),
     }
-    if spec.pod_selector.is_some() {
-        needs.insert(Source::Pods(namespace.to_owned()));
-    }
-    let Some(auth) = &spec.auth else { return };
-    // The name goes into a field selector. What no Secret can be named is refused by compile, and
-    // asking the API server for it would fail for ever.
-    for (_, name) in auth.secrets().filter(|(_, name)| is_subdomain(name)) {
-        needs.insert(Source::Secret {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
-    }
+}
+
+/// Whether it holds an object of ours.
+fn is_occupied(known: &Namespace) -> bool {
+    known.endpoint_names().next().is_some() || known.route_names().next().is_some()
+}
+
+/// Whether nothing is in it nor in its table.
+fn is_empty(known: &Namespace) -> bool {
+    !is_occupied(known)
+        && known.resources().is_empty()
+        && known.service_names().next().is_none()
+        && known.slice_names().next().is_none()
+        && known.pod_names().next().is_none()
+        && known.secret_names().next().is_none()
 }
 
 #[cfg(test)]

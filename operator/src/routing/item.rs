@@ -1,11 +1,14 @@
 //! What is kept of the cluster's objects, and where each piece comes from. Values only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use compile::facts::{PodFact, ServicePort, SliceFact};
+use compile::{
+    Form,
+    facts::PodFact,
+    namespace::{Service, Slice},
+};
 use crds::{LlmEndpoint, OllaRoute};
 use dataplane_protocol::Secret;
-use kube::{Resource, core::object::HasSpec};
 
 /// Where items come from: one watch each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,85 +62,10 @@ pub struct Item {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
-    Endpoint(Decoded<LlmEndpoint>),
-    Route(Decoded<OllaRoute>),
-    Service(ServiceEntry),
-    Slice(SliceEntry),
+    Endpoint(Form<LlmEndpoint>),
+    Route(Form<OllaRoute>),
+    Service(Service),
+    Slice(Slice),
     Pod(PodFact),
     Secret(BTreeMap<String, Secret>),
-}
-
-/// An object of ours, or why it is none.
-#[derive(Clone, Debug)]
-pub enum Decoded<K> {
-    /// Metadata trimmed to what compile reads; no status.
-    Object(Arc<K>),
-    Undecodable {
-        uid: Option<String>,
-        generation: i64,
-        labels: BTreeMap<String, String>,
-        message: String,
-    },
-}
-
-impl<K: Resource> Decoded<K> {
-    pub fn uid(&self) -> Option<&str> {
-        match self {
-            Self::Object(object) => object.meta().uid.as_deref(),
-            Self::Undecodable { uid, .. } => uid.as_deref(),
-        }
-    }
-
-    pub fn generation(&self) -> i64 {
-        match self {
-            Self::Object(object) => object.meta().generation.unwrap_or_default(),
-            Self::Undecodable { generation, .. } => *generation,
-        }
-    }
-}
-
-/// Metadata and spec: the status is no part of it.
-impl<K: Resource + HasSpec<Spec: PartialEq>> PartialEq for Decoded<K> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Object(one), Self::Object(other)) => {
-                one.meta() == other.meta() && one.spec() == other.spec()
-            }
-            (
-                Self::Undecodable {
-                    uid,
-                    generation,
-                    labels,
-                    message,
-                },
-                Self::Undecodable {
-                    uid: other_uid,
-                    generation: other_generation,
-                    labels: other_labels,
-                    message: other_message,
-                },
-            ) => {
-                (uid, generation, labels, message)
-                    == (other_uid, other_generation, other_labels, other_message)
-            }
-            _ => false,
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceEntry {
-    pub ports: Vec<ServicePort>,
-    /// Of type ExternalName: the name outside of the cluster.
-    pub external_name: Option<String>,
-    /// `IPv4` or `IPv6`: the Service's first family. Slices of the other one hold the same pods
-    /// again.
-    pub family: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SliceEntry {
-    pub service: String,
-    pub family: String,
-    pub slice: SliceFact,
 }

@@ -1,8 +1,8 @@
 //! What our objects' statuses say, as last seen in the watch or last written; and which
-//! namespaces' statuses should be looked at again. Shared by watch, streams and the writer.
+//! statuses should be looked at again. Shared by watch, streams and the writer.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
 };
 
@@ -22,11 +22,21 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: Mutex<HashMap<String, Entries>>,
-    due: Mutex<BTreeSet<String>>,
+    due: Mutex<BTreeMap<String, Marks>>,
     notify: Notify,
 }
 
-type Entries = HashMap<(Kind, String), Entry>;
+type Entries = HashMap<Name, Entry>;
+
+/// An object of a namespace.
+pub type Name = (Kind, String);
+
+/// Whose statuses may be out of date in a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    pub all: bool,
+    pub objects: BTreeSet<Name>,
+}
 
 impl Ledger {
     /// An object as the watch shows it. A status that changed is looked at again: somebody else
@@ -36,10 +46,10 @@ impl Ledger {
         let mut entries = self.entries.lock();
         let known = entries.entry(namespace.to_owned()).or_default();
         let changed = known.get(&key) != Some(&entry);
-        known.insert(key, entry);
+        known.insert(key.clone(), entry);
         drop(entries);
         if changed {
-            self.mark(namespace);
+            self.mark(namespace, [key]);
         }
     }
 
@@ -83,16 +93,25 @@ impl Ledger {
             .cloned()
     }
 
-    /// This namespace's statuses may be out of date.
-    pub fn mark(&self, namespace: &str) {
-        let new = self.due.lock().insert(namespace.to_owned());
-        if new {
-            self.notify.notify_one();
-        }
+    /// These objects' statuses may be out of date. Without any, it is only to be found out when
+    /// the namespace should be looked at next.
+    pub fn mark(&self, namespace: &str, objects: impl IntoIterator<Item = Name>) {
+        let mut due = self.due.lock();
+        let marks = due.entry(namespace.to_owned()).or_default();
+        marks.objects.extend(objects);
+        drop(due);
+        self.notify.notify_one();
+    }
+
+    pub fn mark_all(&self, namespace: &str) {
+        let mut due = self.due.lock();
+        due.entry(namespace.to_owned()).or_default().all = true;
+        drop(due);
+        self.notify.notify_one();
     }
 
     /// Waits for marks and takes them.
-    pub async fn marked(&self) -> BTreeSet<String> {
+    pub async fn marked(&self) -> BTreeMap<String, Marks> {
         loop {
             let due = mem::take(&mut *self.due.lock());
             if !due.is_empty() {

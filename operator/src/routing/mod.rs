@@ -1,7 +1,7 @@
 //! From `kubectl apply` to a table in the data planes, and back into a status.
 //!
 //! ```text
-//! watch ─▶ decode ─▶ index ─▶ compile ─▶ publish (Hub) ─▶ serve, conversation ─▶ data planes
+//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub ─▶ serve, conversation ─▶ data planes
 //!                      └─▶ ledger ─▶ writer ◀─ status ◀─ sessions ◀──────┘
 //! ```
 //!
@@ -9,13 +9,15 @@
 
 pub mod conversation;
 pub mod decode;
-mod forms;
+mod grace;
+pub mod hub;
 pub mod index;
 pub mod item;
 pub mod ledger;
-pub mod publish;
+pub mod places;
 pub mod serve;
 pub mod sessions;
+pub mod snapshot;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,7 +26,7 @@ pub mod watch;
 pub mod writer;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,9 +42,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    grace::Grace,
+    hub::Hub,
     index::{Index, Source},
     ledger::Ledger,
-    publish::{Hub, Snapshot},
+    snapshot::{Content, Snapshot},
     waits::Waits,
     watch::{Change, Found, Starter, Watches, What},
 };
@@ -61,8 +65,11 @@ pub struct Routing {
     changes: mpsc::Receiver<Change>,
     /// Objects of ours came, went or changed since the last publication.
     objects_changed: bool,
+    /// By namespace, the version of its needs that the watches are in step with.
+    followed: HashMap<String, u64>,
     /// First lists that namespaces wait for.
     waits: Waits,
+    grace: Grace,
     hub: Arc<Hub>,
     ledger: Arc<Ledger>,
     occupied: signal::Sender<BTreeSet<String>>,
@@ -87,7 +94,9 @@ impl Routing {
             watches,
             changes,
             objects_changed: false,
+            followed: HashMap::new(),
             waits: Waits::default(),
+            grace: Grace::default(),
             hub,
             ledger,
             occupied,
@@ -130,8 +139,16 @@ impl Routing {
         }
         let Change { source, what, .. } = change;
         match what {
-            What::Reset(_) => self.waits.end(&source),
-            What::Apply(_) | What::Delete { .. } => {}
+            What::Reset(_) => {
+                self.waits.end(&source);
+                self.grace.end(&source);
+            }
+            What::Apply(_) => self.grace.end(&source),
+            What::Delete { .. } if matches!(source, Source::Secret { .. }) => {
+                self.grace.begin(source, Instant::now());
+                return;
+            }
+            What::Delete { .. } => {}
         }
         self.note_statuses(&source, &what);
         // Our own status writes come back, too, and change nothing here.
@@ -161,6 +178,10 @@ impl Routing {
     /// Starts and stops the watches of namespaces whose endpoints may have changed.
     fn follow_needs(&mut self, namespaces: Vec<String>) {
         for namespace in namespaces {
+            let version = self.index.needs_version(&namespace);
+            if self.followed.get(&namespace) == Some(&version) {
+                continue;
+            }
             let (needs, running) = (self.index.needs(&namespace), self.watches.of(&namespace));
             for source in needs.difference(&running) {
                 self.watches.start(source);
@@ -169,8 +190,14 @@ impl Routing {
             for source in running.difference(&needs) {
                 self.watches.stop(source);
                 self.waits.end(source);
+                self.grace.end(source);
                 self.index.forget(source);
             }
+            // A namespace that is forgotten begins at 0 again.
+            match self.index.needs_version(&namespace) {
+                0 => self.followed.remove(&namespace),
+                version => self.followed.insert(namespace, version),
+            };
         }
     }
 
@@ -217,6 +244,11 @@ impl Routing {
             );
             self.index.give_up(&source);
         }
+        for source in self.grace.take_over(now) {
+            if let Source::Secret { namespace, name } = &source {
+                self.index.delete(&source, namespace, name);
+            }
+        }
         // A namespace that has a table waits for no list: what is new in it has no instances yet.
         let hub = self.hub.clone();
         let ready = |index: &Index, namespace: &str| {
@@ -230,7 +262,7 @@ impl Routing {
         if self.index.dirty().is_empty() {
             self.ready.store(true, Ordering::Release);
         }
-        self.waits.next()
+        self.waits.next().into_iter().chain(self.grace.next()).min()
     }
 
     fn tell_occupied(&self) {
@@ -247,9 +279,18 @@ impl Routing {
 
     fn publish_one(&mut self, namespace: &str) {
         let started = Instant::now();
-        let compiled = self.index.compile(namespace);
         let previous = self.hub.current(namespace);
-        let next = Snapshot::next(previous.as_deref(), namespace, compiled);
+        let content = match self.index.update(namespace) {
+            Some((known, updated)) => Content {
+                set: known.resources().clone(),
+                verdicts: known.verdicts().clone(),
+                updated,
+            },
+            None => Content::default(),
+        };
+        let judged = content.updated.verdicts.clone();
+        let next = Snapshot::next(previous.as_deref(), namespace, content);
+        self.index.settle(namespace);
         self.metrics
             .compile_duration
             .observe(started.elapsed().as_secs_f64());
@@ -259,6 +300,6 @@ impl Routing {
             tracing::info!(namespace, revision = %next.revision, "table published");
         }
         self.hub.publish(next);
-        self.ledger.mark(namespace);
+        self.ledger.mark(namespace, judged);
     }
 }

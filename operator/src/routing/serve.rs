@@ -5,7 +5,7 @@
 //! not our path, 503 token not checkable now, or too many streams. A connection without a
 //! conversation does not keep its place.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_protocol::sync::STREAM_PATH;
@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -29,8 +29,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     conversation::{self, Context},
+    hub::Hub,
     ledger::Ledger,
-    publish::Hub,
+    places::{Most, Place, Places},
     sessions::{Session, Sessions},
 };
 use crate::{
@@ -47,7 +48,6 @@ const STREAMS_PER_CONNECTION: u32 = 16;
 /// Bytes of lines that a connection may send ahead of the conversation that reads them: with the
 /// one line that each conversation may hold, all that data planes can make the operator keep.
 const WINDOW: u32 = 64 << 10;
-const MAX_CONNECTIONS: usize = 20_000;
 const MAX_HEADERS: u32 = 32 << 10;
 /// Chunks between a conversation and its connection: what a slow reader holds at most, beside
 /// h2's own window. See [`conversation::CHUNK`].
@@ -87,6 +87,7 @@ pub struct Limits {
     /// From a line's first byte to its last: whoever begins one and stops keeps room for it.
     /// Default 10s.
     pub line: Duration,
+    pub connections: Most,
 }
 
 impl Default for Limits {
@@ -96,8 +97,17 @@ impl Default for Limits {
             idle: Duration::from_secs(15),
             lifetime: Duration::from_hours(1),
             line: Duration::from_secs(10),
+            connections: Most::default(),
         }
     }
+}
+
+/// What its requests share.
+#[derive(Clone, Debug)]
+struct Connection {
+    peer: IpAddr,
+    carried: Carried,
+    place: Arc<Place>,
 }
 
 /// How many conversations a connection carries.
@@ -125,16 +135,13 @@ impl Server {
     /// Until stopped; then streams end, and connections after them.
     pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Arc::new(Places::new(self.limits.connections));
         let connections = TaskTracker::new();
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 () = self.stop.cancelled() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, peer)) => (stream, peer.ip()),
                     Err(error) => {
                         // Out of file descriptors, most likely: some will be given back.
                         tracing::warn!(%error, "accept on the data planes' port");
@@ -143,11 +150,18 @@ impl Server {
                     }
                 },
             };
+            let Some(place) = places.take(peer) else {
+                self.metrics.connections_refused.inc();
+                tracing::debug!(%peer, "connection refused: too many of this address, or of all");
+                continue;
+            };
+            let connection = Connection {
+                peer,
+                carried: Carried::new(0),
+                place: Arc::new(place),
+            };
             let (server, acceptor) = (self.clone(), acceptor.clone());
-            connections.spawn(async move {
-                server.connection(stream, acceptor).await;
-                drop(place);
-            });
+            connections.spawn(server.connection(stream, acceptor, connection));
         }
         drop(listener);
         self.conversations.close();
@@ -161,7 +175,12 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+        connection: Connection,
+    ) {
         // Small messages must not wait for a full packet.
         let _ = stream.set_nodelay(true);
         let stream = match timeout(TLS_TIMEOUT, acceptor.accept(stream)).await {
@@ -173,8 +192,7 @@ impl Server {
             Err(_) => return,
         };
         let server = self.clone();
-        let carried = Carried::new(0);
-        let idle = idle(carried.subscribe(), self.limits.idle);
+        let idle = idle(connection.carried.subscribe(), self.limits.idle);
         let mut serve = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -186,7 +204,7 @@ impl Server {
                 .max_header_list_size(MAX_HEADERS)
                 .serve_connection(
                     TokioIo::new(stream),
-                    service_fn(move |request| server.clone().answer(request, carried.clone())),
+                    service_fn(move |request| server.clone().answer(request, connection.clone())),
                 )
         );
         let result = tokio::select! {
@@ -209,7 +227,7 @@ impl Server {
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
-        carried: Carried,
+        connection: Connection,
     ) -> Result<Response<Body>, Infallible> {
         if request.uri().path() != STREAM_PATH {
             return Ok(refused(StatusCode::NOT_FOUND, "not_found", STREAM_PATH));
@@ -221,7 +239,7 @@ impl Server {
                 "POST only",
             ));
         }
-        let identity = match self.identify(&request).await {
+        let identity = match self.identify(&request, connection.peer).await {
             Ok(identity) => identity,
             Err(refusal) => return Ok(not_identified(&refusal)),
         };
@@ -233,10 +251,15 @@ impl Server {
                 message,
             ));
         }
-        Ok(self.converse(identity, request.into_body(), &carried))
+        connection.place.prove();
+        Ok(self.converse(identity, request.into_body(), &connection.carried))
     }
 
-    async fn identify(&self, request: &Request<Incoming>) -> Result<Identity, Refusal> {
+    async fn identify(
+        &self,
+        request: &Request<Incoming>,
+        peer: IpAddr,
+    ) -> Result<Identity, Refusal> {
         let token = request
             .headers()
             .get(AUTHORIZATION)
@@ -245,7 +268,7 @@ impl Server {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
         match token {
-            Some(token) => self.tokens.identify(token).await,
+            Some(token) => self.tokens.identify(token, peer).await,
             None => Err(Refusal::Invalid("no bearer token was sent".into())),
         }
     }
@@ -319,7 +342,7 @@ async fn await_return(
         () = sleep(BACK_WITHIN) => {}
     }
     drop(session);
-    ledger.mark(namespace);
+    ledger.mark_all(namespace);
 }
 
 fn not_identified(refusal: &Refusal) -> Response<Body> {
@@ -345,7 +368,6 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_protocol::RoutingTable;
     use tokio::time::Instant;
 
     use super::*;
@@ -353,19 +375,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
         let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
-        let none = RoutingTable::default();
         let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
-        session.ack(1);
+        session.ack(1, Instant::now());
         session.expect_back();
         let stop = CancellationToken::new();
         let waiting = await_return(session, &ledger, "a", &stop);
         let mut waiting = std::pin::pin!(waiting);
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
-        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 1);
+        assert_eq!(sessions.view("a", Instant::now()).connected, 1);
         waiting.await;
-        assert_eq!(sessions.view("a", &none, Instant::now()).connected, 0);
-        assert!(ledger.marked().await.contains("a"));
+        assert_eq!(sessions.view("a", Instant::now()).connected, 0);
+        assert!(ledger.marked().await["a"].all);
     }
 
     #[test]

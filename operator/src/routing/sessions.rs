@@ -4,6 +4,8 @@
 //! how each instance fares; and the breakers that opened or closed with a report. What is said of
 //! instances that are not in the namespace's table is ignored, so memory is bounded by the table.
 
+mod seen;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -13,10 +15,7 @@ use std::{
     time::Duration,
 };
 
-use dataplane_protocol::{
-    EndpointId, InstanceId, RoutingTable,
-    sync::{Breaker, Health, InstanceReport, Report},
-};
+use dataplane_protocol::{EndpointId, InstanceId, resource::ResourceSet, sync::Report};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -27,9 +26,13 @@ const MAX_REASON: usize = 512;
 /// else each pod of a deployment that grows would turn all routes to `Pending` and back.
 const JOINING: Duration = Duration::from_secs(10);
 
+pub use self::seen::{BreakerChange, News, Seen};
+use self::seen::{Flags, Instance, count, uncount};
+
 #[derive(Debug, Default)]
 pub struct Sessions {
-    namespaces: Mutex<HashMap<String, Planes>>,
+    /// One lock each: a namespace that says much holds up no other.
+    namespaces: Mutex<HashMap<String, Arc<Mutex<Planes>>>>,
     next_id: AtomicU64,
 }
 
@@ -38,6 +41,7 @@ pub struct Sessions {
 pub struct Session {
     sessions: Arc<Sessions>,
     namespace: String,
+    planes: Arc<Mutex<Planes>>,
     id: u64,
 }
 
@@ -48,11 +52,20 @@ pub struct View {
     pub connected: usize,
     /// When the next of these counts though it has answered nothing.
     pub joining: Option<Instant>,
-    /// [Number](super::publish::Snapshot::number) of the newest table that each has acknowledged,
+    /// [Number](super::snapshot::Snapshot::number) of the newest table that each has acknowledged,
     /// sorted.
     pub acked: Vec<u64>,
     pub refusals: Vec<Refusal>,
-    pub instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>>,
+}
+
+/// Which routes a change among data planes may concern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concerned {
+    None,
+    /// Those that are not yet known to be in use everywhere: whose current generation came with a
+    /// [number](super::snapshot::Snapshot::number) above this.
+    After(u64),
+    All,
 }
 
 /// A data plane that could not take a table and serves on with an older one.
@@ -65,32 +78,10 @@ pub struct Refusal {
     pub reason: String,
 }
 
-type Instance = Arc<(EndpointId, InstanceId)>;
-
-/// How many data planes say what of one instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    pub reported: u32,
-    /// Not unhealthy, breaker not open.
-    pub usable: u32,
-    pub open: u32,
-    /// The last reason given for not being usable.
-    pub reason: String,
-}
-
-/// Seen by the first data plane (opened) or no longer by any (closed).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BreakerChange {
-    pub endpoint: EndpointId,
-    pub instance: InstanceId,
-    pub open: bool,
-    pub reason: String,
-}
-
 #[derive(Debug, Default)]
 struct Planes {
     planes: HashMap<u64, Plane>,
-    instances: HashMap<Instance, Seen>,
+    instances: BTreeMap<Instance, Seen>,
 }
 
 #[derive(Debug, Default)]
@@ -105,12 +96,6 @@ struct Plane {
     expected_back: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Flags {
-    usable: bool,
-    open: bool,
-}
-
 impl Sessions {
     /// `None` when the namespace has `limit` data planes already. One that is
     /// [expected back](Session::expect_back) takes up what it said before.
@@ -122,57 +107,103 @@ impl Sessions {
         now: Instant,
     ) -> Option<Session> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // Held to the end, so that nobody drops the namespace meanwhile.
         let mut namespaces = self.namespaces.lock();
-        let planes = namespaces.entry(namespace.to_owned()).or_default();
+        let shared = namespaces.entry(namespace.to_owned()).or_default().clone();
+        let mut planes = shared.lock();
         if planes.connected() >= limit {
             return None;
         }
         let plane = planes.take_back(&shortened(name), now + JOINING);
         planes.planes.insert(id, plane);
+        drop(planes);
         Some(Session {
             sessions: self.clone(),
             namespace: namespace.to_owned(),
+            planes: shared,
             id,
         })
     }
 
-    /// Of the instances those that are in `table`: what was said of others may be kept a while.
-    pub fn view(&self, namespace: &str, table: &RoutingTable, now: Instant) -> View {
-        let namespaces = self.namespaces.lock();
-        let Some(planes) = namespaces.get(namespace) else {
+    pub fn view(&self, namespace: &str, now: Instant) -> View {
+        let Some(planes) = self.planes(namespace) else {
             return View::default();
         };
-        let joining = |plane: &&Plane| plane.joining.filter(|until| now < *until);
-        let counted = planes.planes.values().filter(|it| joining(it).is_none());
-        let mut acked: Vec<u64> = counted.map(|plane| plane.acked).collect();
+        let planes = planes.lock();
+        let mut acked: Vec<u64> = planes.counted(now).map(|plane| plane.acked).collect();
         acked.sort_unstable();
         let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
         refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
-        let mut instances: BTreeMap<EndpointId, BTreeMap<InstanceId, Seen>> = BTreeMap::new();
-        let present = planes.instances.iter();
-        for (instance, seen) in present.filter(|(it, _)| in_table(table, &it.0, &it.1)) {
-            let of_endpoint = instances.entry(instance.0.clone()).or_default();
-            of_endpoint.insert(instance.1.clone(), seen.clone());
-        }
+        let joining = planes.planes.values().filter_map(|it| it.joining);
         View {
             connected: acked.len(),
-            joining: planes.planes.values().filter_map(|it| joining(&it)).min(),
+            joining: joining.filter(|until| now < *until).min(),
             acked,
             refusals,
-            instances,
         }
+    }
+
+    /// What is said of those instances of the endpoint that are in `table`: what was said of
+    /// others may be kept a while.
+    pub fn seen(
+        &self,
+        namespace: &str,
+        endpoint: &str,
+        table: &ResourceSet,
+    ) -> BTreeMap<InstanceId, Seen> {
+        let Some(planes) = self.planes(namespace) else {
+            return BTreeMap::new();
+        };
+        let planes = planes.lock();
+        let first = Arc::new((EndpointId::from(endpoint), InstanceId::from("")));
+        let of_endpoint = (planes.instances.range(first..))
+            .take_while(|(instance, _)| instance.0.as_str() == endpoint);
+        of_endpoint
+            .filter(|(instance, _)| table.has_instance(&instance.0, &instance.1))
+            .map(|(instance, seen)| (instance.1.clone(), seen.clone()))
+            .collect()
     }
 
     /// Without those that are expected back, which the [view](Self::view) has.
     pub fn connected(&self, namespace: &str) -> usize {
-        self.namespaces
-            .lock()
-            .get(namespace)
-            .map_or(0, Planes::connected)
+        let planes = self.planes(namespace);
+        planes.map_or(0, |planes| planes.lock().connected())
+    }
+
+    fn planes(&self, namespace: &str) -> Option<Arc<Mutex<Planes>>> {
+        self.namespaces.lock().get(namespace).cloned()
     }
 }
 
 impl Planes {
+    /// Those that are not joining any more.
+    fn counted(&self, now: Instant) -> impl Iterator<Item = &Plane> {
+        let planes = self.planes.values();
+        planes.filter(move |plane| plane.joining.is_none_or(|until| until <= now))
+    }
+
+    /// How many count, and the oldest number among them.
+    fn standing(&self, now: Instant) -> (usize, u64) {
+        let acked = self.counted(now).map(|plane| plane.acked);
+        acked.fold((0, u64::MAX), |(count, oldest), acked| {
+            (count + 1, oldest.min(acked))
+        })
+    }
+
+    /// Does what `change` does to one of them. A route that all of them used before and use now is
+    /// not concerned.
+    fn change(&mut self, id: u64, now: Instant, change: impl FnOnce(&mut Plane)) -> Concerned {
+        let (count, oldest) = self.standing(now);
+        let Some(plane) = self.planes.get_mut(&id) else {
+            return Concerned::None;
+        };
+        change(plane);
+        match self.standing(now) {
+            (after, _) if (after == 0) != (count == 0) => Concerned::All,
+            (_, now_oldest) => Concerned::After(oldest.min(now_oldest)),
+        }
+    }
+
     fn connected(&self) -> usize {
         let planes = self.planes.values();
         planes.filter(|plane| !plane.expected_back).count()
@@ -209,83 +240,76 @@ impl Session {
         });
     }
 
-    /// That it uses the table of this number; whether that is news.
-    pub fn ack(&self, number: u64) -> bool {
+    /// That it uses the table of this number.
+    pub fn ack(&self, number: u64, now: Instant) -> Concerned {
         self.with(|planes, id| {
-            let Some(plane) = planes.planes.get_mut(&id) else {
-                return false;
+            let known = planes.planes.get(&id);
+            let same = |plane: &Plane| {
+                plane.joining.is_none() && plane.acked == number && plane.refused.is_none()
             };
-            let joins = plane.joining.take().is_some();
-            let news = joins || plane.acked != number || plane.refused.is_some();
-            plane.acked = number;
-            plane.refused = None;
-            news
+            if known.is_none_or(same) {
+                return Concerned::None;
+            }
+            planes.change(id, now, |plane| {
+                plane.joining = None;
+                plane.acked = number;
+                plane.refused = None;
+            })
         })
     }
 
-    pub fn nack(&self, number: u64, reason: &str) {
+    pub fn nack(&self, number: u64, reason: &str, now: Instant) -> Concerned {
         self.with(|planes, id| {
-            if let Some(plane) = planes.planes.get_mut(&id) {
+            planes.change(id, now, |plane| {
                 plane.joining = None;
                 plane.refused = Some((number, shortened(reason)));
-            }
-        });
+            })
+        })
     }
 
     /// What it says of instances counts from now on, in place of what it said of them before.
-    /// Nothing when nothing changed by it.
-    pub fn report(&self, report: &Report, table: &RoutingTable) -> Option<Vec<BreakerChange>> {
+    pub fn report(&self, report: &Report, table: &ResourceSet) -> News {
         self.with(|planes, id| {
             let Planes { planes, instances } = planes;
-            let plane = planes.get_mut(&id)?;
-            if plane.said.len() > instances_of(table) {
+            let Some(plane) = planes.get_mut(&id) else {
+                return News::default();
+            };
+            if plane.said.len() > table.len() {
                 plane.said.retain(|instance, flags| {
-                    let stays = in_table(table, &instance.0, &instance.1);
+                    let stays = table.has_instance(&instance.0, &instance.1);
                     if !stays {
                         uncount(instances, instance, *flags);
                     }
                     stays
                 });
             }
-            let mut changes = Vec::new();
-            let mut news = false;
+            let mut news = News::default();
             for said in &report.instances {
-                if in_table(table, &said.endpoint, &said.instance) {
-                    let (changed, change) = count(instances, &mut plane.said, said, table);
-                    news |= changed;
-                    changes.extend(change);
+                if table.has_instance(&said.endpoint, &said.instance) {
+                    count(instances, &mut plane.said, said, &mut news);
                 }
             }
-            news.then_some(changes)
+            news
         })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> T
-    where
-        T: Default,
-    {
-        self.sessions
-            .namespaces
-            .lock()
-            .get_mut(&self.namespace)
-            .map(|planes| act(planes, self.id))
-            .unwrap_or_default()
+    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> T {
+        act(&mut self.planes.lock(), self.id)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut namespaces = self.sessions.namespaces.lock();
-        let Some(planes) = namespaces.get_mut(&self.namespace) else {
-            return;
-        };
-        if let Some(plane) = planes.planes.remove(&self.id) {
+        let mut planes = self.planes.lock();
+        let Planes { planes, instances } = &mut *planes;
+        if let Some(plane) = planes.remove(&self.id) {
             // No BreakerChange: a data plane that leaves has not seen anything close.
             for (instance, flags) in plane.said {
-                uncount(&mut planes.instances, &instance, flags);
+                uncount(instances, &instance, flags);
             }
         }
-        if planes.planes.is_empty() {
+        if planes.is_empty() {
             namespaces.remove(&self.namespace);
         }
     }
@@ -298,94 +322,6 @@ fn refusal(plane: &Plane) -> Option<Refusal> {
         acked: plane.acked,
         refused,
         reason,
-    })
-}
-
-fn in_table(table: &RoutingTable, endpoint: &EndpointId, instance: &InstanceId) -> bool {
-    table.instances.get(endpoint).is_some_and(|list| {
-        list.binary_search_by(|known| known.id.cmp(instance))
-            .is_ok()
-    })
-}
-
-fn instances_of(table: &RoutingTable) -> usize {
-    table.instances.values().map(|list| list.len()).sum()
-}
-
-/// Whether anything is new by what is said, and what that does to the breaker.
-fn count(
-    instances: &mut HashMap<Instance, Seen>,
-    plane: &mut HashMap<Instance, Flags>,
-    said: &InstanceReport,
-    table: &RoutingTable,
-) -> (bool, Option<BreakerChange>) {
-    let flags = Flags {
-        usable: said.health != Health::Unhealthy && said.breaker != Breaker::Open,
-        open: said.breaker == Breaker::Open,
-    };
-    let key = (said.endpoint.clone(), said.instance.clone());
-    let known = instances
-        .get_key_value(&key)
-        .map(|(known, _)| known.clone());
-    let instance = known.unwrap_or_else(|| Arc::new(key));
-    let before = plane.insert(instance.clone(), flags);
-    let seen = instances.entry(instance.clone()).or_default();
-    let was_open = seen.open > 0;
-    if let Some(before) = before {
-        seen.usable = seen.usable.saturating_sub(u32::from(before.usable));
-        seen.open = seen.open.saturating_sub(u32::from(before.open));
-    } else {
-        seen.reported += 1;
-    }
-    seen.usable += u32::from(flags.usable);
-    seen.open += u32::from(flags.open);
-    let reason = if flags.usable {
-        String::new()
-    } else {
-        shortened(&said.reason)
-    };
-    let news = before != Some(flags) || (!flags.usable && seen.reason != reason);
-    if !flags.usable {
-        seen.reason = reason;
-    }
-    if flags.open && !was_open {
-        let change = BreakerChange {
-            endpoint: said.endpoint.clone(),
-            instance: said.instance.clone(),
-            open: true,
-            reason: shortened(&said.reason),
-        };
-        return (news, Some(change));
-    }
-    let change = before.and_then(|before| closed(instances, &instance, before, table));
-    (news, change)
-}
-
-fn uncount(instances: &mut HashMap<Instance, Seen>, instance: &Instance, said: Flags) {
-    if let Some(seen) = instances.get_mut(instance) {
-        seen.reported = seen.reported.saturating_sub(1);
-        seen.usable = seen.usable.saturating_sub(u32::from(said.usable));
-        seen.open = seen.open.saturating_sub(u32::from(said.open));
-        if seen.reported == 0 {
-            instances.remove(instance);
-        }
-    }
-}
-
-/// If `before` said that it is open, nobody sees it so any more, and it is still in the table.
-fn closed(
-    instances: &HashMap<Instance, Seen>,
-    instance: &Instance,
-    before: Flags,
-    table: &RoutingTable,
-) -> Option<BreakerChange> {
-    let open = instances.get(instance).is_some_and(|seen| seen.open > 0);
-    let (endpoint, id) = (&instance.0, &instance.1);
-    (before.open && !open && in_table(table, endpoint, id)).then(|| BreakerChange {
-        endpoint: endpoint.clone(),
-        instance: id.clone(),
-        open: false,
-        reason: String::new(),
     })
 }
 

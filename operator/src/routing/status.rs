@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 
 use compile::{Kind, Problem, Verdict};
 use crds::{Reason, condition, endpoint::InstanceCounts};
+use dataplane_protocol::InstanceId;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-use super::sessions::View;
+use super::sessions::{Seen, View};
 
 /// The status of either kind; a route has no `instances`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ impl ObjectStatus {
 #[derive(Clone, Copy, Debug)]
 pub struct Said<'a> {
     pub view: &'a View,
+    /// What is said of an endpoint's instances; empty for a route.
+    pub seen: &'a BTreeMap<InstanceId, Seen>,
     /// Number of the first table that held the route's current generation; unused for an endpoint.
     pub number: u64,
     /// False shortly after the operator's start: data planes are expected to come back, and what
@@ -79,7 +82,7 @@ pub fn desired_status(
     let mut instances = None;
     let last = match verdict.kind {
         Kind::LlmEndpoint => {
-            let (state, counts) = readiness(verdict, said.view);
+            let (state, counts) = readiness(verdict, said);
             instances = Some(counts);
             state
         }
@@ -249,12 +252,11 @@ fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
     }
 }
 
-fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
-    let seen = view.instances.get(verdict.name.as_str());
-    let reported = seen.map_or(0, BTreeMap::len);
+fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
+    let reported = said.seen.len();
     let mut ready = 0;
     let mut why = None;
-    for (id, seen) in seen.into_iter().flatten() {
+    for (id, seen) in said.seen {
         if seen.usable > 0 {
             ready += 1;
         } else if !seen.reason.is_empty() {
@@ -281,13 +283,13 @@ fn readiness(verdict: &Verdict, view: &View) -> (State, InstanceCounts) {
         state("False", problem.reason, problem.to_string())
     } else if let Err(problem) = unlisted(verdict) {
         state("Unknown", problem.reason, problem.to_string())
+    } else if let Err(problem) = &verdict.resolved_refs {
+        // What addresses there are is not used.
+        state("False", Reason::NoReadyInstances, problem.to_string())
     } else if total == 0 {
-        let message = match &verdict.resolved_refs {
-            Ok(()) => "no ready address was found".into(),
-            Err(problem) => problem.to_string(),
-        };
+        let message = "no ready address was found".into();
         state("False", Reason::NoReadyInstances, message)
-    } else if view.connected == 0 {
+    } else if said.view.connected == 0 {
         let message = "no data plane is connected".into();
         state("Unknown", Reason::Pending, message)
     } else if ready > 0 {

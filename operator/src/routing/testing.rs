@@ -2,31 +2,54 @@
 
 use std::sync::Arc;
 
-use compile::{Compiled, Kind, Problem, Verdict};
+use compile::{Kind, Problem, Verdict};
 use crds::Reason;
 use dataplane_protocol::{
-    RoutingTable,
+    Resource,
+    resource::ResourceSet,
     sync::{Breaker, Health, InstanceReport},
     table::{Instance, Scheme},
 };
 
-/// A table in which endpoint `e` has instances `e/PORT`.
-pub(crate) fn compiled(namespace: &str, ports: &[u16], verdicts: Vec<Verdict>) -> Compiled {
-    let mut table = RoutingTable {
-        namespace: namespace.to_owned(),
-        ..RoutingTable::default()
-    };
-    let list = ports
-        .iter()
-        .map(|port| Instance {
+use super::snapshot::{Content, Snapshot};
+
+/// Resources in which endpoint `e` has instances `e/PORT`.
+pub(crate) fn resources(ports: &[u16]) -> ResourceSet {
+    let mut set = ResourceSet::default();
+    for port in ports {
+        let instance = Instance {
             id: format!("e/{port}").into(),
             scheme: Scheme::Http,
             host: "10.0.0.1".into(),
             port: *port,
-        })
-        .collect();
-    table.instances.insert("e".into(), Arc::new(list));
-    Compiled { table, verdicts }
+        };
+        set.upsert(Resource::Instance {
+            endpoint: "e".into(),
+            instance: Arc::new(instance),
+        });
+    }
+    set
+}
+
+/// What follows `previous` when these are all resources and verdicts.
+pub(crate) fn content(
+    previous: Option<&Snapshot>,
+    ports: &[u16],
+    verdicts: Vec<Verdict>,
+) -> Content {
+    let by_name = verdicts.into_iter();
+    let verdicts = by_name.map(|it| ((it.kind, it.name.clone()), it)).collect();
+    Content::after(previous, resources(ports), verdicts)
+}
+
+/// The snapshot of these, where they differ from `previous`.
+pub(crate) fn follow(
+    previous: Option<&Snapshot>,
+    ports: &[u16],
+    verdicts: Vec<Verdict>,
+) -> Snapshot {
+    let content = content(previous, ports, verdicts);
+    Snapshot::next(previous, "a", content).unwrap()
 }
 
 pub(crate) fn route_verdict(name: &str, generation: i64) -> Verdict {

@@ -160,6 +160,10 @@ impl Drop for Watches {
     }
 }
 
+/// How long one watch call lasts; the next takes up where it ended. Short, so that a connection that
+/// brings nothing any more is noticed within this and some seconds.
+const WATCH_SECONDS: u32 = 60;
+
 /// Watches by the API server.
 pub fn by_client(client: Client, metrics: Arc<Metrics>) -> Starter {
     Box::new(move |source, watch, tx| {
@@ -182,7 +186,7 @@ struct To {
 }
 
 async fn run(client: Client, to: To) {
-    let all = watcher::Config::default();
+    let all = watcher::Config::default().timeout(WATCH_SECONDS);
     match to.source.clone() {
         Source::Endpoints => {
             let kind = ApiResource::erase::<LlmEndpoint>(&());

@@ -1,17 +1,18 @@
 //! Carries desired statuses to the API server, by server-side apply, and tells of transitions.
 //!
-//! In: namespaces marked in the ledger. They are looked at [`DELAY`] later, so that one change and
-//! the Acks that it brings are one write. Out: patches for what differs from the last status seen. A status that the API server
-//! refuses is not offered again and again; see [`refusals`].
+//! In: objects marked in the ledger. They are looked at [`DELAY`] later, so that one change and the
+//! Acks that it brings are one write. Out: patches for what differs from the last status seen. A
+//! status that the API server refuses is not offered again and again; see [`refusals`].
 
 mod refusals;
 mod schedule;
 mod writes;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use compile::{Kind, Verdict};
 use crds::{Reason, condition};
+use dataplane_protocol::InstanceId;
 use futures::{
     StreamExt as _,
     stream::{self, FuturesUnordered},
@@ -21,9 +22,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ledger::Ledger,
-    publish::{Hub, Snapshot},
-    sessions::{Sessions, View},
+    hub::Hub,
+    ledger::{Ledger, Marks},
+    sessions::{Seen, Sessions, View},
+    snapshot::Snapshot,
     status::{ObjectStatus, Said, desired_status},
 };
 pub use writes::Writes;
@@ -60,6 +62,8 @@ struct Update {
     kind: Kind,
     name: String,
     accepted: bool,
+    /// Conditions that others have put there.
+    others: Vec<Condition>,
     /// What Events have told so far.
     told: ObjectStatus,
     /// What the API server refused to take last.
@@ -77,10 +81,11 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn said(&self, name: &str) -> Said<'_> {
+    fn said<'s>(&'s self, name: &str, seen: &'s BTreeMap<InstanceId, Seen>) -> Said<'s> {
         let number = self.snapshot.route_numbers.get(name).copied();
         Said {
             view: self.view,
+            seen,
             number: number.unwrap_or(self.snapshot.number),
             settled: self.settled,
         }
@@ -102,16 +107,16 @@ impl Writer {
             tokio::select! {
                 () = stop.cancelled() => return,
                 marked = self.ledger.marked() => {
-                    for namespace in marked {
-                        schedule.not_later(namespace, Instant::now() + DELAY);
+                    for (namespace, marks) in marked {
+                        schedule.not_later(&namespace, marks, Instant::now() + DELAY);
                     }
                 }
                 Some(landed) = flights.next() => {
                     schedule.land(landed);
                 }
                 () = wait => {
-                    for namespace in schedule.take_due(Instant::now()) {
-                        let updates = self.updates(&namespace, &mut schedule);
+                    for (namespace, marks) in schedule.take_due(Instant::now()) {
+                        let updates = self.updates(&namespace, &marks, &mut schedule);
                         if !updates.is_empty() {
                             schedule.busy.insert(namespace.clone());
                             flights.push(self.write(namespace, updates));
@@ -122,23 +127,23 @@ impl Writer {
         }
     }
 
-    /// What differs. Schedules when the namespace is to be looked at again unmarked.
-    fn updates(&self, namespace: &str, schedule: &mut Schedule) -> Vec<Update> {
+    /// What differs of what is marked. Schedules what is to be looked at again unmarked.
+    fn updates(&self, namespace: &str, marks: &Marks, schedule: &mut Schedule) -> Vec<Update> {
         let Some(snapshot) = self.hub.current(namespace) else {
             schedule.first_seen.remove(namespace);
             schedule.refusals.forget(namespace);
             return Vec::new();
         };
         let now = Instant::now();
-        let view = self.sessions.view(namespace, &snapshot.table, now);
+        let view = self.sessions.view(namespace, now);
         let first_seen = &mut schedule.first_seen;
         let since = *first_seen.entry(namespace.to_owned()).or_insert(now);
         let settled = now >= since + self.settle;
         if !settled {
-            schedule.not_later(namespace.to_owned(), since + self.settle);
+            schedule.all_not_later(namespace, since + self.settle);
         }
         if let Some(counts) = view.joining {
-            schedule.not_later(namespace.to_owned(), counts);
+            schedule.all_not_later(namespace, counts);
         }
         schedule.refusals.keep(namespace, &snapshot.verdicts);
         let look = Look {
@@ -148,9 +153,18 @@ impl Writer {
             settled,
             now,
         };
-        let verdicts = snapshot.verdicts.iter();
-        let updates = verdicts.filter_map(|verdict| self.update(&look, verdict, schedule));
-        updates.collect()
+        let verdicts: Vec<&Verdict> = if marks.all {
+            snapshot.verdicts.values().collect()
+        } else {
+            let marked = marks.objects.iter();
+            marked
+                .filter_map(|name| snapshot.verdicts.get(name))
+                .collect()
+        };
+        let updates = verdicts.into_iter();
+        updates
+            .filter_map(|verdict| self.update(&look, verdict, schedule))
+            .collect()
     }
 
     fn update(
@@ -161,7 +175,11 @@ impl Writer {
     ) -> Option<Update> {
         let (namespace, kind, name) = (look.namespace, verdict.kind, &verdict.name);
         let entry = self.ledger.entry(namespace, kind, name)?;
-        let (said, stamp) = (look.said(name), Timestamp::now());
+        let seen = match kind {
+            Kind::LlmEndpoint => self.sessions.seen(namespace, name, &look.snapshot.set),
+            Kind::OllaRoute => BTreeMap::new(),
+        };
+        let (said, stamp) = (look.said(name, &seen), Timestamp::now());
         let status = desired_status(verdict, said, &entry.status, stamp)?;
         let refusal = schedule.refusals.of(namespace, kind, name);
         let refusal = refusal.filter(|refusal| refusal.uid == entry.uid).cloned();
@@ -169,22 +187,25 @@ impl Writer {
             && look.now < refusal.again
             && desired_status(verdict, said, &refusal.status, stamp).is_none()
         {
-            schedule.not_later(namespace.to_owned(), refusal.again);
+            schedule.one_not_later(namespace, (kind, name.clone()), refusal.again);
             return None;
         }
         let (told, refused) = match refusal {
             Some(refusal) => (refusal.told, Some(refusal.status)),
             None => (entry.status.clone(), None),
         };
-        let key = (namespace.to_owned(), kind, name.clone());
+        let key = (namespace.to_owned(), (kind, name.clone()));
         if !refused.as_ref().unwrap_or(&entry.status).moved(&status)
             && let Some(again) = schedule.held(&key, look.now)
         {
-            schedule.not_later(namespace.to_owned(), again);
+            schedule.one_not_later(namespace, key.1, again);
             return None;
         }
         schedule.written.insert(key, look.now);
+        let others = entry.status.conditions.into_iter();
+        let others = others.filter(|it| status.condition(&it.type_).is_none());
         Some(Update {
+            others: others.collect(),
             uid: entry.uid,
             kind,
             name: name.clone(),
@@ -206,7 +227,11 @@ impl Writer {
 
     async fn write_one(&self, namespace: &str, update: Update) -> (Kind, String, Outcome) {
         let (kind, name, status) = (update.kind, &update.name, &update.status);
-        let outcome = match self.writes.patch(namespace, kind, name, status).await {
+        let written = self
+            .writes
+            .patch(namespace, kind, name, status, &update.others)
+            .await;
+        let outcome = match written {
             Ok(()) => {
                 self.count("ok");
                 self.tell(namespace, &update);

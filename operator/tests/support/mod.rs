@@ -2,14 +2,16 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use compile::{Compiled, Kind, Verdict};
+use compile::{Kind, Verdict, Verdicts};
 use dataplane_protocol::{
-    Revision, RoutingTable,
+    Resource, Revision,
     frame::{Decoder, encode},
+    resource::ResourceSet,
     sync::{
-        FORMAT, FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH, ToDataPlane,
-        ToOperator,
+        AUDIENCE, FORMAT, FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, STREAM_PATH,
+        ToDataPlane, ToOperator,
     },
     table::{Instance, Scheme},
 };
@@ -20,10 +22,11 @@ use operator::{
     events::{Events, Happening},
     metrics::Metrics,
     routing::{
+        hub::Hub,
         ledger::Ledger,
-        publish::{Hub, Snapshot},
         serve::{Limits, Server},
         sessions::{Sessions, View},
+        snapshot::{Content, Snapshot},
     },
     tls::{self, Material},
     tokens::{Identity, Refusal, Review, Tokens},
@@ -54,11 +57,20 @@ pub(crate) struct Served {
     ca: String,
 }
 
-/// Tokens: `NAMESPACE` is good, the words below are not.
+/// A token that looks good and says this word.
+fn token_of(word: &str) -> String {
+    let claims = serde_json::json!({ "aud": [AUDIENCE], "sub": word });
+    format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+/// By a token's word: `NAMESPACE` is good, the words below are not.
 fn fake_review() -> Review {
     Arc::new(|token| {
         Box::pin(async move {
-            match token.as_str() {
+            let claims = token.split('.').nth(1).unwrap();
+            let claims = URL_SAFE_NO_PAD.decode(claims).unwrap();
+            let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+            match claims["sub"].as_str().unwrap() {
                 "other-audience" => Err(Refusal::Invalid("it is for another audience".into())),
                 "person" => Err(Refusal::NotServiceAccount("alice".into())),
                 "api-server-away" => Err(Refusal::Unavailable("away".into())),
@@ -89,8 +101,8 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
         key: made.signing_key.serialize_pem(),
     })
     .unwrap();
-    let (events, happenings) = Events::channel();
     let metrics = Arc::new(Metrics::default());
+    let (events, happenings) = Events::channel(metrics.clone());
     let server = Arc::new(Server {
         tokens: Tokens::new(fake_review(), metrics.clone()),
         hub: Arc::default(),
@@ -118,13 +130,13 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
 impl Served {
     /// Publishes a table whose endpoint `e` has these instances, and the route `r`.
     pub(crate) fn publish(&self, namespace: &str, instances: &[Instance]) -> Arc<Snapshot> {
-        let mut table = RoutingTable {
-            namespace: namespace.to_owned(),
-            ..RoutingTable::default()
-        };
-        table
-            .instances
-            .insert("e".into(), Arc::new(instances.to_vec()));
+        let mut set = ResourceSet::default();
+        for instance in instances {
+            set.upsert(Resource::Instance {
+                endpoint: "e".into(),
+                instance: Arc::new(instance.clone()),
+            });
+        }
         let route = Verdict {
             kind: Kind::OllaRoute,
             name: "r".into(),
@@ -136,21 +148,18 @@ impl Served {
             uid: None,
             in_use: None,
         };
-        let compiled = Compiled {
-            table,
-            verdicts: vec![route],
-        };
+        let mut verdicts = Verdicts::default();
+        verdicts.insert_mut((route.kind, route.name.clone()), route);
         let before = self.hub.current(namespace);
-        let next = Snapshot::next(before.as_deref(), namespace, compiled).unwrap();
+        let content = Content::after(before.as_deref(), set, verdicts);
+        let next = Snapshot::next(before.as_deref(), namespace, content).unwrap();
         self.hub.publish(next);
         self.hub.current(namespace).unwrap()
     }
 
     /// What data planes say of the namespace's newest table.
     pub(crate) fn view(&self, namespace: &str) -> View {
-        let table = self.hub.current(namespace).unwrap().table.clone();
-        let now = tokio::time::Instant::now();
-        self.sessions.view(namespace, &table, now)
+        self.sessions.view(namespace, tokio::time::Instant::now())
     }
 
     /// A connection that carries no stream yet, and its task, which ends with it.
@@ -216,6 +225,7 @@ pub(crate) async fn request_over(
     let (tx, body) = Channel::<Bytes>::new(64);
     let mut request = Request::post(format!("https://localhost{path}"));
     if let Some(token) = token {
+        let token = token_of(token);
         request = request.header("authorization", format!("Bearer {token}"));
     }
     let request = request.body(body).unwrap();

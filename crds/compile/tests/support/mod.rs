@@ -38,7 +38,7 @@ pub(crate) fn read(yaml: &str) -> (Objects, Facts) {
                 let labels = slice.metadata.labels.clone().unwrap();
                 let of = labels["kubernetes.io/service-name"].clone();
                 let fact = facts.services.entry(of).or_default();
-                fact.slices.push(slice_fact(slice));
+                fact.slices.push(Arc::new(slice_fact(slice)));
             }
             Pod::KIND => {
                 facts.pods.insert(name, pod(to(document)));

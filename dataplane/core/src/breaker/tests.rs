@@ -3,6 +3,22 @@ use proptest::prelude::*;
 use super::*;
 use crate::testing::breaker_policy;
 
+/// One that no request can provoke.
+fn fault(label: &'static str) -> Fault {
+    Fault {
+        label,
+        provoked_by: None,
+    }
+}
+
+/// A 500 that this client got.
+fn error_of(client: u8) -> Fault {
+    Fault {
+        label: "status",
+        provoked_by: Some(IpAddr::from([10, 0, 0, client])),
+    }
+}
+
 const START: Mono = Mono::from_millis(1_000_000);
 
 fn at(seconds: u64) -> Mono {
@@ -22,7 +38,7 @@ impl Breaker {
 fn opened(policy: &BreakerPolicy, now: Mono) -> Breaker {
     let mut breaker = Breaker::default();
     for _ in 0..policy.consecutive_failures {
-        breaker.failed(breaker.free(), policy, "reset", now);
+        breaker.failed(breaker.free(), policy, fault("reset"), now);
     }
     assert_eq!(breaker.state(), State::Open);
     breaker
@@ -34,22 +50,77 @@ fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
     let mut breaker = Breaker::default();
     for _ in 0..4 {
         assert_eq!(
-            breaker.failed(breaker.free(), &policy, "reset", START),
+            breaker.failed(breaker.free(), &policy, fault("reset"), START),
             None
         );
     }
     breaker.succeeded(breaker.free(), START);
     for _ in 0..4 {
         assert_eq!(
-            breaker.failed(breaker.free(), &policy, "reset", START),
+            breaker.failed(breaker.free(), &policy, fault("reset"), START),
             None
         );
     }
     let change = breaker
-        .failed(breaker.free(), &policy, "reset", START)
+        .failed(breaker.free(), &policy, fault("reset"), START)
         .unwrap();
     assert_eq!((change.from, change.to), (State::Closed, State::Open));
     assert_eq!(change.reason, "5 failures in a row, last: reset");
+}
+
+#[test]
+fn errors_of_one_client_count_in_the_share_at_once() {
+    let policy = BreakerPolicy {
+        failure_percent: Some(50),
+        min_requests: 3,
+        ..breaker_policy()
+    };
+    let mut breaker = Breaker::default();
+    for _ in 0..2 {
+        let early = breaker.failed(breaker.free(), &policy, error_of(1), START);
+        assert_eq!(early, None);
+    }
+    let third = breaker.failed(breaker.free(), &policy, error_of(1), START);
+    assert!(third.is_some());
+}
+
+#[test]
+fn errors_that_one_client_alone_gets_open_it_late_and_those_of_two_as_any_other() {
+    let policy = breaker_policy();
+    let limit = policy.consecutive_failures;
+    let fails =
+        |breaker: &mut Breaker, fault| breaker.failed(breaker.free(), &policy, fault, START);
+
+    let mut breaker = Breaker::default();
+    for _ in 1..4 * limit {
+        assert_eq!(fails(&mut breaker, error_of(1)), None);
+    }
+    let change = fails(&mut breaker, error_of(1)).unwrap();
+    let reason = "20 failures in a row, all of one client, last: status";
+    assert_eq!(change.reason, reason);
+
+    let mut breaker = Breaker::default();
+    for _ in 1..limit {
+        assert_eq!(fails(&mut breaker, error_of(1)), None);
+    }
+    let change = fails(&mut breaker, error_of(2)).unwrap();
+    assert_eq!(change.reason, "5 failures in a row, last: status");
+}
+
+#[test]
+fn a_success_ends_a_run_of_errors() {
+    let policy = breaker_policy();
+    let mut breaker = Breaker::default();
+    for _ in 0..10 {
+        for _ in 1..policy.consecutive_failures {
+            let change = breaker.failed(breaker.free(), &policy, error_of(1), START);
+            assert_eq!(change, None);
+        }
+        breaker.succeeded(breaker.free(), START);
+        let change = breaker.failed(breaker.free(), &policy, error_of(2), START);
+        assert_eq!(change, None);
+        breaker.succeeded(breaker.free(), START);
+    }
 }
 
 #[test]
@@ -62,7 +133,7 @@ fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
     };
     let mut breaker = Breaker::default();
     for _ in 0..9 {
-        let early = breaker.failed(breaker.free(), &policy, "status", at(0));
+        let early = breaker.failed(breaker.free(), &policy, fault("status"), at(0));
         assert_eq!(early, None, "nine results are not enough");
     }
     // Those have left the window by then; of the good ones five are in it.
@@ -70,11 +141,11 @@ fn a_share_of_failures_opens_it_only_with_enough_results_in_ten_seconds() {
         breaker.succeeded(breaker.free(), at(second));
     }
     for _ in 0..4 {
-        let below = breaker.failed(breaker.free(), &policy, "status", at(13));
+        let below = breaker.failed(breaker.free(), &policy, fault("status"), at(13));
         assert_eq!(below, None);
     }
     let change = breaker
-        .failed(breaker.free(), &policy, "status", at(13))
+        .failed(breaker.free(), &policy, fault("status"), at(13))
         .unwrap();
     assert_eq!(change.to, State::Open);
     assert_eq!(
@@ -132,14 +203,14 @@ fn open_time_doubles_with_each_failed_trial_up_to_its_bound() {
         waits.push(until.since(now).as_secs());
         now = until;
         let (pass, _) = breaker.enter(&policy, now);
-        breaker.failed(pass, &policy, "connect", now);
+        breaker.failed(pass, &policy, fault("connect"), now);
     }
     assert_eq!(waits, [30, 60, 120, 240, 300, 300]);
     now = breaker.reopens().unwrap();
     let (pass, _) = breaker.enter(&policy, now);
     breaker.answered(pass);
     for _ in 0..5 {
-        breaker.failed(breaker.free(), &policy, "connect", now);
+        breaker.failed(breaker.free(), &policy, fault("connect"), now);
     }
     assert_eq!(
         breaker.reopens().unwrap().since(now).as_secs(),
@@ -154,13 +225,23 @@ fn late_failures_of_an_open_breaker_neither_extend_nor_count() {
     let mut breaker = opened(&policy, START);
     let until = breaker.reopens();
     for second in 0..40 {
-        assert_eq!(breaker.failed(BEFORE, &policy, "reset", at(second)), None);
+        assert_eq!(
+            breaker.failed(BEFORE, &policy, fault("reset"), at(second)),
+            None
+        );
     }
     assert_eq!(breaker.reopens(), until);
     let (trial, _) = breaker.enter(&policy, at(40));
-    assert_eq!(breaker.failed(BEFORE, &policy, "reset", at(41)), None);
+    assert_eq!(
+        breaker.failed(BEFORE, &policy, fault("reset"), at(41)),
+        None
+    );
     assert_eq!(breaker.state(), State::HalfOpen, "only the trial judges");
-    assert!(breaker.failed(trial, &policy, "reset", at(41)).is_some());
+    assert!(
+        breaker
+            .failed(trial, &policy, fault("reset"), at(41))
+            .is_some()
+    );
 }
 
 #[test]
@@ -187,7 +268,7 @@ fn a_trial_of_an_earlier_half_open_time_neither_judges_nor_frees_a_later_one() {
     let mut breaker = opened(&policy, START);
     let (forgotten, _) = breaker.enter(&policy, at(30));
     let (second, _) = breaker.enter(&policy, at(60));
-    breaker.failed(second, &policy, "reset", at(60));
+    breaker.failed(second, &policy, fault("reset"), at(60));
     let _ = breaker.enter(&policy, at(120));
     let full =
         |breaker: &Breaker| matches!(breaker.admission(&policy, at(121)), Admission::No { .. });
@@ -195,7 +276,10 @@ fn a_trial_of_an_earlier_half_open_time_neither_judges_nor_frees_a_later_one() {
     breaker.released(forgotten);
     assert!(full(&breaker), "its permit was another one");
     assert_eq!(breaker.answered(forgotten), None);
-    assert_eq!(breaker.failed(forgotten, &policy, "reset", at(121)), None);
+    assert_eq!(
+        breaker.failed(forgotten, &policy, fault("reset"), at(121)),
+        None
+    );
     assert_eq!(breaker.state(), State::HalfOpen);
 }
 
@@ -229,14 +313,14 @@ fn what_was_sent_before_it_opened_does_not_open_it_again() {
     let slow: Vec<Pass> = (0..9).map(|_| breaker.enter(&policy, START).0).collect();
     let mut now = START;
     while matches!(breaker.state(), State::Closed) {
-        breaker.failed(breaker.free(), &policy, "reset", now);
+        breaker.failed(breaker.free(), &policy, fault("reset"), now);
     }
     now = breaker.reopens().unwrap();
     let (trial, _) = breaker.enter(&policy, now);
     assert!(breaker.answered(trial).is_some());
     for pass in slow {
         assert_eq!(
-            breaker.failed(pass, &policy, "first_token_timeout", now),
+            breaker.failed(pass, &policy, fault("first_token_timeout"), now),
             None
         );
     }
@@ -271,7 +355,7 @@ proptest! {
                 }
                 Happening::Fail => {
                     if let Some(pass) = out.pop() {
-                        breaker.failed(pass, &policy, "reset", now);
+                        breaker.failed(pass, &policy, fault("reset"), now);
                     }
                 }
                 Happening::Cancel => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_core::{Cause, Decision, Event, Failure, Outcome, Refusal};
+use dataplane_core::{Cause, Decision, Event, Outcome, Refusal};
 use dataplane_protocol::{
     sync::{Breaker, Health},
     table::{Balancer, HealthMode, WhenAllOpen},
@@ -12,7 +12,7 @@ use super::common::{
     Bench, alone, breaker, endpoint, name, query, route, serving, shares, table, two_tiers,
 };
 
-const RESET: Outcome = Outcome::Failure(Failure::Reset);
+const RESET: Outcome = Outcome::Failure(Cause::Reset);
 
 /// Five resets open the breaker of whoever the balancer prefers.
 fn open_the_first(bench: &mut Bench) {
@@ -129,7 +129,7 @@ fn a_lone_instance_that_recovers_takes_everything_at_once() {
 fn a_good_probe_lets_a_trial_through_where_only_connecting_had_failed() {
     let mut bench = two_tiers();
     for _ in 0..5 {
-        bench.send(Outcome::Failure(Failure::Connect));
+        bench.send(Outcome::Failure(Cause::ConnectFailure));
     }
     assert_eq!(bench.send(Outcome::Success), "b");
     bench.probe_for(3, &[]);
@@ -317,8 +317,8 @@ fn live_connect_failures_take_a_passive_endpoint_out_until_it_answers_again() {
             &[("a", 0, 100), ("b", 1, 100)],
         )],
     ));
-    bench.send(Outcome::Failure(Failure::Connect));
-    bench.send(Outcome::Failure(Failure::Connect));
+    bench.send(Outcome::Failure(Cause::ConnectFailure));
+    bench.send(Outcome::Failure(Cause::ConnectFailure));
     let view = &bench.fleet.view(bench.now).instances[0];
     assert_eq!(view.health, Health::Unhealthy);
     assert_eq!(view.why_not, "unhealthy: requests could not connect");

@@ -3,7 +3,7 @@
 use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::table::Balancer;
 
-use super::common::{Bench, alone, endpoint, name, query, route, table, two_tiers};
+use super::common::{Bench, alone, endpoint, name, query, route, serving, table, two_tiers};
 
 #[test]
 fn a_retry_goes_to_another_endpoint_of_the_tier_before_another_pod_of_the_same() {
@@ -77,6 +77,34 @@ fn there_is_no_retry_once_the_answer_goes_to_the_client() {
         .fleet
         .retry(&query(None), &tried, &pick.ticket, Cause::Reset, bench.now);
     assert!(next.is_none());
+}
+
+/// Were they counted, a thousand of them would allow two hundred.
+#[test]
+fn requests_that_are_refused_allow_no_retries() {
+    let order = [("a", 0, 100), ("b", 1, 100)];
+    let mut bench = Bench::new(table(
+        vec![(serving("a", &["m"]), 1), (serving("b", &["m"]), 1)],
+        vec![route("r", Balancer::Priority, &order)],
+    ));
+    for _ in 0..1_000 {
+        assert!(bench.pick(Some("unknown")).is_err());
+    }
+    let (mut granted, now) = (0, bench.now);
+    for _ in 0..30 {
+        let pick = bench.pick(None).unwrap();
+        let tried = [pick.ticket.key()];
+        let cause = Cause::Status(503);
+        let next = bench
+            .fleet
+            .retry(&query(None), &tried, &pick.ticket, cause, now);
+        bench.fleet.finish(pick.ticket, Outcome::Cancelled, now);
+        if let Some(next) = next {
+            granted += 1;
+            bench.fleet.finish(next.ticket, Outcome::Cancelled, now);
+        }
+    }
+    assert_eq!(granted, 10);
 }
 
 #[test]

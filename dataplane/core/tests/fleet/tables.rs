@@ -1,6 +1,6 @@
 //! New tables while requests run.
 
-use dataplane_core::{Event, Failure, Order, Outcome};
+use dataplane_core::{Cause, Event, Order, Outcome};
 use dataplane_protocol::{
     RoutingTable, Secret,
     sync::{Breaker, Health},
@@ -27,7 +27,7 @@ fn what_stayed_keeps_its_state_and_what_left_is_told() {
         let pick = bench.pick(None).unwrap();
         let failed = pick.instance.instance.id.as_str() == "b";
         let outcome = if failed {
-            Outcome::Failure(Failure::Reset)
+            Outcome::Failure(Cause::Reset)
         } else {
             Outcome::Success
         };
@@ -68,7 +68,7 @@ fn tickets_of_a_vanished_instance_end_quietly() {
     bench.apply(table(vec![], vec![]));
     for pick in picks {
         assert!(bench.fleet.first_byte(&pick.ticket, bench.now).is_empty());
-        let reset = Outcome::Failure(Failure::Reset);
+        let reset = Outcome::Failure(Cause::Reset);
         assert!(bench.fleet.finish(pick.ticket, reset, bench.now).is_empty());
     }
     assert_eq!(bench.pick(None).unwrap_err().reason(), "no_route");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dataplane_core::{
-    Cause, Decision, Event, Failure, FleetView, InstanceKey, InstanceView, Outcome, Pick, Ticket,
+    Cause, Decision, Event, FleetView, InstanceKey, InstanceView, Outcome, Pick, Ticket,
 };
 use dataplane_protocol::{
     sync::{Breaker, Health},
@@ -133,13 +133,13 @@ impl Sim {
                 self.after(latency, Step::FirstByte(id));
                 self.after(stream, Step::End(id, Outcome::Success));
             }
-            Mood::Refuses => self.after(1, failure(Failure::Connect)),
+            Mood::Refuses => self.after(1, failure(Cause::ConnectFailure)),
             Mood::Hangs => {
                 let wait = FIRST_TOKEN.as_millis() as u64;
-                self.after(wait, failure(Failure::FirstTokenTimeout));
+                self.after(wait, failure(Cause::FirstTokenTimeout));
             }
-            Mood::Resets => self.after(latency, failure(Failure::Reset)),
-            Mood::Fails => self.after(latency, failure(Failure::Status(503))),
+            Mood::Resets => self.after(latency, failure(Cause::Reset)),
+            Mood::Fails => self.after(latency, failure(Cause::Status(503))),
             Mood::Full => {
                 let asked = 1 + self.random(15);
                 let retry_after = self.one_in(2).then(|| Duration::from_secs(asked));
@@ -147,18 +147,16 @@ impl Sim {
             }
             Mood::Truncates => {
                 self.after(latency, Step::FirstByte(id));
-                self.after(stream, failure(Failure::Truncated));
+                self.after(stream, failure(Cause::Truncated));
             }
         }
     }
 
     pub(crate) fn end(&mut self, id: u64, outcome: Outcome) {
         let cause = match outcome {
-            Outcome::Failure(Failure::Connect) => Some(Cause::ConnectFailure),
             // A connection that broke, before the answer or in it.
-            Outcome::Failure(Failure::Reset | Failure::Truncated) => Some(Cause::Reset),
-            Outcome::Failure(Failure::FirstTokenTimeout) => Some(Cause::FirstTokenTimeout),
-            Outcome::Failure(Failure::Status(status)) => Some(Cause::Status(status)),
+            Outcome::Failure(Cause::Truncated) => Some(Cause::Reset),
+            Outcome::Failure(cause) => Some(cause),
             Outcome::Saturated { .. } => Some(Cause::Status(429)),
             _ => None,
         };

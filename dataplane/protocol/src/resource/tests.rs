@@ -177,22 +177,24 @@ fn one_pod_that_comes_or_goes_is_one_instance() {
 }
 
 #[test]
-fn a_table_like_the_one_before_shares_what_stayed_and_has_the_revision_of_a_new_one() {
+fn a_change_to_a_clone_is_the_difference_at_its_key_and_leaves_the_first_as_it_was() {
     let before = ResourceSet::of(&table(&[("e", &[1, 2]), ("f", &[3])]));
-    let newer = table(&[("e", &[1, 4])]);
-    let after = ResourceSet::after(&before, &newer);
-    assert_eq!(after.revision(), ResourceSet::of(&newer).revision());
-    let instance = |set: &ResourceSet, id: &str| match set
-        .get(&ResourceKey::Instance("e".into(), id.into()))
-    {
-        Some(Resource::Instance { instance, .. }) => instance.clone(),
-        other => panic!("{other:?}"),
-    };
-    assert!(Arc::ptr_eq(
-        &instance(&before, "e/1"),
-        &instance(&after, "e/1")
-    ));
-    assert_eq!(instance(&after, "e/4").port, 4);
+    let meant = ResourceSet::of(&table(&[("e", &[2]), ("f", &[3])]));
+    let mut after = before.clone();
+    let gone = ResourceKey::Instance("e".into(), "e/1".into());
+    after.remove(&gone);
+    assert_eq!(after.revision(), meant.revision());
+    assert_eq!(
+        (ports(&before, "e"), ports(&after, "e")),
+        (vec![1, 2], vec![2])
+    );
+    let difference = before.difference_at(&after, [&gone]);
+    assert_eq!(difference.removes, std::slice::from_ref(&gone));
+    assert_eq!(difference, before.difference(&meant));
+    assert_eq!(
+        after.difference_at(&before, [&gone]),
+        meant.difference(&before)
+    );
 }
 
 #[test]

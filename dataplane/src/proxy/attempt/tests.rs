@@ -1,6 +1,6 @@
 //! What no client could time: an attempt at a real socket, with the fleet in the test's hand.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use dataplane_core::{Pick, Probed, Query};
 use dataplane_protocol::{
@@ -133,14 +133,21 @@ async fn a_health_failure_between_pick_and_attempt_ends_the_attempt() {
     shared.carry_out(events);
 
     let upstream = Upstreams::new(shared.clone()).of(&pick.instance);
-    let (upload, outages) = (Upload::new(true), pick.ticket.outages());
+    let (upload, timeouts) = (Upload::new(true), timeouts());
     let make = || message(&upstream.address);
-    let timeouts = timeouts();
-    let attempt = run(&upstream, &timeouts, false, &upload, outages, make);
+    let terms = Terms {
+        timeouts: &timeouts,
+        stream: false,
+        upload: &upload,
+        repeatable: true,
+        outages: pick.ticket.outages(),
+        began: Instant::now(),
+    };
+    let attempt = run(&upstream, &terms, make);
     let ended = timeout(Duration::from_secs(20), attempt).await;
-    let Ok(Err(failed)) = ended else {
+    let Ok(Err(cause)) = ended else {
         panic!("it waits on");
     };
-    assert_eq!(failed.cause, Cause::Unhealthy);
-    shared.finish(pick.ticket, failed.outcome, Instant::now());
+    assert_eq!(cause, Cause::Unhealthy);
+    shared.finish(pick.ticket, cause.outcome(), Instant::now());
 }

@@ -12,10 +12,11 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Client, Error, KEEP_ALIVE, STEP_TIMEOUT};
+use crate::connect;
 
 /// Of the stream's head.
 type Answer = Result<http::Response<hyper::body::Incoming>, hyper::Error>;
@@ -35,7 +36,7 @@ impl Client {
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: url.clone() })?;
         let connecting = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            let stream = connect::tcp(&self.host, self.port).await?;
             stream.set_nodelay(true)?;
             tls.connect(name, stream).await
         };

@@ -1,6 +1,6 @@
 //! A data plane in this process, around YAML as a user would write it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use compile::manifest::Source;
 use dataplane::{
@@ -8,6 +8,7 @@ use dataplane::{
     config::Settings,
 };
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use super::{
     backend::Backend,
@@ -146,6 +147,15 @@ impl Plane {
 
     pub(crate) async fn client(&self) -> Client {
         Client::connect(self.addr).await
+    }
+
+    /// A connection of a client that has another address than all others here. Only where any
+    /// address of 127.0.0.0/8 is this machine's.
+    pub(crate) async fn stranger(&self) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        let address = Ipv4Addr::new(127, 0, 0, 2);
+        socket.bind(SocketAddr::from((address, 0))).unwrap();
+        Client::on(socket.connect(self.addr).await.unwrap())
     }
 
     pub(crate) async fn request(

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, sync::Arc};
 use dataplane_protocol::Revision;
 use tokio::time::Instant;
 
-use crate::routing::publish::Snapshot;
+use crate::routing::snapshot::Snapshot;
 
 /// Transactions without an answer that are remembered. A data plane answers each at once.
 const UNANSWERED: usize = 16;
@@ -60,14 +60,13 @@ impl Base {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::testing::compiled;
+    use crate::routing::testing::follow;
 
     fn snapshots(count: u16) -> Vec<Arc<Snapshot>> {
         let mut all: Vec<Arc<Snapshot>> = Vec::new();
         for port in 1..=count {
-            let compiled = compiled("a", &[port], vec![]);
-            let next = Snapshot::next(all.last().map(|last| &**last), "a", compiled);
-            all.push(Arc::new(next.unwrap()));
+            let next = follow(all.last().map(|last| &**last), &[port], vec![]);
+            all.push(Arc::new(next));
         }
         all
     }

@@ -1,8 +1,12 @@
 //! Objects are applied; what a user would notice is which namespaces are compiled, and with what.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use compile::facts::SliceFact;
+use compile::{
+    Compiled, Form, Kind, Unreadable,
+    facts::{PodFact, ServicePort, SliceAddress, SliceFact},
+    namespace::{Service, Slice},
+};
 use serde_json::json;
 
 use super::*;
@@ -12,7 +16,7 @@ fn endpoint(namespace: &str, name: &str, spec: serde_json::Value) -> Item {
         "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
         "metadata": { "namespace": namespace, "name": name }, "spec": spec,
     });
-    let fact = Fact::Endpoint(Decoded::Object(Arc::new(
+    let fact = Fact::Endpoint(Form::Object(Arc::new(
         serde_json::from_value(object).unwrap(),
     )));
     item(namespace, name, fact)
@@ -39,12 +43,33 @@ fn pod(namespace: &str, name: &str, ready: bool) -> Item {
 }
 
 fn slice(name: &str, service: &str, family: &str) -> Item {
-    let fact = Fact::Slice(SliceEntry {
+    let fact = Fact::Slice(Slice {
         service: service.into(),
         family: family.into(),
-        slice: SliceFact::default(),
+        slice: Arc::new(SliceFact {
+            ports: [("http".to_owned(), 80)].into(),
+            addresses: vec![SliceAddress {
+                ip: name.to_owned(),
+                ready: true,
+                pod: None,
+            }],
+        }),
     });
     item("a", name, fact)
+}
+
+/// What a namespace means now.
+fn compiled(index: &mut Index, namespace: &str) -> Compiled {
+    let Some((known, _)) = index.update(namespace) else {
+        return Compiled {
+            table: dataplane_protocol::RoutingTable::default(),
+            verdicts: Vec::new(),
+        };
+    };
+    Compiled {
+        table: known.resources().to_table(namespace),
+        verdicts: known.verdicts().values().cloned().collect(),
+    }
 }
 
 fn take(index: &mut Index) -> Vec<String> {
@@ -129,8 +154,12 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
     let spec = json!({ "service": { "name": "s", "port": 80 } });
     index.apply(endpoint("a", "e", spec));
     for name in ["s", "other"] {
-        let service = ServiceEntry {
-            ports: vec![],
+        let service = Service {
+            ports: vec![ServicePort {
+                name: "http".into(),
+                port: 80,
+                tcp: true,
+            }],
             external_name: None,
             family: Some("IPv6".into()),
         };
@@ -138,10 +167,12 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
     }
     index.apply(slice("s-4", "s", "IPv4"));
     index.apply(slice("s-6", "s", "IPv6"));
-    let facts = index.namespaces["a"].facts(Unlisted::default());
-    assert_eq!(facts.services.keys().collect::<Vec<_>>(), ["s"]);
-    assert_eq!(facts.services["s"].slices.len(), 1);
-    assert!(facts.in_cluster);
+    index.listed.extend(index.needs("a"));
+    let instances = &compiled(&mut index, "a").table.instances;
+    let hosts: Vec<_> = (instances.values().flat_map(|list| list.iter()))
+        .map(|instance| instance.host.as_str())
+        .collect();
+    assert_eq!(hosts, ["s-6"]);
 }
 
 #[test]
@@ -207,7 +238,7 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
 
 fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
     let mut item = endpoint("a", "e", spec);
-    let Fact::Endpoint(Decoded::Object(object)) = &mut item.fact else {
+    let Fact::Endpoint(Form::Object(object)) = &mut item.fact else {
         panic!("no endpoint")
     };
     let object = Arc::make_mut(object);
@@ -221,18 +252,21 @@ fn good(generation: i64) -> Item {
 }
 
 fn undecodable(generation: i64) -> Item {
-    let fact = Fact::Endpoint(Decoded::Undecodable {
+    let object = Unreadable {
+        kind: Kind::LlmEndpoint,
+        name: "e".into(),
         uid: Some("u".into()),
         generation,
         labels: BTreeMap::new(),
         message: "spec: unknown variant".into(),
-    });
+    };
+    let fact = Fact::Endpoint(Form::Unreadable(object.into()));
     item("a", "e", fact)
 }
 
 /// Host of `e` in the table, if it is there, and its verdict.
 fn judged(index: &mut Index) -> (Option<String>, compile::Verdict) {
-    let compiled = index.compile("a");
+    let compiled = compiled(index, "a");
     let host = compiled.table.instances.get("e");
     let host = host.map(|list| list[0].host.clone());
     (host, compiled.verdicts[0].clone())
@@ -287,7 +321,7 @@ fn an_object_that_was_deleted_or_replaced_is_not_served_on() {
     index.apply(good(2));
     judged(&mut index);
     index.delete(&Source::Endpoints, "a", "e");
-    assert!(index.compile("a").table.endpoints.is_empty());
+    assert!(compiled(&mut index, "a").table.endpoints.is_empty());
     index.apply(bad("u"));
     assert_eq!(judged(&mut index).0, None);
 }
@@ -297,14 +331,14 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     let pods = || json!({ "matchLabels": { "app": "x" }, "port": 80 });
     let mut index = Index::default();
     index.apply(at(1, "u", json!({ "podSelector": pods() })));
-    index.compile("a");
+    compiled(&mut index, "a");
     index.apply(at(2, "u", json!({ "type": "vlm", "url": "http://bad" })));
-    index.compile("a");
+    compiled(&mut index, "a");
     let needed: BTreeSet<_> = [Source::Pods("a".into())].into();
     assert_eq!(index.needs("a"), needed);
     index.apply(at(3, "u", json!({ "url": "http://good" })));
     assert_eq!(index.needs("a"), needed, "until it is looked at");
-    index.compile("a");
+    compiled(&mut index, "a");
     assert!(index.needs("a").is_empty());
 }
 
@@ -317,21 +351,21 @@ fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
             "spec": { "matches": [{ "pathPrefix": prefix }] },
         });
         let route = serde_json::from_value(object).unwrap();
-        item("a", name, Fact::Route(Decoded::Object(Arc::new(route))))
+        item("a", name, Fact::Route(Form::Object(Arc::new(route))))
     };
     let mut index = Index::default();
     index.apply(route("one", 1, "/one"));
     index.apply(route("two", 1, "/two"));
-    index.compile("a");
+    compiled(&mut index, "a");
     index.apply(route("two", 2, "/one"));
-    let compiled = index.compile("a");
-    assert_eq!(compiled.table.routes.len(), 2);
-    let two = &compiled.verdicts[1];
+    let both = compiled(&mut index, "a");
+    assert_eq!(both.table.routes.len(), 2);
+    let two = &both.verdicts[1];
     assert_eq!((two.generation, two.in_use), (2, Some(1)));
     // The one in use gives way as any other would.
     index.apply(route("three", 1, "/two"));
     index.apply(route("another", 1, "/two"));
-    let compiled = index.compile("a");
+    let compiled = compiled(&mut index, "a");
     let used: Vec<_> = compiled
         .table
         .routes

@@ -10,16 +10,26 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn planes(acked: &[u64]) -> View {
-    View {
-        connected: acked.len(),
-        acked: acked.to_vec(),
-        ..View::default()
+/// What data planes say of their tables and of one endpoint.
+#[derive(Default)]
+struct Planes {
+    view: View,
+    seen: BTreeMap<InstanceId, Seen>,
+}
+
+fn planes(acked: &[u64]) -> Planes {
+    Planes {
+        view: View {
+            connected: acked.len(),
+            acked: acked.to_vec(),
+            ..View::default()
+        },
+        ..Planes::default()
     }
 }
 
-fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> View {
-    let instances: BTreeMap<_, _> = instances
+fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> Planes {
+    let seen = instances
         .iter()
         .map(|(id, usable, reason)| {
             let seen = Seen {
@@ -31,22 +41,25 @@ fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> View {
             ((*id).into(), seen)
         })
         .collect();
-    View {
-        connected,
-        instances: [("e".into(), instances)].into(),
-        ..View::default()
+    Planes {
+        view: View {
+            connected,
+            ..View::default()
+        },
+        seen,
     }
 }
 
-fn said(view: &View, number: u64) -> Said<'_> {
+fn said(planes: &Planes, number: u64) -> Said<'_> {
     Said {
-        view,
+        view: &planes.view,
+        seen: &planes.seen,
         number,
         settled: true,
     }
 }
 
-fn status(verdict: &Verdict, view: &View, revision: u64) -> ObjectStatus {
+fn status(verdict: &Verdict, view: &Planes, revision: u64) -> ObjectStatus {
     let previous = ObjectStatus::default();
     desired_status(verdict, said(view, revision), &previous, at(1)).unwrap()
 }
@@ -81,7 +94,7 @@ fn programmed_counts_the_data_planes_that_have_the_current_generation() {
 #[test]
 fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
     let mut view = planes(&[4, 6]);
-    view.refusals = vec![Refusal {
+    view.view.refusals = vec![Refusal {
         data_plane: "gw-0".into(),
         acked: 4,
         refused: 6,
@@ -290,9 +303,8 @@ fn a_restarted_operator_keeps_what_data_planes_said_until_they_are_back() {
     let before = status(&verdict, &planes(&[7, 7]), 7);
     let none = planes(&[]);
     let starting = Said {
-        view: &none,
-        number: 1,
         settled: false,
+        ..said(&none, 1)
     };
     assert_eq!(desired_status(&verdict, starting, &before, at(9)), None);
     let changed = desired_status(&route_verdict("r", 2), starting, &before, at(9)).unwrap();

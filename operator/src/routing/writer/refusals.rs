@@ -4,12 +4,9 @@
 //! namespace's table. Another object of that name, generation or status is offered at once; the
 //! same only after its [`patience`].
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
-use compile::{Kind, Verdict};
+use compile::{Kind, Verdicts};
 use tokio::time::Instant;
 
 use crate::routing::status::ObjectStatus;
@@ -59,15 +56,11 @@ impl Refusals {
     }
 
     /// Those of objects without a verdict are forgotten.
-    pub(super) fn keep(&mut self, namespace: &str, verdicts: &[Verdict]) {
+    pub(super) fn keep(&mut self, namespace: &str, verdicts: &Verdicts) {
         let Some(refusals) = self.namespaces.get_mut(namespace) else {
             return;
         };
-        let present: HashSet<(Kind, &str)> = verdicts
-            .iter()
-            .map(|verdict| (verdict.kind, verdict.name.as_str()))
-            .collect();
-        refusals.retain(|(kind, name), _| present.contains(&(*kind, name)));
+        refusals.retain(|name, _| verdicts.contains_key(name));
         if refusals.is_empty() {
             self.namespaces.remove(namespace);
         }

@@ -1,4 +1,4 @@
-//! When which namespace is looked at again, and what the last patches of it came to. Pure.
+//! When which objects are looked at again, and what the last patches of them came to. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,6 +9,7 @@ use compile::Kind;
 use tokio::time::Instant;
 
 use super::refusals::{Refusal, Refusals};
+use crate::routing::ledger::{Marks, Name};
 
 /// Counts in messages move with each data plane that comes or goes; that alone is written no more
 /// often than this.
@@ -19,12 +20,49 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When what was or is to be written.
 #[derive(Default)]
 pub(super) struct Schedule {
-    due: BTreeMap<String, Instant>,
+    due: BTreeMap<String, Due>,
     /// Namespaces whose patches are under way: they are looked at again afterwards.
     pub(super) busy: BTreeSet<String>,
-    pub(super) written: HashMap<(String, Kind, String), Instant>,
+    pub(super) written: HashMap<(String, Name), Instant>,
     pub(super) first_seen: HashMap<String, Instant>,
     pub(super) refusals: Refusals,
+}
+
+/// When what of a namespace is looked at.
+struct Due {
+    /// The earliest of all.
+    at: Instant,
+    all: Option<Instant>,
+    objects: BTreeMap<Name, Instant>,
+}
+
+impl Due {
+    fn new(at: Instant) -> Self {
+        Self {
+            at,
+            all: None,
+            objects: BTreeMap::new(),
+        }
+    }
+
+    /// What is due at `now`, and what is left.
+    fn split(mut self, now: Instant) -> (Marks, Option<Self>) {
+        if self.all.is_some_and(|at| at <= now) {
+            // Whoever is to be looked at later as well says so again.
+            let all = Marks {
+                all: true,
+                ..Marks::default()
+            };
+            return (all, None);
+        }
+        let due = self.objects.extract_if(.., |_, at| *at <= now);
+        let marks = Marks {
+            all: false,
+            objects: due.map(|(name, _)| name).collect(),
+        };
+        let next = self.objects.values().copied().chain(self.all).min();
+        (marks, next.map(|at| Self { at, ..self }))
+    }
 }
 
 /// What became of an update.
@@ -44,13 +82,36 @@ impl Schedule {
             .due
             .iter()
             .filter(|(name, _)| !self.busy.contains(*name));
-        free.map(|(_, at)| *at).min()
+        free.map(|(_, due)| due.at).min()
     }
 
-    /// It may be due already, but only much later.
-    pub(super) fn not_later(&mut self, namespace: String, at: Instant) {
-        let due = self.due.entry(namespace).or_insert(at);
-        *due = at.min(*due);
+    /// These may be due already, but only much later.
+    pub(super) fn not_later(&mut self, namespace: &str, marks: Marks, at: Instant) {
+        let due = self.due.entry(namespace.to_owned()).or_insert(Due::new(at));
+        due.at = at.min(due.at);
+        if marks.all {
+            due.all = Some(due.all.map_or(at, |all| all.min(at)));
+        }
+        for name in marks.objects {
+            let known = due.objects.entry(name).or_insert(at);
+            *known = at.min(*known);
+        }
+    }
+
+    pub(super) fn all_not_later(&mut self, namespace: &str, at: Instant) {
+        let all = Marks {
+            all: true,
+            ..Marks::default()
+        };
+        self.not_later(namespace, all, at);
+    }
+
+    pub(super) fn one_not_later(&mut self, namespace: &str, name: Name, at: Instant) {
+        let one = Marks {
+            all: false,
+            objects: [name].into(),
+        };
+        self.not_later(namespace, one, at);
     }
 
     pub(super) fn land(&mut self, (namespace, outcomes): Landed) {
@@ -60,28 +121,59 @@ impl Schedule {
             match outcome {
                 Outcome::Written => self.refusals.remove(&namespace, kind, &name),
                 Outcome::Refused(refusal) => {
-                    self.not_later(namespace.clone(), refusal.again);
+                    self.one_not_later(&namespace, (kind, name.clone()), refusal.again);
                     self.refusals.insert(&namespace, kind, name, refusal);
                 }
-                Outcome::Failed => self.not_later(namespace.clone(), now + RETRY),
+                Outcome::Failed => self.one_not_later(&namespace, (kind, name), now + RETRY),
             }
         }
     }
 
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(String, Marks)> {
         self.written.retain(|_, at| now < *at + MESSAGE_INTERVAL);
-        let due = self.due.iter().filter(|(_, at)| **at <= now);
-        let free = due.filter(|(name, _)| !self.busy.contains(*name));
-        let taken: Vec<String> = free.map(|(name, _)| name.clone()).collect();
-        for name in &taken {
-            self.due.remove(name);
-        }
-        taken
+        let busy = &self.busy;
+        let due = (self.due).extract_if(.., |name, due| due.at <= now && !busy.contains(name));
+        let split: Vec<_> = due.map(|(name, due)| (name, due.split(now))).collect();
+        let taken = split.into_iter().map(|(name, (marks, left))| {
+            if let Some(left) = left {
+                self.due.insert(name.clone(), left);
+            }
+            (name, marks)
+        });
+        taken.collect()
     }
 
     /// Until when a change in messages and counts alone has to wait, if it has to.
-    pub(super) fn held(&self, key: &(String, Kind, String), now: Instant) -> Option<Instant> {
+    pub(super) fn held(&self, key: &(String, Name), now: Instant) -> Option<Instant> {
         let again = self.written.get(key).map(|at| *at + MESSAGE_INTERVAL);
         again.filter(|again| now < *again)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_object_is_looked_at_in_its_time_and_all_of_them_in_theirs() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        let later = now + Duration::from_secs(5);
+        let name = |name: &str| (Kind::OllaRoute, name.to_owned());
+        schedule.all_not_later("a", later);
+        schedule.one_not_later("a", name("soon"), now);
+        schedule.one_not_later("a", name("late"), later);
+        let one = Marks {
+            all: false,
+            objects: [name("soon")].into(),
+        };
+        assert_eq!(schedule.next(), Some(now));
+        assert_eq!(schedule.take_due(now), [("a".to_owned(), one)]);
+        assert_eq!(schedule.next(), Some(later));
+        schedule.busy.insert("a".into());
+        assert_eq!(schedule.next(), None, "its patches are under way");
+        schedule.busy.clear();
+        let taken = schedule.take_due(later);
+        assert!(taken[0].1.all, "{taken:?}");
+        assert_eq!(schedule.next(), None);
     }
 }

@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use compile::Kind;
 use crds::{GROUP, LlmEndpoint, OllaRoute, VERSION};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, Patch, PatchParams},
+    core::Status,
 };
 use serde_json::json;
 use tokio::{sync::Semaphore, time::timeout};
@@ -40,13 +42,15 @@ impl Writes {
         }
     }
 
-    /// `Err(None)` when the API server does not answer.
+    /// `others`: conditions of the object that are not ours. `Err(None)` when the API server does
+    /// not answer.
     pub(super) async fn patch(
         &self,
         namespace: &str,
         kind: Kind,
         name: &str,
         status: &ObjectStatus,
+        others: &[Condition],
     ) -> Result<(), Option<kube::Error>> {
         let resource = match kind {
             Kind::LlmEndpoint => ApiResource::erase::<LlmEndpoint>(&()),
@@ -66,12 +70,15 @@ impl Writes {
             match api.patch_status(name, &parameters, &patch).await {
                 // Apply wants the whole object typed, which an undecodable one is not; a merge
                 // looks only at what changes.
-                Err(kube::Error::Api(answer)) if answer.code == 500 => {
+                Err(kube::Error::Api(answer)) if is_untyped(&answer) => {
                     let parameters = PatchParams {
                         field_manager: Some(MANAGER.to_owned()),
                         ..PatchParams::default()
                     };
-                    let patch = Patch::Merge(json!({ "status": status }));
+                    // A merge replaces lists: what others say is said again.
+                    let mut whole = status.clone();
+                    whole.conditions.extend_from_slice(others);
+                    let patch = Patch::Merge(json!({ "status": whole }));
                     api.patch_status(name, &parameters, &patch).await
                 }
                 other => other,
@@ -85,4 +92,10 @@ impl Writes {
             Err(_) => Err(None),
         }
     }
+}
+
+/// Whether the object as it is stored has no place in its kind's schema. Other errors of this code
+/// (a store that is busy) are to be tried again as they are.
+fn is_untyped(answer: &Status) -> bool {
+    answer.code == 500 && answer.message.contains("typed")
 }

@@ -1,0 +1,229 @@
+//! All `OllaRoute`s of a namespace, of which no two may take the same requests. In: the objects and
+//! the endpoints that were accepted. Out: the routes of the table and a verdict each, as far as
+//! they have changed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use crds::{LabelSelector, OllaRoute, Reason};
+use dataplane_protocol::{SetId, table::Route};
+
+use crate::{
+    Form, Kind, Problem, Verdict,
+    route::{Match, Parsed, created, parsed, resolved},
+};
+
+/// All routes of a namespace, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    by_age: BTreeMap<Age, Candidate>,
+    ages: BTreeMap<String, Age>,
+}
+
+/// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
+type Age = (bool, Option<i64>, String);
+
+/// An object, and what became of it.
+#[derive(Debug)]
+struct Candidate {
+    /// Before anything is known against it.
+    verdict: Verdict,
+    newest: Result<Arc<Parsed>, Problem>,
+    /// The form that was accepted last, as far as one is known.
+    accepted: Option<Accepted>,
+    /// `None` until it is looked at.
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Debug)]
+struct Accepted {
+    verdict: Verdict,
+    parsed: Arc<Parsed>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    used: Option<Arc<Parsed>>,
+    problem: Option<Problem>,
+}
+
+impl PartialEq for Outcome {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.used, &other.used) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same && self.problem == other.problem
+    }
+}
+
+/// What has changed of a route.
+pub(crate) struct Judged {
+    pub(crate) verdict: Verdict,
+    pub(crate) placed: Placed,
+}
+
+/// What the table has of a route.
+pub(crate) enum Placed {
+    Route(Arc<Route>),
+    /// It is refused, and no accepted form of it is known.
+    Unknown,
+    /// It is known, and has lost its requests to an older route.
+    Nowhere,
+}
+
+impl Routes {
+    /// The newest form of the object. The one that was accepted last is kept if it is of the same.
+    pub(crate) fn set(&mut self, name: &str, newest: &Form<OllaRoute>) {
+        let before = self.remove(name).and_then(|before| before.accepted);
+        let accepted = before.filter(|accepted| accepted.verdict.uid.as_deref() == newest.uid());
+        let (verdict, created, newest) = match newest {
+            Form::Object(object) => (
+                Verdict::good(Kind::OllaRoute, name, &object.metadata),
+                created(object),
+                parsed(object).map(Arc::new),
+            ),
+            Form::Unreadable(object) => {
+                let verdict = Verdict::unreadable(object);
+                let created = accepted.as_ref().and_then(|it| it.parsed.route.created);
+                let problem = Problem::new(Reason::Undecodable, "", object.message.clone());
+                (verdict, created, Err(problem))
+            }
+        };
+        let age = (created.is_none(), created, name.to_owned());
+        self.ages.insert(name.to_owned(), age.clone());
+        let candidate = Candidate {
+            verdict,
+            newest,
+            accepted,
+            outcome: None,
+        };
+        self.by_age.insert(age, candidate);
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) {
+        self.remove(name);
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Candidate> {
+        let age = self.ages.remove(name)?;
+        self.by_age.remove(&age)
+    }
+
+    /// Whoever is older takes its requests first, by its newest form or, where that is refused, by
+    /// the one that was accepted last: so one pass over the objects is enough, and no edit of an
+    /// older route frees requests for a younger one by mistake. Out: what has changed; all of them
+    /// with `all`, which is for other reasons than these objects. `endpoints` tells which were
+    /// accepted.
+    pub(crate) fn judge(&mut self, all: bool, endpoints: impl Fn(&str) -> bool) -> Vec<Judged> {
+        let mut changed = Vec::new();
+        let mut taken = Taken::new();
+        for ((_, created, name), candidate) in &mut self.by_age {
+            let winner = Winner {
+                created: *created,
+                name,
+            };
+            let outcome = candidate.outcome(&mut taken, winner);
+            if !all && candidate.outcome.as_ref() == Some(&outcome) {
+                continue;
+            }
+            changed.push(candidate.judged(&outcome, &endpoints));
+            if let (Some(parsed), None) = (&outcome.used, &outcome.problem) {
+                candidate.accepted = Some(Accepted {
+                    verdict: candidate.verdict.clone(),
+                    parsed: parsed.clone(),
+                });
+            }
+            candidate.outcome = Some(outcome);
+        }
+        changed
+    }
+
+    /// The sets that the routes in use select, each with its selector.
+    pub(crate) fn sets(&self) -> BTreeMap<&SetId, Option<&LabelSelector>> {
+        let outcomes = self.by_age.values().filter_map(|it| it.outcome.as_ref());
+        let used = outcomes.filter_map(|outcome| outcome.used.as_ref());
+        used.filter_map(|parsed| {
+            let set = parsed.route.endpoints.set.as_ref()?;
+            Some((set, parsed.selector.as_ref()))
+        })
+        .collect()
+    }
+}
+
+/// Which route takes the requests of a match.
+type Taken<'a> = HashMap<Arc<Match>, Winner<'a>>;
+
+#[derive(Clone, Copy)]
+struct Winner<'a> {
+    created: Option<i64>,
+    name: &'a str,
+}
+
+impl Candidate {
+    fn outcome<'a>(&self, taken: &mut Taken<'a>, winner: Winner<'a>) -> Outcome {
+        let mut take = |parsed: &Arc<Parsed>| {
+            for (place, key) in parsed.keys.iter().enumerate() {
+                if let Some(other) = taken.get(key) {
+                    return Err(conflict(*other, winner, &parsed.field(place)));
+                }
+            }
+            taken.extend(parsed.keys.iter().map(|key| (key.clone(), winner)));
+            Ok(parsed.clone())
+        };
+        let newest = self.newest.as_ref().map_err(Problem::clone);
+        let problem = match newest.and_then(&mut take) {
+            Ok(used) => {
+                return Outcome {
+                    used: Some(used),
+                    problem: None,
+                };
+            }
+            Err(problem) => Some(problem),
+        };
+        let older = self.accepted.as_ref();
+        let older = older.filter(|older| older.verdict.generation != self.verdict.generation);
+        let used = older.and_then(|older| take(&older.parsed).ok());
+        Outcome { used, problem }
+    }
+
+    fn judged(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> Judged {
+        let mut verdict = self.verdict.clone();
+        let refs = |parsed: &Parsed| resolved(&parsed.route.endpoints, endpoints);
+        let placed = match &outcome.used {
+            Some(parsed) => Placed::Route(parsed.route.clone()),
+            None if self.accepted.is_none() => Placed::Unknown,
+            None => Placed::Nowhere,
+        };
+        match (&outcome.problem, &outcome.used, &self.accepted) {
+            (None, Some(parsed), _) => verdict.resolved_refs = refs(parsed),
+            (Some(problem), Some(parsed), Some(accepted)) => {
+                let mut older = accepted.verdict.clone();
+                older.resolved_refs = refs(parsed);
+                verdict.accepted = Err(problem.clone());
+                verdict = verdict.with_in_use(&older);
+            }
+            (Some(problem), ..) => verdict.accepted = Err(problem.clone()),
+            (None, None, _) => {}
+        }
+        Judged { verdict, placed }
+    }
+}
+
+/// A route that has lost one of its matches is not used for the others either: one that takes a
+/// part of what it says it takes would be a riddle. `field` is the match that is lost.
+fn conflict(winner: Winner<'_>, loser: Winner<'_>, field: &str) -> Problem {
+    let why = if winner.created == loser.created {
+        "comes first by name"
+    } else {
+        "is older"
+    };
+    let message = format!(
+        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
+        winner.name
+    );
+    Problem::new(Reason::Conflicted, field, message)
+}

@@ -1,0 +1,223 @@
+//! What the table has of one endpoint, and how that follows its object and its pods.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crds::{LlmEndpoint, Port, endpoint::PodSelectorTarget};
+use dataplane_protocol::{
+    EndpointId, InstanceId, Resource, ResourceKey,
+    table::{Instance, Profile},
+};
+
+use super::{Namespace, placed::Place};
+use crate::{
+    Form, Kind, Verdict,
+    endpoint::{self, Part},
+    instances::{id_of_pod, of_pod, usable_pods},
+    profile,
+};
+
+/// What is remembered of an endpoint that is in the table.
+#[derive(Debug, Default)]
+pub(super) struct Built {
+    pub(super) accepted: bool,
+    profiles: Vec<Arc<Profile>>,
+    pub(super) instances: BTreeSet<InstanceId>,
+    /// Present if these are the pods that it selects.
+    pods: Option<PodSelectorTarget>,
+}
+
+impl Namespace {
+    /// Makes these endpoints anew. Whether one is accepted now that was not, or the other way
+    /// round.
+    pub(super) fn build(&mut self, names: BTreeSet<String>) -> bool {
+        if names.is_empty() {
+            return false;
+        }
+        let made: Vec<_> = {
+            let usable = usable_pods(&self.facts);
+            let compile = |object: &LlmEndpoint| endpoint::compile(object, &self.facts, &usable);
+            names
+                .into_iter()
+                .map(|name| {
+                    let made = self.compile_forms(&name, compile);
+                    (name, made)
+                })
+                .collect()
+        };
+        let mut changed = false;
+        for (name, made) in made {
+            let before = self.is_accepted(&name);
+            match made {
+                Some((verdict, part)) => self.take(&name, verdict, part),
+                None => self.drop_endpoint(&name),
+            }
+            changed |= self.is_accepted(&name) != before;
+        }
+        changed
+    }
+
+    /// Whether a form of the endpoint is in the table.
+    pub(super) fn is_accepted(&self, name: &str) -> bool {
+        self.built.get(name).is_some_and(|built| built.accepted)
+    }
+
+    fn drop_endpoint(&mut self, name: &str) {
+        self.drop_verdict(Kind::LlmEndpoint, name);
+        let none = Some(BTreeMap::new());
+        self.place(name, Place::Nothing, none, Built::default());
+        self.built.remove(name);
+    }
+
+    /// By its newest form or, where that is refused, by the one that was accepted last; nothing
+    /// if it is gone.
+    fn compile_forms(
+        &self,
+        name: &str,
+        compile: impl Fn(&LlmEndpoint) -> (Verdict, Option<Part>),
+    ) -> Option<(Verdict, Option<Part>)> {
+        let (mut verdict, mut part) = match self.endpoints.newest.get(name)? {
+            Form::Object(object) => compile(object),
+            Form::Unreadable(object) => (Verdict::unreadable(object), None),
+        };
+        if part.is_none()
+            && let Some(older) = self.endpoints.accepted.get(name)
+            && older.metadata.generation != Some(verdict.generation)
+        {
+            let older = compile(older);
+            part = older.1;
+            verdict = verdict.with_in_use(&older.0);
+        }
+        Some((verdict, part))
+    }
+
+    fn take(&mut self, name: &str, verdict: Verdict, part: Option<Part>) {
+        if verdict.accepted.is_ok()
+            && let Some(object) = self.endpoints.newest.get(name).and_then(Form::object)
+        {
+            let accepted = object.clone();
+            self.endpoints.accepted.insert(name.to_owned(), accepted);
+            self.note_uses(name);
+        }
+        match part {
+            Some(part) => {
+                let endpoint = part.endpoint.map_or(Place::Unknown, |endpoint| {
+                    Place::Known(Resource::Endpoint(Arc::new(endpoint)))
+                });
+                let instances = part.instances.map(|list| {
+                    let by_id = list.into_iter().map(|it| (it.id.clone(), it));
+                    by_id.collect::<BTreeMap<_, _>>()
+                });
+                let built = Built {
+                    accepted: true,
+                    profiles: profile::with_detected(&part.profile).collect(),
+                    instances: BTreeSet::new(),
+                    pods: part.pods,
+                };
+                self.place(name, endpoint, instances, built);
+            }
+            None => self.place(name, Place::Unknown, None, Built::default()),
+        }
+        self.put_verdict(verdict);
+    }
+
+    /// `instances`: those that it has now; `None` if they are not known.
+    fn place(
+        &mut self,
+        name: &str,
+        endpoint: Place,
+        instances: Option<BTreeMap<InstanceId, Instance>>,
+        mut built: Built,
+    ) {
+        let id = EndpointId::from(name);
+        self.put(ResourceKey::Endpoint(id.clone()), endpoint);
+        let before = self.built.remove(name).unwrap_or_default();
+        let known = instances.is_some();
+        let instances = instances.unwrap_or_default();
+        for gone in before
+            .instances
+            .iter()
+            .filter(|gone| !instances.contains_key(*gone))
+        {
+            let key = ResourceKey::Instance(id.clone(), gone.clone());
+            self.put(key, Place::Nothing);
+        }
+        let all = if known {
+            Place::Nothing
+        } else {
+            Place::Unknown
+        };
+        self.put(ResourceKey::Instances(id.clone()), all);
+        built.instances = instances.keys().cloned().collect();
+        for instance in instances.into_values() {
+            self.put_instance(&id, instance);
+        }
+        self.count_profiles(&before.profiles, &built.profiles);
+        self.built.insert(name.to_owned(), built);
+    }
+
+    /// These pods have changed, and nothing else that the endpoint depends on. False where more than
+    /// these pods is to be looked at.
+    pub(super) fn move_pods(&mut self, name: &str, pods: &BTreeSet<String>) -> bool {
+        let Some(mut built) = self.built.remove(name) else {
+            return false;
+        };
+        let target = built.pods.clone();
+        if let Some(target) = &target {
+            let endpoint = EndpointId::from(name);
+            for pod in pods {
+                let fact = self.facts.pods.get(pod);
+                let instance = fact.and_then(|fact| of_pod(name, target, pod, fact));
+                let id = id_of_pod(name, pod);
+                if let Some(instance) = instance {
+                    self.put_instance(&endpoint, instance);
+                    built.instances.insert(id);
+                } else if built.instances.remove(&id) {
+                    let key = ResourceKey::Instance(endpoint.clone(), id);
+                    self.put(key, Place::Nothing);
+                }
+            }
+            let key = (Kind::LlmEndpoint, name.to_owned());
+            if let Some(verdict) = self.verdicts.get(&key) {
+                let instances = built.instances.len() as u32;
+                self.put_verdict(Verdict {
+                    instances,
+                    ..verdict.clone()
+                });
+            }
+        }
+        // Of a named port that no pod has, more is to be said.
+        let moved = target.is_some_and(|target| {
+            !built.instances.is_empty() || matches!(target.port, Port::Number(_))
+        });
+        self.built.insert(name.to_owned(), built);
+        moved
+    }
+
+    fn put_instance(&mut self, endpoint: &EndpointId, instance: Instance) {
+        let key = ResourceKey::Instance(endpoint.clone(), instance.id.clone());
+        let resource = Resource::Instance {
+            endpoint: endpoint.clone(),
+            instance: Arc::new(instance),
+        };
+        self.put(key, Place::Known(resource));
+    }
+
+    fn count_profiles(&mut self, before: &[Arc<Profile>], now: &[Arc<Profile>]) {
+        for profile in now {
+            *self.profiles.entry(profile.name.clone()).or_default() += 1;
+            let key = ResourceKey::Profile(profile.name.clone());
+            self.put(key, Place::Known(Resource::Profile(profile.clone())));
+        }
+        for profile in before {
+            let count = self.profiles.entry(profile.name.clone()).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.profiles.remove(&profile.name);
+                self.put(ResourceKey::Profile(profile.name.clone()), Place::Nothing);
+            }
+        }
+    }
+}

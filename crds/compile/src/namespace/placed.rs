@@ -1,0 +1,99 @@
+//! What goes into the table: routes and sets, and each resource and verdict that is another now.
+
+use std::{mem, sync::Arc};
+
+use dataplane_protocol::{Resource, ResourceKey, RouteId};
+
+use super::Namespace;
+use crate::{
+    Kind, Verdict,
+    candidates::{Judged, Placed},
+    sets,
+};
+
+impl Namespace {
+    pub(super) fn judge_routes(&mut self, all: bool) {
+        let built = &self.built;
+        let accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
+        for Judged {
+            mut verdict,
+            placed,
+        } in self.candidates.judge(all, accepted)
+        {
+            let place = match placed {
+                Placed::Route(route) => Place::Known(Resource::Route(route)),
+                Placed::Unknown => Place::Unknown,
+                Placed::Nowhere => Place::Nothing,
+            };
+            let key = ResourceKey::Route(RouteId::from(verdict.name.as_str()));
+            self.put(key, place);
+            // Until that is looked at, too, so that a verdict changes once.
+            if let Some(before) = self.verdicts.get(&(verdict.kind, verdict.name.clone())) {
+                verdict.reachable.clone_from(&before.reachable);
+            }
+            self.put_verdict(verdict);
+        }
+    }
+
+    pub(super) fn choose_sets(&mut self) {
+        let newest = self.endpoints.newest.iter();
+        let all = sets::Endpoints::of(newest.map(|(name, form)| (name.as_str(), form.labels())));
+        let chosen = self.candidates.sets();
+        let sets: Vec<_> = (chosen.into_iter())
+            .map(|(id, selector)| all.set(id, selector))
+            .collect();
+        let ids = sets.iter().map(|set| set.id.clone()).collect();
+        let gone = mem::replace(&mut self.sets, ids);
+        for id in gone.difference(&self.sets.clone()) {
+            self.put(ResourceKey::Set(id.clone()), Place::Nothing);
+        }
+        for set in sets {
+            let key = ResourceKey::Set(set.id.clone());
+            self.put(key, Place::Known(Resource::Set(Arc::new(set))));
+        }
+    }
+
+    /// Puts it into the table, if it is not there as it is.
+    pub(super) fn put(&mut self, key: ResourceKey, place: Place) {
+        let resources = &mut self.resources;
+        match place {
+            Place::Known(resource) if resources.get(&key) == Some(&resource) => return,
+            Place::Known(resource) => resources.upsert(resource),
+            Place::Unknown if self.in_cluster => {
+                if resources.is_keep(&key) {
+                    return;
+                }
+                resources.set_keep(key.clone());
+            }
+            Place::Unknown | Place::Nothing => {
+                if !resources.remove(&key) {
+                    return;
+                }
+            }
+        }
+        self.updated.resources.insert(key);
+    }
+
+    pub(super) fn put_verdict(&mut self, verdict: Verdict) {
+        let key = (verdict.kind, verdict.name.clone());
+        if self.verdicts.get(&key) != Some(&verdict) {
+            self.updated.verdicts.insert(key.clone());
+            self.verdicts.insert_mut(key, verdict);
+        }
+    }
+
+    pub(super) fn drop_verdict(&mut self, kind: Kind, name: &str) {
+        let key = (kind, name.to_owned());
+        if self.verdicts.remove_mut(&key) {
+            self.updated.verdicts.insert(key);
+        }
+    }
+}
+
+/// What the table has under a key.
+pub(super) enum Place {
+    Known(Resource),
+    /// To be kept by data planes.
+    Unknown,
+    Nothing,
+}

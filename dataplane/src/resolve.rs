@@ -1,0 +1,288 @@
+//! Names of hosts: looked up within bounds, and all their addresses tried.
+//!
+//! The system's resolver blocks a thread for as long as it likes. So one look-up runs for a name
+//! at a time, whoever asks meanwhile joins it, and all of them together use a few threads.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Shared},
+    stream::FuturesUnordered,
+};
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+/// Look-ups at a time. One that hangs keeps its place until the system gives it up.
+const AT_ONCE: usize = 32;
+
+/// How long an answer serves those who ask after it came: a burst asks once.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The next address is tried beside one that has not answered for this long (RFC 8305, 5).
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+
+/// Of one name. More than these nobody waits for.
+const MAX_ADDRESSES: usize = 64;
+
+/// Clonable, as each who joined gets it.
+type Answer = Result<Arc<[IpAddr]>, (io::ErrorKind, Arc<str>)>;
+
+type Lookup = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// A name's look-up, under way or done.
+#[derive(Clone)]
+struct Entry {
+    answer: Shared<BoxFuture<'static, Answer>>,
+    done: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Entry {
+    fn is_of_use(&self) -> bool {
+        self.done.lock().is_none_or(|at| at.elapsed() < FRESH)
+    }
+}
+
+struct Resolver {
+    lookup: Lookup,
+    places: Arc<Semaphore>,
+    entries: Mutex<HashMap<String, Entry>>,
+}
+
+impl Resolver {
+    fn new(lookup: Lookup, at_once: usize) -> Self {
+        Self {
+            lookup,
+            places: Arc::new(Semaphore::new(at_once)),
+            entries: Mutex::default(),
+        }
+    }
+
+    /// The addresses of `host`, in the system's order.
+    fn addresses(&self, host: &str) -> Shared<BoxFuture<'static, Answer>> {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get(host).filter(|entry| entry.is_of_use()) {
+            return entry.answer.clone();
+        }
+        entries.retain(|_, entry| entry.is_of_use());
+        let done = Arc::new(Mutex::new(None));
+        let (lookup, places) = (self.lookup.clone(), self.places.clone());
+        let (name, ended) = (host.to_owned(), done.clone());
+        // A task of its own, which ends with the look-up: those who wait may leave, and one that
+        // nobody drives would keep its place in the queue.
+        let task = tokio::spawn(async move {
+            // Never closed.
+            let place = places.acquire_owned().await;
+            let looked_up = spawn_blocking(move || {
+                let found = lookup(&name);
+                // Only now: who waited for it may have left long ago.
+                *ended.lock() = Some(Instant::now());
+                drop(place);
+                found
+            });
+            let found = looked_up
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            match found {
+                Ok(mut found) => {
+                    found.truncate(MAX_ADDRESSES);
+                    Ok(found.into())
+                }
+                Err(error) => Err((error.kind(), error.to_string().into())),
+            }
+        });
+        let ended = |error: tokio::task::JoinError| {
+            Err((io::ErrorKind::Other, Arc::from(error.to_string())))
+        };
+        let answer = async move { task.await.unwrap_or_else(ended) };
+        let answer = answer.boxed().shared();
+        let entry = Entry {
+            answer: answer.clone(),
+            done,
+        };
+        entries.insert(host.to_owned(), entry);
+        answer
+    }
+}
+
+fn system(host: &str) -> io::Result<Vec<IpAddr>> {
+    let found = (host, 0).to_socket_addrs()?;
+    Ok(found.map(|address| address.ip()).collect())
+}
+
+/// The addresses of `host`, in the order to try them in. The caller limits the time.
+pub(crate) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static RESOLVER: LazyLock<Resolver> =
+        LazyLock::new(|| Resolver::new(Arc::new(system), AT_ONCE));
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let found = RESOLVER.addresses(host).await;
+    let found = found.map_err(|(kind, text)| io::Error::new(kind, &*text))?;
+    if found.is_empty() {
+        return Err(io::Error::other("the name has no address"));
+    }
+    let found = interleaved(&found).into_iter();
+    Ok(found.map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// Families in turn, beginning with the first one's, so that a family that leads nowhere costs
+/// one wait.
+fn interleaved(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let six_first = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let of = |six: bool| addresses.iter().filter(move |ip| ip.is_ipv6() == six);
+    let (mut first, mut second) = (of(six_first), of(!six_first));
+    let mut order = Vec::with_capacity(addresses.len());
+    while order.len() < addresses.len() {
+        order.extend(first.next());
+        order.extend(second.next());
+    }
+    order
+}
+
+/// The first connection that comes about. The next address is tried as soon as one fails, or
+/// beside those that let wait for long.
+pub(crate) async fn race<T, F: Future<Output = io::Result<T>>>(
+    addresses: &[SocketAddr],
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    if let [only] = addresses {
+        return connect(*only).await;
+    }
+    let mut left = addresses.iter();
+    let mut running = FuturesUnordered::new();
+    let mut last = io::Error::other("there is no address to connect to");
+    loop {
+        let started = left.next().map(|address| running.push(connect(*address)));
+        let ended = if left.len() > 0 {
+            timeout(NEXT_AFTER, running.next()).await
+        } else {
+            Ok(running.next().await)
+        };
+        match ended {
+            Ok(Some(Ok(connection))) => return Ok(connection),
+            Ok(Some(Err(error))) => last = error,
+            Ok(None) if started.is_none() => return Err(last),
+            Ok(None) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::mpsc};
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        SocketAddr::new(ip(text), 80)
+    }
+
+    fn refused<T>() -> io::Result<T> {
+        Err(io::ErrorKind::ConnectionRefused.into())
+    }
+
+    #[test]
+    fn families_are_tried_in_turn() {
+        let found = ["::1", "::2", "::3", "10.0.0.1"].map(ip);
+        let order = ["::1", "10.0.0.1", "::2", "::3"].map(ip);
+        assert_eq!(interleaved(&found), order);
+        let found = ["10.0.0.1", "10.0.0.2", "::1"].map(ip);
+        let order = ["10.0.0.1", "::1", "10.0.0.2"].map(ip);
+        assert_eq!(interleaved(&found), order);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_lets_wait_holds_up_the_next_for_a_quarter_of_a_second() {
+        let addresses = ["::1", "::2", "10.0.0.1"].map(at);
+        let begun = tokio::time::Instant::now();
+        let connect = async |address: SocketAddr| {
+            if address.is_ipv6() {
+                pending().await
+            } else {
+                Ok(address)
+            }
+        };
+        let reached = race(&addresses, connect).await.unwrap();
+        assert_eq!(reached, at("10.0.0.1"));
+        assert_eq!(begun.elapsed(), NEXT_AFTER * 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_refuses_holds_up_nobody_and_a_slow_one_may_still_win() {
+        let addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(at);
+        let begun = tokio::time::Instant::now();
+        let connect = async |address: SocketAddr| match address {
+            slow if slow == at("10.0.0.2") => {
+                tokio::time::sleep(NEXT_AFTER * 3).await;
+                Ok(slow)
+            }
+            _ => refused(),
+        };
+        assert_eq!(race(&addresses, connect).await.unwrap(), at("10.0.0.2"));
+        assert_eq!(begun.elapsed(), NEXT_AFTER * 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_all_addresses_refuse_that_is_said_at_once() {
+        let addresses = ["10.0.0.1", "::1"].map(at);
+        let begun = tokio::time::Instant::now();
+        let result = race::<(), _>(&addresses, async |_| refused()).await;
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(begun.elapsed().is_zero());
+        assert!(race::<(), _>(&[], async |_| refused()).await.is_err());
+    }
+
+    /// A system's resolver that hangs until told otherwise, and who was asked for.
+    fn hanging(at_once: usize) -> (Resolver, mpsc::Receiver<String>, mpsc::Sender<()>) {
+        let (asked, names) = mpsc::channel();
+        let (go_on, waits) = mpsc::channel();
+        let waits = Mutex::new(waits);
+        let lookup = move |name: &str| {
+            asked.send(name.to_owned()).unwrap();
+            waits.lock().recv().unwrap();
+            Ok(vec![ip("10.0.0.1")])
+        };
+        (Resolver::new(Arc::new(lookup), at_once), names, go_on)
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_once_however_many_ask_and_leave() {
+        let (resolver, names, go_on) = hanging(8);
+        for _ in 0..20 {
+            let impatient = timeout(Duration::from_millis(1), resolver.addresses("a.test"));
+            assert!(impatient.await.is_err(), "it hangs");
+        }
+        go_on.send(()).unwrap();
+        let found = resolver.addresses("a.test").await.unwrap();
+        assert_eq!(*found, [ip("10.0.0.1")]);
+        assert_eq!(names.try_iter().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn look_ups_that_hang_take_no_more_than_their_threads() {
+        let (resolver, names, go_on) = hanging(2);
+        for name in ["a.test", "b.test", "c.test", "d.test"] {
+            let impatient = timeout(Duration::from_millis(1), resolver.addresses(name));
+            assert!(impatient.await.is_err(), "it hangs");
+        }
+        let last = resolver.addresses("d.test");
+        assert_eq!(resolver.places.available_permits(), 0);
+        // The first two come to an end, and there is room.
+        for _ in 0..4 {
+            go_on.send(()).unwrap();
+        }
+        assert!(last.await.is_ok());
+        assert!(names.try_iter().count() <= 4);
+    }
+}

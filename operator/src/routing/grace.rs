@@ -1,0 +1,38 @@
+//! Secrets that were deleted a moment ago. Some tools change one by deleting it and making it anew:
+//! until it is known not to come back, what it said counts. Pure.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::index::Source;
+
+/// Long enough for a tool's second call. A credential that was taken away is used that much longer.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub(super) struct Grace {
+    until: HashMap<Source, Instant>,
+}
+
+impl Grace {
+    pub(super) fn begin(&mut self, secret: Source, now: Instant) {
+        self.until.entry(secret).or_insert(now + GRACE);
+    }
+
+    /// It is back, or not needed any more.
+    pub(super) fn end(&mut self, secret: &Source) {
+        self.until.remove(secret);
+    }
+
+    /// Takes those that did not come back.
+    pub(super) fn take_over(&mut self, now: Instant) -> Vec<Source> {
+        let over = self.until.extract_if(|_, until| *until <= now);
+        over.map(|(secret, _)| secret).collect()
+    }
+
+    /// When [`take_over`](Self::take_over) has something to say.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.until.values().copied().min()
+    }
+}
