@@ -153,7 +153,7 @@ fn kubectl_explain_prints_units_and_defaults() -> Result<()> {
     for (field, words) in [
         (
             "llmep.spec.priority",
-            "Which tier it stands in. Default 100.",
+            "form a tier and share its traffic. Default 100.",
         ),
         ("llmep.spec.health.interval", "Default 10s"),
         ("olr.spec.circuitBreaker.openFor", "Default 30s"),
