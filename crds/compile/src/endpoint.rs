@@ -11,7 +11,7 @@ use dataplane_protocol::{
     EndpointId, ModelName,
     table::{
         Credential, Discovery, Endpoint, HealthMode, HealthPolicy, Instance, Listing, ModelPolicy,
-        Profile,
+        PathScope, Profile,
     },
 };
 
@@ -83,6 +83,7 @@ pub(crate) fn compile(
         weight: object.spec.weight,
         base_path: checked.target.base_path(),
         credential,
+        paths: PathScope::Inference,
         health: checked.health,
         models: checked.models,
     };

@@ -51,6 +51,55 @@ async fn an_endpoints_credential_is_sent_with_requests_probes_and_listings() {
     }
 }
 
+/// What only the owner of the key may do, in all the spellings that a backend may understand.
+#[tokio::test]
+async fn an_endpoints_credential_is_for_inference_and_listings_alone() {
+    let (a, plane) = guarded().await;
+    for (method, target) in [
+        ("POST", "/olla/openai/key/generate"),
+        ("GET", "/olla/openai/user/info"),
+        ("GET", "/olla/proxy/debug/pprof/heap"),
+        ("DELETE", "/v1/models/m"),
+        ("GET", "/v1/files"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/olla/openai//key//generate"),
+        ("POST", "/olla/openai/%6bey/generate"),
+        ("POST", "/olla/openai/key/generate;/v1/chat/completions"),
+        ("POST", "/olla/openai/v1/chat/completions;/../key/generate"),
+        ("POST", "/olla/openai/engines/..%2Fkey/chat/completions"),
+        (
+            "POST",
+            "/olla/openai/v1/chat/completions/../../../key/generate",
+        ),
+    ] {
+        let answer = plane.request(method, target, &[], b"{}").await;
+        assert!(
+            matches!(answer.status, 400 | 403),
+            "{target}: {}",
+            answer.status
+        );
+        if answer.status == 403 {
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "administration_path", "{target}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("spec.auth.paths: All"), "{message}");
+        }
+    }
+    assert_eq!(a.count(), 0);
+    assert_eq!(plane.chat("m").await.status, 200);
+    assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_credential_takes_every_path() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    for target in ["/olla/openai/key/generate", "/v1/files"] {
+        let answer = plane.request("POST", target, &[], b"{}").await;
+        assert_eq!(answer.status, 200, "{target}");
+    }
+}
+
 #[tokio::test]
 async fn each_kind_of_credential_is_sent_as_its_header() {
     for (auth, name, value) in [
