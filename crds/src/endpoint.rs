@@ -93,10 +93,9 @@ pub struct LlmEndpointSpec {
     #[serde(default)]
     pub models: ModelsSpec,
 
-    /// What is sent to the backend to be let in, from a Secret of the same namespace. It goes
-    /// with every request that reaches this endpoint, whatever its path: use a key with the
-    /// rights of the clients, not an administrator's. Clients' own credentials never reach a
-    /// backend.
+    /// Credentials sent to the backend, from a Secret of the same namespace. They are used for
+    /// inference and model listings only; other paths of an endpoint with `auth` are refused
+    /// unless `paths` is `All`. Clients' own credentials never reach a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
 }
@@ -236,6 +235,19 @@ pub struct AuthSpec {
     /// Any other header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderAuth>,
+    /// Paths that clients may use with this credential. `Inference` (default): chats, completions,
+    /// embeddings and the like, and model listings; other paths are answered 403. `All`: every
+    /// path; whoever reaches the data plane may then do what the credential may, so use one with
+    /// the rights of the clients, not an administrator's.
+    #[serde(default)]
+    pub paths: AuthPaths,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AuthPaths {
+    #[default]
+    Inference,
+    All,
 }
 
 impl AuthSpec {

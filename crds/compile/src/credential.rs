@@ -174,6 +174,8 @@ fn missing_key(key: &SecretKeyRef, secret: &BTreeMap<String, Secret>) -> String 
 
 #[cfg(test)]
 mod tests {
+    use crds::endpoint::AuthPaths;
+
     use super::*;
 
     fn bearer() -> AuthSpec {
@@ -185,6 +187,7 @@ mod tests {
             basic: None,
             api_key: None,
             header: None,
+            paths: AuthPaths::Inference,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crds::{
     LlmEndpoint, LlmEndpointSpec, Reason,
-    endpoint::{HealthMode as HealthModeSpec, HealthSpec, ModelsSpec},
+    endpoint::{AuthPaths, HealthMode as HealthModeSpec, HealthSpec, ModelsSpec},
 };
 use dataplane_protocol::{
     EndpointId, ModelName,
@@ -83,7 +83,7 @@ pub(crate) fn compile(
         weight: object.spec.weight,
         base_path: checked.target.base_path(),
         credential,
-        paths: PathScope::Inference,
+        paths: paths(&object.spec),
         health: checked.health,
         models: checked.models,
     };
@@ -93,6 +93,13 @@ pub(crate) fn compile(
         instances,
     };
     (verdict, Some(part))
+}
+
+fn paths(spec: &LlmEndpointSpec) -> PathScope {
+    match spec.auth.as_ref().map(|auth| auth.paths) {
+        Some(AuthPaths::All) => PathScope::All,
+        Some(AuthPaths::Inference) | None => PathScope::Inference,
+    }
 }
 
 fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a str> {

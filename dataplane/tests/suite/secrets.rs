@@ -91,6 +91,21 @@ async fn an_endpoints_credential_is_for_inference_and_listings_alone() {
 }
 
 #[tokio::test]
+async fn an_endpoint_may_allow_every_path_with_its_credential() {
+    let a = Backend::start("a", &["m"]).await;
+    let auth = "auth: { bearer: { name: keys, key: token }, paths: All }";
+    let plane = Yaml::default()
+        .secret("keys", "token", SECRET)
+        .endpoint("a", &a.url(), &[auth])
+        .start()
+        .await;
+    let answer = plane.get("/olla/openai/user/info").await;
+    assert_eq!(answer.status, 200);
+    let bearer = format!("Bearer {SECRET}");
+    assert_eq!(a.last().header("authorization"), Some(&*bearer));
+}
+
+#[tokio::test]
 async fn an_endpoint_without_a_credential_takes_every_path() {
     let a = Backend::start("a", &["m"]).await;
     let plane = Yaml::tiers(&[("a", &a)]).start().await;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crds::endpoint::{AuthSpec, HeaderAuth, SecretKeyRef, SecretRef};
+use crds::endpoint::{AuthPaths, AuthSpec, HeaderAuth, SecretKeyRef, SecretRef};
 use dataplane_protocol::Secret;
 
 use super::{super::note::Notes, section::Section};
@@ -71,6 +71,7 @@ pub(super) fn read(
         basic: None,
         api_key: None,
         header: None,
+        paths: AuthPaths::Inference,
     };
     match auth.word("type", &kinds, notes)? {
         Type::Bearer => spec.bearer = Some(take("token", notes)?),
