@@ -49,7 +49,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(self.from, self.version, body).await {
+        let mut intake = match intake::read(self.from, self.version, self.headers, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
