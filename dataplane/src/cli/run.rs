@@ -40,6 +40,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         drain_timeout: Duration::from_secs(args.drain_seconds),
         client_connections: args.max_connections_per_client as usize,
         access_log: args.access_log,
+        admin: args.admin_listen,
         ..Settings::default()
     };
     if let Some(workers) = args.workers {
