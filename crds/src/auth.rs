@@ -33,6 +33,20 @@ pub struct AuthSpec {
     /// Any other request header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderAuth>,
+    /// Paths that clients may use with this credential. `Inference` (default): chats, completions,
+    /// embeddings and the like, and model listings; other paths are answered 403. `All`: every
+    /// path; whoever reaches the data plane may then do what the credential may, so use one with
+    /// the rights of the clients, not an administrator's.
+    #[serde(default)]
+    pub paths: AuthPaths,
+}
+
+/// Paths of a backend that a credential is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AuthPaths {
+    #[default]
+    Inference,
+    All,
 }
 
 impl AuthSpec {

@@ -102,9 +102,9 @@ pub struct LlmEndpointSpec {
     #[serde(default)]
     pub models: ModelsSpec,
 
-    /// Credentials sent to the backend, from a Secret of the same namespace. They are added to
-    /// every request to this endpoint, whatever its path: use a key with the rights of the
-    /// clients, not an administrator's. Clients' own credentials never reach a backend.
+    /// Credentials sent to the backend, from a Secret of the same namespace. They are used for
+    /// inference and model listings only; other paths of an endpoint with `auth` are refused
+    /// unless `paths` is `All`. Clients' own credentials never reach a backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<AuthSpec>,
 }

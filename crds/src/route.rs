@@ -222,7 +222,9 @@ pub struct FailoverSpec {
     .message("circuitBreaker.openFor: must be longer than 0s"))]
 pub struct CircuitBreakerSpec {
     /// Consecutive failures that open the breaker: 5xx, resets, timeouts, truncated streams.
-    /// Default 5. Client disconnects, 429, and 503 with Retry-After do not count as failures.
+    /// Default 5. Client disconnects, 429, 501, 505, 508, and 503 with Retry-After do not count as
+    /// failures. A 500, which a request may provoke, counts once two clients have seen one in a
+    /// row, or after four times as many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: Option<u32>,

@@ -7,6 +7,7 @@ use compile::manifest::Source;
 use tokio::task::JoinSet;
 
 use crate::{
+    admin,
     config::Settings,
     listener, prober,
     source::{file, operator},
@@ -50,6 +51,8 @@ pub struct Running {
     pub shared: Arc<Shared>,
     /// With the port the system gave, where 0 was asked for.
     pub addr: SocketAddr,
+    /// The same of the admin listener, if there is one.
+    pub admin: Option<SocketAddr>,
     tasks: JoinSet<()>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -94,6 +97,17 @@ impl App {
         let addr = socket
             .local_addr()
             .map_err(|cause| Error::Bind { addr, cause })?;
+        let admin = match shared.settings.admin {
+            Some(addr) => {
+                let failed = |cause| Error::Bind { addr, cause };
+                let socket = listener::bind(addr).map_err(failed)?;
+                let addr = socket.local_addr().map_err(failed)?;
+                tracing::info!(%addr, "admin listening");
+                tasks.spawn(admin::serve(shared.clone(), socket));
+                Some(addr)
+            }
+            None => None,
+        };
         let acceptor = certificate
             .as_ref()
             .map(tls::Certificate::acceptor)
@@ -109,6 +123,7 @@ impl App {
         Ok(Running {
             shared,
             addr,
+            admin,
             tasks,
             threads,
         })

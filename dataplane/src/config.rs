@@ -10,6 +10,8 @@ pub const DEFAULT_PORT: u16 = 40114;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Where `/internal/…` is told, if not on `listen`.
+    pub admin: Option<SocketAddr>,
     /// Clients must speak TLS.
     pub tls: Option<tls::Files>,
     /// Threads that serve requests.
@@ -45,6 +47,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            admin: None,
             tls: None,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             replay_bytes: 16 << 20,

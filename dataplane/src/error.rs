@@ -30,6 +30,11 @@ pub(crate) enum ProxyError {
     NotImplemented { what: String },
     // Ours: what the table says.
     #[error(
+        "{path} is neither inference nor a list of models, and the credential of endpoint \
+         {endpoint} is used for nothing else: set spec.auth.paths: All on it to allow every path"
+    )]
+    AdministrationPath { path: String, endpoint: String },
+    #[error(
         "no route takes this request: create an OllaRoute that matches its path, model and headers"
     )]
     NoRoute,
@@ -115,6 +120,7 @@ impl ProxyError {
             | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::AdministrationPath { .. } => StatusCode::FORBIDDEN,
             Self::BodyTimeout { .. } => said_by(Cause::BodyTimeout),
             Self::LoopDetected { .. } => StatusCode::LOOP_DETECTED,
             Self::NotImplemented { .. } | Self::UpgradeUnsupported => StatusCode::NOT_IMPLEMENTED,
@@ -132,6 +138,7 @@ impl ProxyError {
             Self::NotFound { .. } => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadRequest { reason, .. } => reason,
+            Self::AdministrationPath { .. } => "administration_path",
             Self::BodyTimeout { .. } => Cause::BodyTimeout.code(),
             Self::LoopDetected { .. } => "loop_detected",
             Self::UpgradeUnsupported => "upgrade_unsupported",

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
 /// Look-ups at a time. One that hangs keeps its place until the system gives it up.
-const AT_ONCE: usize = 32;
+pub(crate) const AT_ONCE: usize = 32;
 
 /// How long an answer serves those who ask after it came: a burst asks once.
 const FRESH: Duration = Duration::from_secs(1);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crds::{
     LlmEndpoint, LlmEndpointSpec, Reason,
+    auth::AuthPaths,
     endpoint::{HealthMode as HealthModeSpec, HealthSpec, ModelsSpec, PodSelectorTarget},
 };
 use dataplane_protocol::{
     EndpointId, ModelName,
     table::{
         Credential, Discovery, Endpoint, HealthMode, HealthPolicy, Instance, Listing, ModelPolicy,
-        Profile,
+        PathScope, Profile,
     },
 };
 
@@ -91,6 +92,7 @@ pub(crate) fn compile(
         weight: object.spec.weight,
         base_path: checked.target.base_path(),
         credential,
+        paths: paths(&object.spec),
         health: checked.health,
         models: checked.models,
     };
@@ -101,6 +103,13 @@ pub(crate) fn compile(
         instances,
     };
     (verdict, Some(part))
+}
+
+fn paths(spec: &LlmEndpointSpec) -> PathScope {
+    match spec.auth.as_ref().map(|auth| auth.paths) {
+        Some(AuthPaths::All) => PathScope::All,
+        Some(AuthPaths::Inference) | None => PathScope::Inference,
+    }
 }
 
 fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a str> {

@@ -101,8 +101,28 @@ pub struct Endpoint {
     /// Put before every path; empty or starting with `/` and not ending with it.
     pub base_path: String,
     pub credential: Credential,
+    /// For which requests the credential is used.
+    #[serde(default, skip_serializing_if = "PathScope::is_default")]
+    pub paths: PathScope,
     pub health: HealthPolicy,
     pub models: ModelPolicy,
+}
+
+/// Requests that an endpoint with a credential takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathScope {
+    /// Those that ask a model or list the models. Others are refused.
+    #[default]
+    Inference,
+    /// Every path: whoever reaches the data plane may do what the credential may.
+    All,
+}
+
+impl PathScope {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is sent to the backend to be let in. Clients' own credentials never are.
@@ -361,6 +381,7 @@ mod tests {
                     name: "authorization".into(),
                     value: Secret::new("Bearer top-secret"),
                 },
+                paths: PathScope::Inference,
                 health: HealthPolicy {
                     mode: HealthMode::Active,
                     paths: vec!["/health".into()],

@@ -1,6 +1,7 @@
 //! `/internal/…` and `/version`: what people, probes and Prometheus look at. All of it is taken
 //! from one view of the fleet, so that no two pages disagree.
 
+mod server;
 mod status;
 
 use std::sync::Arc;
@@ -19,19 +20,52 @@ use crate::{
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
-pub(crate) fn answer(shared: &Arc<Shared>, method: &Method, path: &str, query: &str) -> Answered {
+pub(crate) use self::server::serve;
+
+/// Who wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// By the admin listener.
+    Admin,
+    /// By the port of all clients, from this machine.
+    Local,
+    /// By that port, from elsewhere: told of endpoints, not where they are.
+    Remote,
+}
+
+impl Asker {
+    /// Whether the page is told. Where there is an admin listener, clients' port has no more than
+    /// probes of it need.
+    fn may_see(self, shared: &Shared, path: &str) -> bool {
+        self == Self::Admin
+            || shared.settings.admin.is_none()
+            || matches!(path, "/internal/health" | "/internal/ready" | "/version")
+    }
+}
+
+pub(crate) fn answer(
+    shared: &Arc<Shared>,
+    asker: Asker,
+    method: &Method,
+    path: &str,
+    query: &str,
+) -> Answered {
     if method != Method::GET && method != Method::HEAD {
         return document(
             StatusCode::METHOD_NOT_ALLOWED,
             &json!({ "error": "GET only" }),
         );
     }
+    if !asker.may_see(shared, path) {
+        let error = format!("{path} is at the admin listener (--admin-listen)");
+        return document(StatusCode::NOT_FOUND, &json!({ "error": error }));
+    }
     match path {
         // Alive is alive: what the backends do is told elsewhere.
         "/internal/health" => document(StatusCode::OK, &json!({ "status": "healthy" })),
         "/internal/ready" => ready(shared),
-        "/internal/status" => document(StatusCode::OK, &status::system(shared)),
-        "/internal/status/endpoints" => document(StatusCode::OK, &status::endpoints(shared)),
+        "/internal/status" => document(StatusCode::OK, &status::system(shared, asker)),
+        "/internal/status/endpoints" => document(StatusCode::OK, &status::endpoints(shared, asker)),
         "/internal/status/models" => document(StatusCode::OK, &status::models(shared)),
         "/internal/metrics" => metrics(shared),
         "/internal/explain" => explain(shared, query),
@@ -139,7 +173,48 @@ pub(crate) fn bare_query<'a>(
 
 #[cfg(test)]
 mod tests {
+    use compile::manifest::Source;
+    use dataplane_protocol::Revision;
+
     use super::*;
+    use crate::{config::Settings, source::file};
+
+    #[test]
+    fn only_clients_of_this_machine_and_operators_are_told_where_backends_are() {
+        let text = "apiVersion: olla.dev/v1alpha1\nkind: LlmEndpoint\nmetadata: { name: a }\n\
+                    spec: { url: \"http://10.9.8.7:1234\", type: vllm }\n";
+        let source = Source {
+            name: "a.yaml".into(),
+            text: text.into(),
+        };
+        let table = file::usable(&[source], None).unwrap().compiled.table;
+        let shared = Shared::new(Settings::default());
+        shared.apply(Arc::new(table), Revision(1), "file");
+        for (asker, told) in [
+            (Asker::Admin, true),
+            (Asker::Local, true),
+            (Asker::Remote, false),
+        ] {
+            for path in [
+                "/internal/status",
+                "/internal/status/endpoints",
+                "/internal/status/models",
+                "/internal/explain",
+                "/internal/metrics",
+            ] {
+                let rsp = answer(&shared, asker, &Method::GET, path, "");
+                let OutBody::Whole(Some(body)) = rsp.into_body() else {
+                    panic!("{path} is a document");
+                };
+                let body = String::from_utf8(body.to_vec()).unwrap();
+                let shows = body.contains("10.9.8.7");
+                assert!(told || !shows, "{path} for {asker:?}: {body}");
+                if path.starts_with("/internal/status/e") {
+                    assert_eq!(shows, told, "{asker:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn models_with_slashes_and_colons_survive_the_query() {

@@ -2,14 +2,27 @@
 
 use std::sync::Arc;
 
+use dataplane_core::FleetView;
 use dataplane_protocol::sync::Health;
 use serde_json::{Value, json};
 
+use super::Asker;
 use crate::state::Shared;
 
+/// What this asker may see of all instances.
+fn view(shared: &Arc<Shared>, asker: Asker) -> FleetView {
+    let mut view = shared.view();
+    if asker == Asker::Remote {
+        for instance in &mut view.instances {
+            instance.url.clear();
+        }
+    }
+    view
+}
+
 /// `/internal/status`
-pub(super) fn system(shared: &Arc<Shared>) -> Value {
-    let view = shared.view();
+pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Value {
+    let view = view(shared, asker);
     let source = shared.source();
     let usable = view
         .instances
@@ -58,8 +71,8 @@ pub(super) fn system(shared: &Arc<Shared>) -> Value {
 }
 
 /// `/internal/status/endpoints`
-pub(super) fn endpoints(shared: &Arc<Shared>) -> Value {
-    let view = shared.view();
+pub(super) fn endpoints(shared: &Arc<Shared>, asker: Asker) -> Value {
+    let view = view(shared, asker);
     let count = |wanted: fn(&dataplane_core::InstanceView) -> bool| {
         view.instances
             .iter()

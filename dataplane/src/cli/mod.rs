@@ -94,6 +94,11 @@ pub(crate) struct RunArgs {
     /// Address to serve on; default 127.0.0.1:40114, or what an Olla config.yaml says.
     #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Address of a listener for `/internal/…` (status, metrics, explain), without TLS. With it the
+    /// clients' port serves `/internal/health`, `/internal/ready` and `/version` only; without it,
+    /// all of them, and addresses of backends to clients on this machine alone.
+    #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
     /// Certificate chain, PEM: clients must then speak TLS (HTTP/2 or HTTP/1.1). Read anew when
     /// it changes.
     #[arg(long, value_name = "FILE", env = "OLLA_TLS_CERT", requires = "tls_key")]

@@ -13,7 +13,7 @@ use super::RunArgs;
 use crate::{
     app::{App, From},
     config::Settings,
-    logging,
+    logging, resolve,
     source::{file, operator},
     tls,
 };
@@ -22,7 +22,8 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let _flush = logging::start(&args.log.log_level, args.log.log_format)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(8)
+        // Files and disks, and beside them all look-ups of names that may hang at a time.
+        .max_blocking_threads(8 + resolve::AT_ONCE)
         .build()
         .context("start the runtime")?;
     let done = runtime.block_on(serve(args));
@@ -40,6 +41,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         drain_timeout: Duration::from_secs(args.drain_seconds),
         client_connections: args.max_connections_per_client as usize,
         access_log: args.access_log,
+        admin: args.admin_listen,
         ..Settings::default()
     };
     if let Some(workers) = args.workers {

@@ -12,7 +12,7 @@ use dataplane_protocol::{Dialect, table::Route};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
-use translate::{paths, stream::Framing};
+use translate::{paths::Operation, stream::Framing};
 
 use super::{
     Answered,
@@ -47,7 +47,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(self.from, self.version, body).await {
+        let mut intake = match intake::read(self.from, self.version, self.headers, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
@@ -67,14 +67,22 @@ impl Call<'_> {
         }
     }
 
+    fn operation(&self) -> Operation {
+        Operation::of(self.method.as_str(), self.to.path)
+    }
+
     /// Ollama streams unless told not to.
     fn streams_by_default(&self) -> bool {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
     }
 
-    /// Whether it changes nothing, so that nobody minds if it runs twice.
-    fn is_repeatable(&self) -> bool {
-        self.method.is_safe() || paths::is_inference(self.to.path)
+    /// What the credential of this endpoint is not for.
+    fn forbidden(&self, upstream: &Upstream, operation: Operation) -> Option<ProxyError> {
+        let forbidden = operation == Operation::Other && upstream.is_guarded;
+        forbidden.then(|| ProxyError::AdministrationPath {
+            path: self.to.path.to_owned(),
+            endpoint: upstream.info.endpoint.id.to_string(),
+        })
     }
 
     /// Tries instance after instance until one answers or nothing is left to try.
@@ -108,13 +116,19 @@ impl Call<'_> {
                 what.as_deref().unwrap_or_default(),
             )
         })?;
-        let (replayable, repeatable) = (intake.is_replayable(), self.is_repeatable());
+        let replayable = intake.is_replayable();
+        let operation = self.operation();
+        // It changes nothing, so that nobody minds if it runs twice.
+        let repeatable = self.method.is_safe() || operation == Operation::Inference;
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
+            if let Some(error) = self.forbidden(&picked.upstream, operation) {
+                return Err(error);
+            }
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
             let terms = attempt::Terms {
                 timeouts: &picked.route.timeouts,
@@ -269,7 +283,7 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            inference: paths::is_inference(self.to.path),
+            inference: self.operation() == Operation::Inference,
             // Errors that are sent as events have no last word.
             until_close: !told.bounded
                 && told.framing != Framing::Opaque

@@ -6,11 +6,14 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use dataplane_core::Cause;
 use futures::FutureExt as _;
-use http::Version;
+use http::{HeaderMap, Version, header::CONTENT_TYPE};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
-use translate::scan::{Facts, Problem, Scanner};
+use translate::{
+    multipart::Form,
+    scan::{Facts, Problem, Scanner},
+};
 
 use super::{
     body::{Chunks, Outgoing, Upload},
@@ -171,10 +174,47 @@ impl Pace {
     }
 }
 
+/// Finds what routing reads, in the kind of body that came.
+enum BodyScanner {
+    Json(Scanner),
+    /// Boxed: rare.
+    Form(Box<Form>),
+}
+
+impl BodyScanner {
+    fn of(first: &[u8], headers: &HeaderMap) -> Self {
+        // Nearly all: then nobody looks up what the client calls it.
+        if first.starts_with(b"{") {
+            return Self::Json(Scanner::new());
+        }
+        let kind = headers.get(CONTENT_TYPE);
+        let form = kind.and_then(|kind| Form::of(kind.to_str().ok()?));
+        form.map_or_else(
+            || Self::Json(Scanner::new()),
+            |form| Self::Form(Box::new(form)),
+        )
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+        match self {
+            Self::Json(scanner) => scanner.push(bytes),
+            Self::Form(form) => form.push(bytes),
+        }
+    }
+
+    fn finish(self) -> Facts {
+        match self {
+            Self::Json(scanner) => scanner.finish(),
+            Self::Form(form) => form.finish(),
+        }
+    }
+}
+
 /// Reads the body, whole where the bounds allow.
 pub(super) async fn read(
     from: &Rc<Downstream>,
     version: Version,
+    headers: &HeaderMap,
     mut body: Incoming,
 ) -> Result<Intake, ProxyError> {
     let mut kept = Kept::new(from.clone());
@@ -182,7 +222,7 @@ pub(super) async fn read(
         return Ok(Intake::new(Facts::default(), kept, None));
     }
     let limit = from.shared.settings.body_idle;
-    let mut scanner = Scanner::new();
+    let mut scanner = None;
     let mut pace = None;
     loop {
         // Mostly it is here: then no clock is needed, and taking the last of it asks for no more.
@@ -216,6 +256,7 @@ pub(super) async fn read(
         if pace.as_mut().is_some_and(|pace| pace.is_met(chunk.len())) {
             pace = None;
         }
+        let scanner = scanner.get_or_insert_with(|| BodyScanner::of(&chunk, headers));
         if let Err(problem) = scanner.push(&chunk) {
             linger::discard(version, body);
             return Err(refused(problem));
@@ -229,14 +270,15 @@ pub(super) async fn read(
     if rest.is_some() {
         from.shared.metrics.unkept_bodies.inc();
     }
-    Ok(Intake::new(scanner.finish(), kept, rest))
+    let facts = scanner.map(BodyScanner::finish).unwrap_or_default();
+    Ok(Intake::new(facts, kept, rest))
 }
 
 fn refused(problem: Problem) -> ProxyError {
     match problem {
         Problem::DuplicateKey(key) => bad(
             "duplicate_key",
-            format!("the request's JSON has \"{key}\" twice at its top level: send it once"),
+            format!("the request has \"{key}\" twice at its top level: send it once"),
         ),
         Problem::NotUtf8 => bad(
             "invalid_encoding",

@@ -45,7 +45,11 @@ pub(crate) use self::{
     respond::Stamps,
     surface::{Surface, of as surface_of},
 };
-use crate::{admin, downstream::Downstream, error::ProxyError};
+use crate::{
+    admin::{self, Asker},
+    downstream::Downstream,
+    error::ProxyError,
+};
 
 /// What a request is answered with.
 pub(crate) type Answered = Response<OutBody>;
@@ -70,7 +74,7 @@ pub(crate) fn handle(
             // No account counts it, but the connection is not idle.
             from.request_begins();
             let query = uri.query().unwrap_or_default();
-            let answer = admin::answer(&from.shared, &method, path, query);
+            let answer = admin::answer(&from.shared, asker(&from), &method, path, query);
             from.request_ended();
             return finished(answer, &from, &method, version);
         }
@@ -99,6 +103,14 @@ pub(crate) fn handle(
             }
         };
         finished(answer, &from, &method, version)
+    }
+}
+
+fn asker(from: &Downstream) -> Asker {
+    if from.client.address().is_loopback() {
+        Asker::Local
+    } else {
+        Asker::Remote
     }
 }
 

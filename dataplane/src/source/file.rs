@@ -169,6 +169,9 @@ impl Understood {
     pub fn problems(&self) -> Option<String> {
         let mut problems = errors(&self.loaded);
         problems.extend(self.refusals());
+        if problems.is_empty() {
+            problems.extend(self.compiled.table.check().err());
+        }
         (!problems.is_empty()).then(|| problems.join("\n"))
     }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     backend::Backend,
-    plane::{Plane, Yaml},
+    plane::{Plane, Yaml, chat},
     reply::{Gate, Reply},
     wait_for,
 };
@@ -212,7 +212,9 @@ async fn a_rotated_credential_is_used_from_then_on() {
     let (file, plane) = served(&with("old")).await;
     let mut client = plane.client().await;
     let mut sent = async || {
-        client.request("GET", "/v1/x", &[], b"").await;
+        let body = chat("m").to_string();
+        let target = "/v1/chat/completions";
+        client.request("POST", target, &[], body.as_bytes()).await;
         a.last().header("authorization").unwrap().to_owned()
     };
     assert_eq!(sent().await, "Bearer old");

@@ -319,3 +319,34 @@ async fn a_route_takes_its_paths_however_they_are_escaped() {
     let other = plane.post("/v1/%65mbeddings", &chat("m")).await;
     assert_eq!(other.status, 404);
 }
+
+/// As all SDKs of OpenAI send sound and pictures.
+#[tokio::test]
+async fn a_form_goes_where_its_model_is() {
+    let chat = Backend::start("chat", &["m"]).await;
+    let sound = Backend::start("sound", &["whisper-1"]).await;
+    let plane = Yaml::tiers(&[("chat", &chat), ("sound", &sound)])
+        .start()
+        .await;
+    let kind = [("content-type", "multipart/form-data; boundary=xyz")];
+    let model = "--xyz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nwhisper-1\r\n";
+    let file = format!(
+        "--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n{}\r\n",
+        "RIFF".repeat(50_000)
+    );
+    for parts in [[model, &file], [&file, model]] {
+        let body = parts.concat() + "--xyz--\r\n";
+        let target = "/v1/audio/transcriptions";
+        let answer = plane.request("POST", target, &kind, body.as_bytes()).await;
+        assert_eq!((answer.status, answer.endpoint()), (200, "sound"));
+        assert_eq!(answer.header("x-olla-model"), Some("whisper-1"));
+        assert!(sound.last().body == body.as_bytes());
+    }
+    let unknown = model.replace("whisper-1", "nobody-has-it") + "--xyz--\r\n";
+    let target = "/v1/audio/transcriptions";
+    let answer = plane
+        .request("POST", target, &kind, unknown.as_bytes())
+        .await;
+    assert_eq!(answer.status, 404);
+    assert_eq!(chat.count(), 0);
+}

@@ -14,8 +14,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{
     backend::Backend,
+    client::Client,
     plane::{Plane, Yaml, chat},
     reply::Reply,
+    wait_for,
 };
 
 const SECRET: &str = "sk-never-to-be-seen-0123456789";
@@ -48,6 +50,71 @@ async fn an_endpoints_credential_is_sent_with_requests_probes_and_listings() {
     for path in ["/health", "/v1/models"] {
         let look = looks.iter().find(|look| look.target == path).unwrap();
         assert_eq!(look.header("authorization"), Some(&*bearer), "{path}");
+    }
+}
+
+/// What only the owner of the key may do, in all the spellings that a backend may understand.
+#[tokio::test]
+async fn an_endpoints_credential_is_for_inference_and_listings_alone() {
+    let (a, plane) = guarded().await;
+    for (method, target) in [
+        ("POST", "/olla/openai/key/generate"),
+        ("GET", "/olla/openai/user/info"),
+        ("GET", "/olla/proxy/debug/pprof/heap"),
+        ("DELETE", "/v1/models/m"),
+        ("GET", "/v1/files"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/olla/openai//key//generate"),
+        ("POST", "/olla/openai/%6bey/generate"),
+        ("POST", "/olla/openai/key/generate;/v1/chat/completions"),
+        ("POST", "/olla/openai/v1/chat/completions;/../key/generate"),
+        ("POST", "/olla/openai/engines/..%2Fkey/chat/completions"),
+        (
+            "POST",
+            "/olla/openai/v1/chat/completions/../../../key/generate",
+        ),
+    ] {
+        let answer = plane.request(method, target, &[], b"{}").await;
+        assert!(
+            matches!(answer.status, 400 | 403),
+            "{target}: {}",
+            answer.status
+        );
+        if answer.status == 403 {
+            let error = &answer.json()["error"];
+            assert_eq!(error["code"], "administration_path", "{target}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("spec.auth.paths: All"), "{message}");
+        }
+    }
+    assert_eq!(a.count(), 0);
+    assert_eq!(plane.chat("m").await.status, 200);
+    assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_may_allow_every_path_with_its_credential() {
+    let a = Backend::start("a", &["m"]).await;
+    let auth =
+        "auth: { bearer: { valueFrom: { secretKeyRef: { name: keys, key: token } } }, paths: All }";
+    let plane = Yaml::default()
+        .secret("keys", "token", SECRET)
+        .endpoint("a", &a.url(), &[auth])
+        .start()
+        .await;
+    let answer = plane.get("/olla/openai/user/info").await;
+    assert_eq!(answer.status, 200);
+    let bearer = format!("Bearer {SECRET}");
+    assert_eq!(a.last().header("authorization"), Some(&*bearer));
+}
+
+#[tokio::test]
+async fn an_endpoint_without_a_credential_takes_every_path() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    for target in ["/olla/openai/key/generate", "/v1/files"] {
+        let answer = plane.request("POST", target, &[], b"{}").await;
+        assert_eq!(answer.status, 200, "{target}");
     }
 }
 
@@ -256,4 +323,47 @@ async fn trace_cannot_show_what_only_a_backend_may_see() {
         assert_eq!(answer.status, 405, "{method}");
     }
     assert_eq!(a.count(), 0);
+}
+
+/// With an admin listener, the clients' port says no more than that it is alive and ready.
+#[tokio::test]
+async fn what_is_for_operators_is_told_at_the_admin_listener() {
+    let a = Backend::start("a", &["m"]).await;
+    let settings = Settings {
+        admin: Some(([127, 0, 0, 1], 0).into()),
+        ..Plane::settings()
+    };
+    let yaml = Yaml::tiers(&[("a", &a)]).text();
+    let plane = Plane::at_once(settings, crate::support::plane::text(&yaml)).await;
+    let mut client = Client::connect(plane.running.admin.unwrap()).await;
+    wait_for("it is ready", async || {
+        plane.get("/internal/ready").await.status == 200
+    })
+    .await;
+    for (path, status) in [
+        ("/internal/health", 200),
+        ("/version", 200),
+        ("/internal/status", 404),
+        ("/internal/status/endpoints", 404),
+        ("/internal/metrics", 404),
+        ("/internal/explain?model=m", 404),
+        ("/internal/%73tatus", 404),
+    ] {
+        assert_eq!(plane.get(path).await.status, status, "{path}");
+        let path = path.replace("%73", "s");
+        let answer = client.request("GET", &path, &[], b"").await;
+        assert_eq!(answer.status, 200, "{path} at the admin listener");
+    }
+    let status = client.request("GET", "/internal/status", &[], b"").await;
+    assert!(status.text().contains(&a.addr.to_string()));
+}
+
+#[cfg(target_os = "linux")] // where any address of 127.0.0.0/8 is this machine's
+#[tokio::test]
+async fn a_client_on_this_machine_is_told_where_backends_are() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    let mut client = plane.stranger().await;
+    let status = client.request("GET", "/internal/status", &[], b"").await;
+    assert!(status.text().contains(&a.addr.to_string()));
 }

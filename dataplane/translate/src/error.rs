@@ -38,7 +38,7 @@ pub fn body(dialect: Dialect, error: &ErrorBody<'_>) -> Vec<u8> {
 /// Error types of the OpenAI API, by status.
 pub(crate) fn openai_type(status: u16) -> &'static str {
     match status {
-        400 | 404 | 408 | 413 | 431 => "invalid_request_error",
+        400 | 403 | 404 | 408 | 413 | 431 => "invalid_request_error",
         429 => "rate_limit_error",
         _ => "server_error",
     }
@@ -48,6 +48,7 @@ pub(crate) fn openai_type(status: u16) -> &'static str {
 pub fn anthropic_type(status: u16) -> &'static str {
     match status {
         400 | 431 => "invalid_request_error",
+        403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",
         429 => "rate_limit_error",

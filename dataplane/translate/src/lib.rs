@@ -2,6 +2,7 @@
 //!
 //! - [`scan`] finds the model in a request body without building a tree.
 //! - [`listing`] reads backends' model lists and writes the ones clients ask for.
+//! - [`multipart`] does so in a form.
 //! - [`paths`] tells what kind of operation a path names.
 //! - [`stream`] cuts streams at whole events, and ends a broken one honestly.
 //! - [`error`] writes errors as each dialect's clients expect them.
@@ -17,6 +18,7 @@
 
 pub mod error;
 pub mod listing;
+pub mod multipart;
 pub mod paths;
 pub mod scan;
 pub mod stream;

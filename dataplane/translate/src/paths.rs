@@ -65,10 +65,49 @@ const GEMINI: &[&str] = &[
     "streamGenerateContent",
 ];
 
-/// Whether `path` asks a model and changes nothing, so that asking twice costs time alone.
-pub fn is_inference(path: &str) -> bool {
-    let name = operation(path);
-    INFERENCE.contains(&name) || is_gemini(name)
+/// What a backend lists, and which release it is.
+const LISTINGS: &[&str] = &["/models", "/ps", "/tags", "/version"];
+
+/// Under which a list's single entries are.
+const ENTRIES: &str = "/models/";
+
+/// What kind of operation a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Asks a model and changes nothing, so that asking twice costs time alone.
+    Inference,
+    /// Reads which models there are.
+    Listing,
+    /// Anything else: files, jobs, keys, users, settings, and what nobody here knows.
+    Other,
+}
+
+impl Operation {
+    /// By the whole name, so that nothing is taken for what it only looks like. A path that is
+    /// escaped or has parameters is read in many ways: it is none of the known ones.
+    pub fn of(method: &str, path: &str) -> Self {
+        let name = operation(path);
+        let reads = matches!(method, "GET" | "HEAD");
+        let asks_model = || INFERENCE.contains(&name) || is_gemini(name);
+        if path.contains(['%', ';', '\\', '?', '#']) {
+            Self::Other
+        } else if method == "POST" && asks_model() {
+            Self::Inference
+        } else if reads && (LISTINGS.contains(&name) || is_entry(name)) {
+            Self::Listing
+        } else if method == "OPTIONS" && asks_model() {
+            // A browser that asks whether it may: nothing runs.
+            Self::Listing
+        } else {
+            Self::Other
+        }
+    }
+}
+
+/// One model of a list; its name may hold slashes, as `owner/name`, but no more of them.
+fn is_entry(name: &str) -> bool {
+    let model = name.strip_prefix(ENTRIES);
+    model.is_some_and(|model| !model.is_empty() && model.matches('/').count() <= 1)
 }
 
 /// `path` without its root and without the model or deployment in it.
@@ -88,7 +127,7 @@ fn is_gemini(name: &str) -> bool {
     let model = name.strip_prefix("/models/");
     model
         .and_then(|model| model.rsplit_once(':'))
-        .is_some_and(|(_, operation)| GEMINI.contains(&operation))
+        .is_some_and(|(model, operation)| !model.contains('/') && GEMINI.contains(&operation))
 }
 
 #[cfg(test)]
@@ -115,7 +154,9 @@ mod tests {
             "/v1/audio/transcriptions",
             "/v1beta/models/gemini-pro:generateContent",
         ] {
-            assert!(is_inference(path), "{path}");
+            assert_eq!(Operation::of("POST", path), Operation::Inference, "{path}");
+            // What was asked before, and its deletion.
+            assert_eq!(Operation::of("DELETE", path), Operation::Other, "{path}");
         }
     }
 
@@ -139,7 +180,56 @@ mod tests {
             "/",
             "",
         ] {
-            assert!(!is_inference(path), "{path}");
+            assert_eq!(Operation::of("POST", path), Operation::Other, "{path}");
+        }
+    }
+
+    #[test]
+    fn reading_what_clients_asked_before_is_no_inference() {
+        for path in ["/v1/chat/completions", "/v1/responses", "/v1/messages"] {
+            assert_eq!(Operation::of("GET", path), Operation::Other, "{path}");
+        }
+    }
+
+    #[test]
+    fn lists_of_models_are_known_and_nothing_beside_them() {
+        for path in [
+            "/v1/models",
+            "/models",
+            "/v1/models/m",
+            "/v1/models/owner/m",
+            "/openai/v1/models",
+            "/api/tags",
+            "/api/ps",
+            "/api/v0/models",
+        ] {
+            assert_eq!(Operation::of("GET", path), Operation::Listing, "{path}");
+            assert_eq!(Operation::of("DELETE", path), Operation::Other, "{path}");
+        }
+        for path in [
+            "/v1/models/",
+            "/v1/models/a/b/c",
+            "/model/info",
+            "/key/info",
+            "/user/info",
+            "/debug/pprof/heap",
+            "/config/yaml",
+        ] {
+            assert_eq!(Operation::of("GET", path), Operation::Other, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_written_strangely_is_none_of_the_known_ones() {
+        for path in [
+            "/v1/chat/completions;/key/generate",
+            "/v1/chat/completions%2F..%2Fkey",
+            "/engines/..%2F..%2Fkey/chat/completions",
+            "/key/generate;/../v1/chat/completions",
+            "/v1beta/models/a/b:generateContent",
+            "/key\\..\\v1/chat/completions",
+        ] {
+            assert_eq!(Operation::of("POST", path), Operation::Other, "{path}");
         }
     }
 }

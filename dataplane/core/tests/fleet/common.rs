@@ -16,7 +16,7 @@ use dataplane_protocol::{
     table::{
         Balancer, BreakerPolicy, Credential, Discovery, Endpoint, EndpointRef, FailoverOn,
         FailoverPolicy, HealthMode, HealthPolicy, Instance, Listing, ListingFormat, ModelPolicy,
-        Profile, Route, RouteMatch, Scheme, Selection, Timeouts, WhenAllOpen,
+        PathScope, Profile, Route, RouteMatch, Scheme, Selection, Timeouts, WhenAllOpen,
     },
 };
 
@@ -28,6 +28,7 @@ pub(crate) fn endpoint(id: &str) -> Endpoint {
         weight: 100,
         base_path: String::new(),
         credential: Credential::None,
+        paths: PathScope::Inference,
         health: HealthPolicy {
             mode: HealthMode::Active,
             paths: vec!["/health".into()],

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::table::{
     Balancer, Credential, EndpointRef, FailoverOn, FailoverPolicy, HealthMode, HealthPolicy,
-    ModelPolicy, PriorityOrder, RouteMatch, Scheme, Selection, Timeouts,
+    ModelPolicy, PathScope, PriorityOrder, RouteMatch, Scheme, Selection, Timeouts,
 };
 
 fn endpoint(id: &str) -> Endpoint {
@@ -16,6 +16,7 @@ fn endpoint(id: &str) -> Endpoint {
         weight: 100,
         base_path: String::new(),
         credential: Credential::None,
+        paths: PathScope::Inference,
         health: HealthPolicy {
             mode: HealthMode::Active,
             paths: vec!["/health".into()],

@@ -7,7 +7,8 @@ use dataplane_protocol::{
     Revision, RoutingTable,
     table::{
         Balancer, Credential, Endpoint, EndpointRef, FailoverOn, FailoverPolicy, HealthMode,
-        HealthPolicy, Instance, ModelPolicy, Profile, Route, RouteMatch, Scheme, Selection,
+        HealthPolicy, Instance, ModelPolicy, PathScope, Profile, Route, RouteMatch, Scheme,
+        Selection,
     },
 };
 use tokio::net::TcpListener;
@@ -26,6 +27,7 @@ fn table(port: u16) -> RoutingTable {
         weight: 100,
         base_path: String::new(),
         credential: Credential::None,
+        paths: PathScope::Inference,
         health: HealthPolicy {
             mode: HealthMode::Active,
             paths: vec!["/health".into()],

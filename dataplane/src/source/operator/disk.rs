@@ -64,6 +64,10 @@ impl Client {
         };
         match serde_json::from_slice::<OnDisk>(&text) {
             Ok(kept) if FORMATS.contains(&kept.format) => {
+                if let Err(reason) = kept.table.check() {
+                    tracing::warn!(reason, "last good table cannot be used");
+                    return;
+                }
                 self.held = ResourceSet::held(&kept.table);
                 shared.apply(Arc::new(kept.table), kept.revision, "disk");
             }

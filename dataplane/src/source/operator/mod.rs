@@ -9,7 +9,6 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_protocol::{
-    RoutingTable,
     frame::{self, Decoder},
     resource::ResourceSet,
     sync::{
@@ -243,7 +242,7 @@ impl Client {
             ToDataPlane::Commit { revision } => {
                 let transaction = transaction.take().ok_or(Error::OutOfOrder)?;
                 let (set, table) = transaction.commit(&self.held, revision)?;
-                if let Err(reason) = acceptable(&table) {
+                if let Err(reason) = table.check() {
                     tracing::error!(%revision, reason, "table refused: the last good one serves on");
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
@@ -273,19 +272,6 @@ async fn accepted(rsp: Response<Incoming>) -> Result<Incoming, Error> {
     let text = text.map(Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     Err(Error::Status { status, text })
-}
-
-/// A table whose parts do not fit together would route wrongly: better the one before.
-fn acceptable(table: &RoutingTable) -> Result<(), String> {
-    for endpoint in table.endpoints.values() {
-        if !table.profiles.contains_key(&endpoint.profile) {
-            return Err(format!(
-                "endpoint {} is of type {}, which is not there",
-                endpoint.id, endpoint.profile
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn instances(shared: &Shared) -> impl Iterator<Item = InstanceReport> {
