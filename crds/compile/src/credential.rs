@@ -155,8 +155,16 @@ fn text<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str
             key.name
         )));
     };
-    let Some(value) = secret.get(&key.key) else {
-        return Err(not_found(missing_key(key, secret)));
+    if secret.is_token {
+        let message = format!(
+            "Secret `{}` is the token of a ServiceAccount of this cluster, which no backend may \
+             have; name a Secret with the backend's own credential",
+            key.name
+        );
+        return Err(Problem::invalid(field, message));
+    }
+    let Some(value) = secret.values.get(&key.key) else {
+        return Err(not_found(missing_key(key, &secret.values)));
     };
     let value = value.expose();
     if value.contains(char::REPLACEMENT_CHARACTER) {
@@ -185,6 +193,7 @@ mod tests {
     use crds::auth::ValueAuth;
 
     use super::*;
+    use crate::facts::SecretFact;
 
     fn bearer() -> AuthSpec {
         AuthSpec {
@@ -202,7 +211,7 @@ mod tests {
     fn facts(key: &str, value: &str) -> Facts {
         let keys = BTreeMap::from([(key.to_owned(), Secret::new(value))]);
         Facts {
-            secrets: BTreeMap::from([("cloud".to_owned(), keys)]),
+            secrets: BTreeMap::from([("cloud".to_owned(), keys.into())]),
             ..Facts::default()
         }
     }
@@ -247,10 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn the_token_of_a_service_account_goes_to_no_backend() {
+        let secret = SecretFact {
+            is_token: true,
+            ..SecretFact::default()
+        };
+        let facts = Facts {
+            secrets: BTreeMap::from([("cloud".to_owned(), secret)]),
+            ..Facts::default()
+        };
+        let problem = resolve(Some(&bearer()), &facts).unwrap_err();
+        assert!(problem.to_string().contains("token of a ServiceAccount"));
+    }
+
+    #[test]
     fn of_many_keys_ten_are_named() {
         let keys = (0..23).map(|n| (format!("k{n:02}"), Secret::new("x")));
         let facts = Facts {
-            secrets: BTreeMap::from([("cloud".to_owned(), keys.collect())]),
+            secrets: BTreeMap::from([(
+                "cloud".to_owned(),
+                keys.collect::<BTreeMap<_, _>>().into(),
+            )]),
             ..Facts::default()
         };
         let problem = resolve(Some(&bearer()), &facts).unwrap_err();

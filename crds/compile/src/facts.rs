@@ -16,10 +16,29 @@ pub struct Facts {
     pub in_cluster: bool,
     pub services: BTreeMap<String, ServiceFact>,
     pub pods: BTreeMap<String, PodFact>,
-    /// Secrets by name, their values by key.
-    pub secrets: BTreeMap<String, BTreeMap<String, Secret>>,
+    /// Secrets by name.
+    pub secrets: BTreeMap<String, SecretFact>,
     /// What has not been listed yet, so that nothing is known of it.
     pub unlisted: Unlisted,
+}
+
+/// A Secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecretFact {
+    /// Values by key; those of a token are not kept.
+    pub values: BTreeMap<String, Secret>,
+    /// Of type `kubernetes.io/service-account-token`: it speaks for an account of this cluster,
+    /// and no backend is to have it.
+    pub is_token: bool,
+}
+
+impl From<BTreeMap<String, Secret>> for SecretFact {
+    fn from(values: BTreeMap<String, Secret>) -> Self {
+        Self {
+            values,
+            is_token: false,
+        }
+    }
 }
 
 /// What is missing here is not known to be absent: data planes keep what they hold of it.

@@ -212,7 +212,7 @@ impl<'a> Collected<'a> {
             Object::Endpoint(object) => input.objects.endpoints.push(Arc::from(object)),
             Object::Route(object) => input.objects.routes.push(Arc::from(object)),
             Object::Secret { name, values } => {
-                input.facts.secrets.insert(name, values);
+                input.facts.secrets.insert(name, values.into());
             }
         }
     }

@@ -16,13 +16,13 @@ use std::{
 };
 
 use crds::{LlmEndpoint, OllaRoute};
-use dataplane_protocol::{ResourceKey, RouteId, Secret, SetId, resource::ResourceSet};
+use dataplane_protocol::{ResourceKey, RouteId, SetId, resource::ResourceSet};
 
 use self::{built::Built, placed::Place, reach::Reach};
 use crate::{
     Facts, Form, Kind,
     candidates::Routes,
-    facts::{PodFact, ServiceFact, ServicePort, SliceFact, Unlisted},
+    facts::{PodFact, SecretFact, ServiceFact, ServicePort, SliceFact, Unlisted},
     form::{Changed, Forms},
     uses::{Used, Uses},
     verdict::Verdicts,
@@ -60,7 +60,7 @@ pub struct Service {
     /// Of type ExternalName: the name outside of the cluster.
     pub external_name: Option<String>,
     /// `IPv4` or `IPv6`: the Service's first family. Slices of the other one hold the same pods
-    /// again.
+    /// again, and count only where this one has no address.
     pub family: Option<String>,
 }
 
@@ -213,12 +213,12 @@ impl Namespace {
         used
     }
 
-    pub fn set_secret(&mut self, name: &str, values: Option<BTreeMap<String, Secret>>) -> bool {
-        if self.facts.secrets.get(name) == values.as_ref() {
+    pub fn set_secret(&mut self, name: &str, secret: Option<SecretFact>) -> bool {
+        if self.facts.secrets.get(name) == secret.as_ref() {
             return false;
         }
-        match values {
-            Some(values) => self.facts.secrets.insert(name.to_owned(), values),
+        match secret {
+            Some(secret) => self.facts.secrets.insert(name.to_owned(), secret),
             None => self.facts.secrets.remove(name),
         };
         self.users_are_stale(&Used::Secret(name.to_owned()))
@@ -335,8 +335,11 @@ impl Namespace {
             Some(service) => {
                 let slices = self.slices_of.get(name).into_iter().flatten();
                 let slices = slices.filter_map(|name| self.slices.get(name));
-                let family = service.family.as_ref();
-                let slices = slices.filter(|it| family.is_none_or(|family| *family == it.family));
+                let slices: Vec<&Slice> = slices.collect();
+                let is_first = |it: &&Slice| service.family.as_ref() == Some(&it.family);
+                let has_address = |it: &Slice| !it.slice.addresses.is_empty();
+                let first = slices.iter().any(|it| is_first(it) && has_address(it));
+                let slices = slices.into_iter().filter(|it| !first || is_first(it));
                 let fact = ServiceFact {
                     external_name: service.external_name.clone(),
                     ports: service.ports.clone(),

@@ -72,7 +72,8 @@ impl Change {
                 namespace.set_pod(&name, pod.clone());
             }
             Self::Secret(_, there) => {
-                let values = there.then(|| [("key".into(), Secret::new("value"))].into());
+                let values =
+                    there.then(|| BTreeMap::from([("key".into(), Secret::new("value"))]).into());
                 namespace.set_secret(&name, values);
             }
             Self::Unlisted(unlisted) => namespace.set_unlisted(unlisted.clone()),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use compile::{
     Form, Kind, Unreadable,
-    facts::{PodFact, ServicePort, SliceAddress, SliceFact},
+    facts::{PodFact, SecretFact, ServicePort, SliceAddress, SliceFact},
     namespace::{Service, Slice},
 };
 use crds::{LlmEndpoint, LlmEndpointSpec, OllaRoute, OllaRouteSpec};
@@ -25,6 +25,9 @@ use super::{
     ledger::Entry,
     status::ObjectStatus,
 };
+
+/// Type of a Secret that holds the token of a ServiceAccount.
+const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 
 /// Label on an EndpointSlice that names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -153,16 +156,16 @@ fn named_ports(spec: v1::PodSpec) -> BTreeMap<String, u16> {
 /// What is no text in a value is marked by U+FFFD; compile refuses it.
 pub fn secret(secret: v1::Secret) -> Item {
     let (namespace, name) = names(&secret.metadata);
-    let values: BTreeMap<String, Secret> = secret
-        .data
-        .unwrap_or_default()
+    let is_token = secret.type_.as_deref() == Some(SERVICE_ACCOUNT_TOKEN);
+    let data = secret.data.filter(|_| !is_token).unwrap_or_default();
+    let values: BTreeMap<String, Secret> = data
         .into_iter()
         .map(|(key, value)| (key, Secret::new(String::from_utf8_lossy(&value.0))))
         .collect();
     Item {
         namespace,
         name,
-        fact: Fact::Secret(values),
+        fact: Fact::Secret(SecretFact { values, is_token }),
     }
 }
 
@@ -310,6 +313,18 @@ mod tests {
         assert_eq!(kept.metadata.managed_fields, None);
         assert_eq!(kept.metadata.annotations, None);
         assert_eq!(kept.labels()["gpu"], "h100");
+    }
+
+    #[test]
+    fn the_token_of_a_service_account_is_known_as_that_and_not_kept() {
+        let whole = json!({
+            "metadata": { "namespace": "a", "name": "robot" },
+            "type": SERVICE_ACCOUNT_TOKEN, "data": { "token": "eA==" },
+        });
+        let Fact::Secret(fact) = secret(serde_json::from_value(whole).unwrap()).fact else {
+            panic!("no Secret")
+        };
+        assert!(fact.is_token && fact.values.is_empty());
     }
 
     #[test]

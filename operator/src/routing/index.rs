@@ -235,7 +235,7 @@ fn insert(known: &mut Namespace, name: &str, fact: Fact) -> bool {
         Fact::Service(service) => known.set_service(name, Some(service)),
         Fact::Slice(slice) => known.set_slice(name, Some(slice)),
         Fact::Pod(pod) => known.set_pod(name, Some(pod)),
-        Fact::Secret(values) => known.set_secret(name, Some(values)),
+        Fact::Secret(secret) => known.set_secret(name, Some(secret)),
     }
 }
 

@@ -1,14 +1,11 @@
 //! What is kept of the cluster's objects, and where each piece comes from. Values only.
 
-use std::collections::BTreeMap;
-
 use compile::{
     Form,
-    facts::PodFact,
+    facts::{PodFact, SecretFact},
     namespace::{Service, Slice},
 };
 use crds::{LlmEndpoint, OllaRoute};
-use dataplane_protocol::Secret;
 
 /// Where items come from: one watch each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,5 +64,5 @@ pub enum Fact {
     Service(Service),
     Slice(Slice),
     Pod(PodFact),
-    Secret(BTreeMap<String, Secret>),
+    Secret(SecretFact),
 }

@@ -44,7 +44,7 @@ pub(crate) fn read(yaml: &str) -> (Objects, Facts) {
                 facts.pods.insert(name, pod(to(document)));
             }
             core::Secret::KIND => {
-                facts.secrets.insert(name, secret(to(document)));
+                facts.secrets.insert(name, secret(to(document)).into());
             }
             other => panic!("no case needs a {other}"),
         }

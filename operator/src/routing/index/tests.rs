@@ -173,6 +173,13 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
         .map(|instance| instance.host.as_str())
         .collect();
     assert_eq!(hosts, ["s-6"]);
+    // A Service without a selector may name a family that it has no address of.
+    index.delete(&Source::Slices("a".into()), "a", "s-6");
+    let instances = &compiled(&mut index, "a").table.instances;
+    let hosts: Vec<_> = (instances.values().flat_map(|list| list.iter()))
+        .map(|instance| instance.host.as_str())
+        .collect();
+    assert_eq!(hosts, ["s-4"]);
 }
 
 #[test]
