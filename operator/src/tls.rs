@@ -42,8 +42,9 @@ pub const CA_KEY: &str = "ca.crt";
 const CHECK: Duration = Duration::from_hours(24);
 /// How often files are read again: whoever renews them expects that to be all.
 const CHECK_FILES: Duration = Duration::from_mins(1);
-/// How often the CA is applied again where somebody may have removed it.
-const REAPPLY: Duration = Duration::from_hours(1);
+/// How often the CA is applied again where somebody may have removed it: new data planes of such a
+/// namespace do not start before. It costs a request a namespace that changes nothing.
+const REAPPLY: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_secs(5);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 /// Namespaces that get the CA at a time: one that does not answer holds up no other.
