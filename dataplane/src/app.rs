@@ -3,7 +3,7 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
-use compile::manifest::Source;
+use manifest::Source;
 use tokio::task::JoinSet;
 
 use crate::{

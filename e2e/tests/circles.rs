@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 
 use syn::visit::Visit;
 
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "crds",
     "crds/compile",
+    "crds/manifest",
     "dataplane",
     "dataplane/core",
     "dataplane/http1",

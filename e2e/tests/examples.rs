@@ -3,11 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use compile::{
-    compile,
-    manifest::{Loaded, Severity, Source, load},
-};
+use compile::compile;
 use dataplane_protocol::RoutingTable;
+use manifest::{Loaded, Severity, Source, load};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")

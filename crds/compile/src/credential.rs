@@ -61,7 +61,7 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
 
 /// What is wrong with the name of a Secret, if something is: it goes into a field selector, where
 /// any other text would ask for something else.
-pub(crate) fn not_a_secret_s(name: &str) -> Option<String> {
+pub fn not_a_secret_s(name: &str) -> Option<String> {
     (!is_subdomain(name)).then(|| {
         format!(
             "`{name}` is not a name that a Secret can have; write it like cloud-key: lowercase \

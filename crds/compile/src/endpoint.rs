@@ -169,7 +169,7 @@ fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
 }
 
 /// What is wrong with its spec by itself, if something is.
-pub(crate) fn problem(object: &LlmEndpoint) -> Option<Problem> {
+pub fn problem(object: &LlmEndpoint) -> Option<Problem> {
     check(&object.spec).err()
 }
 

@@ -11,7 +11,6 @@
 //! status is computed by the very code that made the table.
 
 pub mod facts;
-pub mod manifest;
 pub mod namespace;
 pub mod verdict;
 
@@ -30,11 +29,16 @@ mod sets;
 mod url;
 mod uses;
 
+pub use credential::not_a_secret_s;
+pub use endpoint::problem as endpoint_problem;
 pub use facts::Facts;
 pub use form::{Form, Unreadable};
 pub use kind::Kind;
 pub use namespace::{Namespace, Updated};
-pub use profile::profiles;
+pub use nearest::nearest;
+pub use profile::{cost_of_probe, profiles};
+pub use route::problem as route_problem;
+pub use url::Url;
 pub use verdict::{Problem, Verdict, Verdicts};
 
 use std::sync::Arc;

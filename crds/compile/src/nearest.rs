@@ -3,7 +3,7 @@
 
 /// The known word with the fewest single-letter edits, case and `_`/`-` not counted; none when
 /// over a third of the letters would have to change. Among equals the first.
-pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = simplified(word);
     known
         .map(|known| (distance(&plain, &simplified(known)), known))

@@ -35,7 +35,7 @@ pub(crate) fn known_types() -> Vec<&'static str> {
 }
 
 /// What to say about a probe of `path` that would cost tokens each time; none for others.
-pub(crate) fn cost_of_probe(type_: &str, path: &str) -> Option<String> {
+pub fn cost_of_probe(type_: &str, path: &str) -> Option<String> {
     let profile = find(type_)?;
     let costly = CATALOGUE.costly_paths.get(&profile.name)?;
     let free = profile.health_paths.first()?;

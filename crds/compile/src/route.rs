@@ -92,7 +92,7 @@ fn matches_at(place: usize) -> String {
 }
 
 /// What is wrong with its spec by itself, if something is.
-pub(crate) fn problem(object: &OllaRoute) -> Option<Problem> {
+pub fn problem(object: &OllaRoute) -> Option<Problem> {
     parse(object).err()
 }
 

@@ -7,17 +7,17 @@ use dataplane_protocol::table::Scheme;
 use http::Uri;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Url {
-    pub(crate) scheme: Scheme,
+pub struct Url {
+    pub scheme: Scheme,
     /// Lower case, without brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub host: String,
+    pub port: u16,
     /// Empty, or starting with `/` and not ending with it.
-    pub(crate) base_path: String,
+    pub base_path: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     #[error("not a URL; write it like http://host:8000")]
     Malformed,
     #[error("starts with neither http:// nor https://")]
@@ -33,7 +33,7 @@ pub(crate) enum Error {
 }
 
 impl Url {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
+    pub fn parse(text: &str) -> Result<Self, Error> {
         let (scheme, rest) = split_scheme(text)?;
         // Before all else: `Uri` drops a fragment, and would quote credentials in no error of
         // ours, but take them.

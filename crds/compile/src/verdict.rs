@@ -99,7 +99,7 @@ impl Problem {
     }
 
     /// Field and message of each.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub fn parts(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = std::iter::once(self).chain(&self.others);
         all.map(|one| (one.field.as_str(), one.message.as_str()))
     }

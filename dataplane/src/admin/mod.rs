@@ -173,8 +173,8 @@ pub(crate) fn bare_query<'a>(
 
 #[cfg(test)]
 mod tests {
-    use compile::manifest::Source;
     use dataplane_protocol::Revision;
+    use manifest::Source;
 
     use super::*;
     use crate::{config::Settings, source::file};

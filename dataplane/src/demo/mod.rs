@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use compile::manifest::Source;
+use manifest::Source;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,

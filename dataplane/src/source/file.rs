@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use compile::{
-    Compiled, Problem, compile,
-    manifest::{self, Loaded, Severity, Source},
-};
+use compile::{Compiled, Problem, compile};
+use manifest::{Loaded, Severity, Source};
 
 use crate::state::Shared;
 

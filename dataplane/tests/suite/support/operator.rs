@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use compile::manifest::Source;
 use dataplane::source::{
     file,
     operator::{self, Config},
@@ -24,6 +23,7 @@ use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::{BodyExt as _, Channel, Either, Full, channel::Sender};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use manifest::Source;
 use parking_lot::Mutex;
 use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{

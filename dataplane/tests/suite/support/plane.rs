@@ -2,11 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use compile::manifest::Source;
 use dataplane::{
     app::{App, From, Running},
     config::Settings,
 };
+use manifest::Source;
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 

@@ -6,10 +6,8 @@
     reason = "a test fails by panicking"
 )]
 
-use compile::{
-    compile,
-    manifest::{Loaded, Severity, Source, load},
-};
+use compile::compile;
+use manifest::{Loaded, Severity, Source, load};
 use proptest::prelude::*;
 
 fn read(files: &[(&str, &str)]) -> Loaded {

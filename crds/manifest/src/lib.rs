@@ -22,7 +22,7 @@ use std::{
 use crds::{LlmEndpoint, OllaRoute, OllaRouteSpec};
 use dataplane_protocol::Secret;
 
-use crate::{Facts, Kind, Objects};
+use compile::{Facts, Kind, Objects};
 use note::Notes;
 
 /// A file. Its text may hold credentials, so it is never printed.
@@ -64,7 +64,7 @@ impl Loaded {
     }
 }
 
-/// What [`compile`](crate::compile()) takes, for one namespace. Never in a cluster.
+/// What [`compile`](compile::compile()) takes, for one namespace. Never in a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Input {
     pub objects: Objects,

@@ -14,7 +14,7 @@ use super::{
     schema,
     yaml::{Entry, Node, Value},
 };
-use crate::{Kind, endpoint, nearest::nearest, profile::cost_of_probe, route};
+use compile::{Kind, cost_of_probe, endpoint_problem, nearest, route_problem};
 
 /// A document of a kind that is read here.
 pub(super) struct Read {
@@ -146,8 +146,8 @@ fn object(document: &Node, kind: &str, notes: &mut Notes<'_>) -> Read {
 fn tell_the_rest(document: &Node, kind: &str, notes_before: usize, notes: &mut Notes<'_>) {
     let mut unheard = Notes::on("");
     let problem = match kind {
-        "LlmEndpoint" => decode(document, &mut unheard).and_then(|it| endpoint::problem(&it)),
-        _ => decode(document, &mut unheard).and_then(|it| route::problem(&it)),
+        "LlmEndpoint" => decode(document, &mut unheard).and_then(|it| endpoint_problem(&it)),
+        _ => decode(document, &mut unheard).and_then(|it| route_problem(&it)),
     };
     let Some(problem) = problem else { return };
     for (field, message) in problem.parts() {

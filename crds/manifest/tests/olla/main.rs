@@ -9,14 +9,12 @@
 mod guide;
 mod own;
 
-use compile::{
-    compile,
-    manifest::{Loaded, Source, load},
-};
+use compile::compile;
 use dataplane_protocol::{
     RoutingTable,
     table::{Endpoint, Route},
 };
+use manifest::{Loaded, Source, load};
 
 fn read(text: &str) -> Loaded {
     let source = Source {

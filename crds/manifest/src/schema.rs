@@ -18,7 +18,7 @@ use super::{
     note::Notes,
     yaml::{Entry, Node, Value},
 };
-use crate::{nearest::nearest, url::Url};
+use compile::{Url, nearest};
 
 /// The schema of `spec` of one of our kinds.
 pub(super) fn of_spec(kind: &str) -> Option<&'static JSONSchemaProps> {
@@ -188,7 +188,7 @@ fn shape(pattern: &str) -> Option<Refusal> {
             let fits = crds::Duration::new(text).parse().is_some();
             (!fits).then(|| format!("`{text}` is not a duration; write it like 500ms, 10s, 1m30s"))
         },
-        SUBDOMAIN_PATTERN => crate::credential::not_a_secret_s,
+        SUBDOMAIN_PATTERN => compile::not_a_secret_s,
         CAUSE_PATTERN => |text| text.parse::<FailoverCause>().err().map(|e| e.to_string()),
         PORT_NAME_PATTERN => |text| {
             let what = "must be a port number, without quotes, or a port name such as http";
@@ -224,7 +224,7 @@ fn range(number: f64, schema: &JSONSchemaProps) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::yaml;
+    use crate::yaml;
 
     fn notes(kind: &str, spec: &str) -> Vec<String> {
         let node = yaml::documents(spec).remove(0).ok().unwrap();

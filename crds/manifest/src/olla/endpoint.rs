@@ -13,7 +13,7 @@ use super::{
     auth,
     section::Section,
 };
-use crate::{profile::cost_of_probe, url::Url};
+use compile::{Url, cost_of_probe};
 
 /// What holds for every endpoint that does not say otherwise.
 pub(super) struct Defaults {
