@@ -35,6 +35,7 @@ use std::{
 };
 
 use compile::Kind;
+use dataplane_protocol::ResourceKey;
 use tokio::{
     sync::{mpsc, watch as signal},
     time::{Instant, sleep_until},
@@ -288,7 +289,20 @@ impl Routing {
             },
             None => Content::default(),
         };
-        let judged = content.updated.verdicts.clone();
+        let mut judged = content.updated.verdicts.clone();
+        // Of an instance that took another's place data planes may have said something already.
+        judged.extend(
+            content
+                .updated
+                .resources
+                .iter()
+                .filter_map(|key| match key {
+                    ResourceKey::Instance(endpoint, _) => {
+                        Some((Kind::LlmEndpoint, endpoint.as_str().to_owned()))
+                    }
+                    _ => None,
+                }),
+        );
         let next = Snapshot::next(previous.as_deref(), namespace, content);
         self.index.settle(namespace);
         self.metrics
