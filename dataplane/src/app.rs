@@ -118,7 +118,9 @@ impl App {
         tasks.spawn(prober::run(shared.clone()));
         tracing::info!(%addr, tls = certificate.is_some(), "listening");
         if let Some(certificate) = certificate {
-            tasks.spawn(certificate.follow(shared.clone()));
+            tasks.spawn(
+                certificate.follow(shared.look_at_certificate.clone(), shared.drain.clone()),
+            );
         }
         Ok(Running {
             shared,

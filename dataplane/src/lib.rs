@@ -32,5 +32,6 @@ mod resolve;
 mod socket;
 pub mod source;
 pub mod state;
+mod terminal;
 pub mod tls;
 mod upstream;

@@ -41,7 +41,7 @@ pub struct Shared {
     /// Somebody asks for a look at the files now.
     pub look_at_files: Notify,
     /// The same for the listener's certificate.
-    pub look_at_certificate: Notify,
+    pub look_at_certificate: Arc<Notify>,
     /// Cancelled once, before `drain`: not ready any more, but still serving.
     pub leaving: CancellationToken,
     /// Cancelled once: no new connections, streams may end.
@@ -73,7 +73,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
             look_at_files: Notify::new(),
-            look_at_certificate: Notify::new(),
+            look_at_certificate: Arc::default(),
             leaving: CancellationToken::new(),
             drain: CancellationToken::new(),
             kept_bytes: AtomicUsize::new(0),

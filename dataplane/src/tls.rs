@@ -10,9 +10,9 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
-
-use crate::state::Shared;
+use tokio_util::sync::CancellationToken;
 
 /// Between two looks at the files. A certificate is renewed days before it ends.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -70,15 +70,15 @@ impl Certificate {
         Ok(Arc::new(config).into())
     }
 
-    /// Follows the files until the process drains; while they are of no use, the certificate in
+    /// Follows the files until the process drains, and at once when told to look; while they are of no use, the certificate in
     /// use stays. New connections get the new one.
-    pub(crate) async fn follow(self: Arc<Self>, shared: Arc<Shared>) {
+    pub(crate) async fn follow(self: Arc<Self>, look: Arc<Notify>, drain: CancellationToken) {
         let mut told = String::new();
         loop {
             tokio::select! {
-                () = shared.drain.cancelled() => return,
+                () = drain.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = shared.look_at_certificate.notified() => {}
+                () = look.notified() => {}
             }
             let problem = match read(&self.files) {
                 Ok(pair) => {

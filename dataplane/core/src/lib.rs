@@ -39,7 +39,6 @@ mod health;
 mod load;
 mod models;
 mod order;
-mod outcome;
 mod pick;
 mod plan;
 mod ramp;
@@ -55,11 +54,10 @@ mod window;
 #[cfg(test)]
 mod testing;
 
-pub use classify::Cause;
+pub use classify::{Cause, Outcome};
 pub use explain::{CandidateView, Explanation};
 pub use fleet::{Fleet, LISTING_TIMEOUT};
 pub use order::{Event, Listed, Order, Probed};
-pub use outcome::Outcome;
 pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
 pub use route::Query;
 pub use time::Mono;

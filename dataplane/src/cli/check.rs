@@ -8,8 +8,9 @@ use dataplane_protocol::{
     table::{Balancer, Endpoint, RouteMatch, Scheme},
 };
 
-use super::{FileArgs, complain, say};
+use super::FileArgs;
 use crate::source::file::{self, Understood};
+use crate::terminal::{complain, say};
 
 const UNUSABLE: &str = "these files cannot be used as they stand";
 

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use dataplane_core::InstanceView;
 use dataplane_protocol::{RoutingTable, sync::Health};
 
-use super::{ExplainArgs, complain, say};
+use super::ExplainArgs;
+use crate::terminal::{complain, say};
 use crate::{config::Settings, explain, prober, source::file, state::Shared};
 
 /// How long the endpoints are looked at before the answer: a probe and a listing, each with the

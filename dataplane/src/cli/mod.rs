@@ -9,7 +9,10 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use http::Uri;
 
-use crate::demo;
+use crate::{
+    demo,
+    terminal::{LogArgs, complain, say},
+};
 
 /// Routes LLM traffic to the backends of one namespace.
 #[derive(Debug, Parser)]
@@ -139,25 +142,6 @@ pub(crate) struct RunArgs {
     log: LogArgs,
 }
 
-#[derive(Args, Clone, Debug)]
-pub(crate) struct LogArgs {
-    /// What to log, as `level` or `target=level,…`.
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-    log_level: String,
-    /// `json`, or `text` (the default on a terminal).
-    #[arg(long, env = "OLLA_LOG_FORMAT")]
-    log_format: Option<crate::logging::Format>,
-}
-
-impl LogArgs {
-    /// Warnings only, as text: where a person looks at a picture of the fleet. What the picture
-    /// shows by itself is no warning: a line of it would come between one picture and the next.
-    pub(crate) fn quiet() -> (String, Option<crate::logging::Format>) {
-        let filter = "warn,dataplane::upstream=error";
-        (filter.to_owned(), Some(crate::logging::Format::Text))
-    }
-}
-
 #[derive(Args, Debug)]
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
@@ -190,16 +174,6 @@ impl Cli {
             ExitCode::FAILURE
         })
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the command line speaks to its user")]
-pub(crate) fn say(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "the command line speaks to its user")]
-pub(crate) fn complain(text: &str) {
-    eprintln!("{text}");
 }
 
 #[cfg(test)]

@@ -23,9 +23,9 @@ use tokio::{
 use self::toy::Toy;
 use crate::{
     app::{App, From, Running},
-    cli::{LogArgs, say},
     config::{DEFAULT_PORT, Settings},
     logging,
+    terminal::{LogArgs, say},
 };
 
 /// The demo's own arguments.

@@ -6,7 +6,7 @@ use dataplane_core::{FleetView, InstanceView};
 use dataplane_protocol::InstanceId;
 
 use super::toy::MODEL;
-use crate::cli::say;
+use crate::terminal::say;
 
 pub(super) fn greeting(base: &str) -> String {
     format!(

@@ -17,7 +17,7 @@ use super::{
     screen::Screen,
     toy::{MODEL, Toy},
 };
-use crate::{app::Running, cli::say};
+use crate::{app::Running, terminal::say};
 
 /// Between two requests.
 const EVERY: Duration = Duration::from_millis(50);

@@ -1,7 +1,7 @@
-//! Bodies on their way: to a backend, and to the client.
+//! Bodies on their way to a backend.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     future::Future as _,
     pin::Pin,
     rc::Rc,
@@ -13,8 +13,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
-
-use super::relay::{Broken, Relay};
 
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
@@ -224,55 +222,5 @@ impl Body for Outgoing {
         }
         hint.set_lower(hint.lower() + self.left);
         hint
-    }
-}
-
-/// Bodies of answers: ours, or a backend's.
-#[derive(Debug)]
-pub(crate) enum OutBody {
-    Whole(Option<Bytes>),
-    Relay(Box<Relay>),
-    /// On HTTP/2, where a stream whose client takes nothing is polled no more: the regular look
-    /// at all connections finds it.
-    Watched(Rc<RefCell<Relay>>),
-}
-
-impl OutBody {
-    pub(crate) fn whole(bytes: Bytes) -> Self {
-        Self::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl Body for OutBody {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Relay(relay) => Pin::new(&mut **relay).poll_frame(cx),
-            Self::Watched(relay) => Pin::new(&mut *relay.borrow_mut()).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(bytes) => bytes.is_none(),
-            Self::Relay(relay) => relay.is_end_stream(),
-            Self::Watched(relay) => relay.borrow().is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
-            Self::Relay(relay) => relay.size_hint(),
-            Self::Watched(relay) => relay.borrow().size_hint(),
-        }
     }
 }

@@ -17,12 +17,13 @@ use translate::{paths::Operation, stream::Framing};
 use super::{
     Answered,
     account::Account,
+    answer,
     attempt::{self, Answer, Message},
     body::{Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
     intake::{self, Intake},
-    relay::{self, Terms},
+    relay::Terms,
     respond,
     surface::Forward,
 };
@@ -294,7 +295,7 @@ impl Call<'_> {
         };
         let (upstream, mut flight) = (picked.upstream, picked.flight);
         flight.commit();
-        let body = relay::body(first, connection, upstream, flight, account, terms);
+        let body = answer::of_backend(first, connection, upstream, flight, account, terms);
         let mut rsp = Response::new(body);
         *rsp.status_mut() = status;
         *rsp.headers_mut() = headers;

@@ -13,6 +13,7 @@
 )]
 
 mod account;
+mod answer;
 mod arrival;
 mod attempt;
 mod body;
@@ -39,7 +40,8 @@ use hyper::body::Incoming;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
-    body::{OutBody, Outgoing},
+    answer::OutBody,
+    body::Outgoing,
     headers::Address,
     path::{folded, normalised, refuse_ambiguous},
     respond::Stamps,

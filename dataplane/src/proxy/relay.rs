@@ -25,7 +25,6 @@ use translate::{
 };
 
 use super::{
-    OutBody,
     account::Account,
     body::{Progress, Upload},
     flight::Flight,
@@ -49,13 +48,13 @@ pub(crate) struct Relay {
     connection: Option<Connection>,
     upstream: Rc<Upstream>,
     flight: Flight,
-    account: Box<Account>,
+    pub(super) account: Box<Account>,
     /// What the answer counts as if it ends whole.
     outcome: Outcome,
     /// The request's body may still be on its way.
     upload: Upload,
     client: Dialect,
-    http_2: bool,
+    pub(super) http_2: bool,
     framer: Framer,
     /// A model was asked: its dialect says how a stream ends.
     inference: bool,
@@ -102,35 +101,8 @@ pub(super) struct Terms {
     pub now: Instant,
 }
 
-/// The body of an answer of which `first` is here.
-pub(super) fn body(
-    first: Option<Bytes>,
-    connection: Connection,
-    upstream: Rc<Upstream>,
-    mut flight: Flight,
-    mut account: Box<Account>,
-    terms: Terms,
-) -> OutBody {
-    // Most answers that are no streams are here by now: nothing is left to relay.
-    let whole = terms.framing == Framing::Opaque && (first.is_none() || connection.is_done());
-    if !whole {
-        let relay = Relay::new(first, connection, upstream, flight, account, terms);
-        if !relay.http_2 {
-            return OutBody::Relay(Box::new(relay));
-        }
-        let from = relay.account.from.clone();
-        let relay = Rc::new(RefCell::new(relay));
-        from.watch(&relay);
-        return OutBody::Watched(relay);
-    }
-    flight.finish(terms.outcome, terms.now);
-    account.answered(&upstream, &terms.outcome, terms.now);
-    upstream.put_back(connection, terms.now);
-    OutBody::whole(first.unwrap_or_default())
-}
-
 impl Relay {
-    fn new(
+    pub(super) fn new(
         first: Option<Bytes>,
         connection: Connection,
         upstream: Rc<Upstream>,
