@@ -1,11 +1,11 @@
 //! Which endpoint would take a request, and why no other: the same path reading and the same
 //! decision as for real requests.
 
-use dataplane_core::Explanation;
+use dataplane_core::{Explanation, Query};
+use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
 
 use crate::{
-    admin::bare_query,
     error::ProxyError,
     proxy::{Surface, folded, normalised, refuse_ambiguous, surface_of},
     state::Shared,
@@ -49,4 +49,20 @@ fn refused(error: &ProxyError) -> Explanation {
         Some(error.reason()),
         format!("not a path that goes to a backend: {error}"),
     )
+}
+
+/// A query without headers, as `explain` asks it.
+pub(crate) fn bare_query<'a>(
+    path: &'a str,
+    model: Option<&'a str>,
+    prefix: Option<&'a str>,
+    dialect: Option<Dialect>,
+) -> Query<'a> {
+    Query {
+        path,
+        header: &|_| None,
+        model,
+        prefix,
+        dialect,
+    }
 }

@@ -8,7 +8,8 @@
 //!                           └──▶ upstream ──▶ backend
 //! ```
 
-pub mod admin;
+pub mod address;
+mod admin;
 pub mod app;
 mod bell;
 pub mod cli;
@@ -32,6 +33,8 @@ mod resolve;
 mod socket;
 pub mod source;
 pub mod state;
+mod template;
 mod terminal;
 pub mod tls;
+mod upload;
 mod upstream;

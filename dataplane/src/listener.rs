@@ -293,7 +293,7 @@ async fn connection(
     };
     let service = service_fn(|req| {
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
-        let answering = Box::pin(proxy::handle(from.clone(), req));
+        let answering = Box::pin(proxy::handle(from.clone(), req, crate::admin::answer));
         answering.map(Ok::<_, Infallible>)
     });
     let ended = if h2 {

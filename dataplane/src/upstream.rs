@@ -23,12 +23,14 @@ use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use crate::{
+    address::Address,
     connect, connection,
     cut::Cut,
     io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
-    proxy::{Address, Outgoing, Stamps},
     state::Shared,
+    template::Templates,
+    upload::Outgoing,
 };
 
 /// Idle connections kept per instance and worker.
@@ -62,7 +64,7 @@ pub(crate) struct Upstream {
     pub first_token: Histogram,
     pub duration: Histogram,
     /// Headers of its answers that are ours.
-    pub stamps: RefCell<Stamps>,
+    pub templates: RefCell<Templates>,
     requests: RefCell<Vec<(RouteId, u16, Counter)>>,
     attempts: RefCell<Vec<(&'static str, Counter)>>,
     idle: RefCell<Vec<Idle>>,
@@ -138,7 +140,7 @@ impl Upstream {
             cut: shared.cut_signal(info.key),
             first_token: shared.metrics.first_token.get_or_create_owned(&labels),
             duration: shared.metrics.request_duration.get_or_create_owned(&labels),
-            stamps: RefCell::default(),
+            templates: RefCell::default(),
             requests: RefCell::default(),
             attempts: RefCell::default(),
             idle: RefCell::new(idle),

@@ -54,7 +54,7 @@ fn no_modules_use_each_other_in_a_circle() {
 }
 
 /// To be undone; nothing may come to it.
-const KNOWN: [&str; 1] = ["dataplane: admin downstream explain proxy upstream"];
+const KNOWN: [&str; 0] = [];
 
 fn modules_of(src: &Path) -> BTreeMap<Segments, Module> {
     let mut modules = BTreeMap::new();

@@ -7,13 +7,13 @@ mod status;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dataplane_core::{FleetView, InstanceView, Query};
-use dataplane_protocol::{Dialect, sync::Health};
+use dataplane_core::{FleetView, InstanceView};
+use dataplane_protocol::sync::Health;
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::{
-    proxy::{Answered, OutBody, respond},
+    proxy::{Answered, Asker, OutBody, respond},
     state::Shared,
 };
 
@@ -22,25 +22,12 @@ const OPENMETRICS: HeaderValue =
 
 pub(crate) use self::server::serve;
 
-/// Who wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asker {
-    /// By the admin listener.
-    Admin,
-    /// By the port of all clients, from this machine.
-    Local,
-    /// By that port, from elsewhere: told of endpoints, not where they are.
-    Remote,
-}
-
-impl Asker {
-    /// Whether the page is told. Where there is an admin listener, clients' port has no more than
-    /// probes of it need.
-    fn may_see(self, shared: &Shared, path: &str) -> bool {
-        self == Self::Admin
-            || shared.settings.admin.is_none()
-            || matches!(path, "/internal/health" | "/internal/ready" | "/version")
-    }
+/// Whether the page is told. Where there is an admin listener, clients' port has no more than
+/// probes of it need.
+fn may_see(asker: Asker, shared: &Shared, path: &str) -> bool {
+    asker == Asker::Admin
+        || shared.settings.admin.is_none()
+        || matches!(path, "/internal/health" | "/internal/ready" | "/version")
 }
 
 pub(crate) fn answer(
@@ -56,7 +43,7 @@ pub(crate) fn answer(
             &json!({ "error": "GET only" }),
         );
     }
-    if !asker.may_see(shared, path) {
+    if !may_see(asker, shared, path) {
         let error = format!("{path} is at the admin listener (--admin-listen)");
         return document(StatusCode::NOT_FOUND, &json!({ "error": error }));
     }
@@ -153,22 +140,6 @@ fn percent_decoded(text: &str) -> String {
         out.extend(decoded);
     }
     String::from_utf8_lossy(&out).into_owned()
-}
-
-/// A query without headers, as `explain` asks it.
-pub(crate) fn bare_query<'a>(
-    path: &'a str,
-    model: Option<&'a str>,
-    prefix: Option<&'a str>,
-    dialect: Option<Dialect>,
-) -> Query<'a> {
-    Query {
-        path,
-        header: &|_| None,
-        model,
-        prefix,
-        dialect,
-    }
 }
 
 #[cfg(test)]

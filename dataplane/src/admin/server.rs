@@ -14,8 +14,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Asker, answer};
-use crate::{proxy::OutBody, state::Shared};
+use super::answer;
+use crate::{
+    proxy::{Asker, OutBody},
+    state::Shared,
+};
 
 /// Scrapers and people are few.
 const MAX_CONNECTIONS: usize = 64;

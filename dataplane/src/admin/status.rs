@@ -6,8 +6,7 @@ use dataplane_core::FleetView;
 use dataplane_protocol::sync::Health;
 use serde_json::{Value, json};
 
-use super::Asker;
-use crate::state::Shared;
+use crate::{proxy::Asker, state::Shared};
 
 /// What this asker may see of all instances.
 fn view(shared: &Arc<Shared>, asker: Asker) -> FleetView {

@@ -15,7 +15,7 @@ use dataplane_protocol::table::Timeouts;
 use http::{Method, header::RETRY_AFTER};
 use tokio::time::{Sleep, sleep_until, timeout};
 
-use super::body::{Outgoing, Upload};
+use crate::upload::{Outgoing, Upload};
 use crate::upstream::{Connection, Upstream};
 use http1::{Head, Lines};
 

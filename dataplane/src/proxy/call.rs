@@ -19,7 +19,6 @@ use super::{
     account::Account,
     answer,
     attempt::{self, Answer, Message},
-    body::{Outgoing, Progress, Upload},
     flight::Flight,
     headers::{self, Backend},
     intake::{self, Intake},
@@ -27,7 +26,13 @@ use super::{
     respond,
     surface::Forward,
 };
-use crate::{downstream::Downstream, error::ProxyError, metrics::ReasonLabels, upstream::Upstream};
+use crate::{
+    downstream::Downstream,
+    error::ProxyError,
+    metrics::ReasonLabels,
+    upload::{Outgoing, Progress, Upload},
+    upstream::Upstream,
+};
 use http1::Lines;
 
 /// A request that goes to a backend.

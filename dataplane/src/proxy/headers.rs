@@ -10,6 +10,7 @@ use http::{
 };
 use translate::stream::Framing;
 
+use crate::address::Address;
 use crate::upstream::Upstream;
 use http1::{Head, Length, Lines};
 
@@ -73,25 +74,6 @@ static VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 static VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
 static HTTP: HeaderValue = HeaderValue::from_static("http");
 static HTTPS: HeaderValue = HeaderValue::from_static("https");
-
-/// What requests to one instance carry of ours.
-#[derive(Debug)]
-pub(crate) struct Address {
-    pub host: HeaderValue,
-    credential: Option<(HeaderName, HeaderValue)>,
-}
-
-impl Address {
-    pub(crate) fn new(host: HeaderValue, credential: Option<(HeaderName, HeaderValue)>) -> Self {
-        Self { host, credential }
-    }
-
-    fn is_credential(&self, name: &HeaderName) -> bool {
-        self.credential
-            .as_ref()
-            .is_some_and(|(ours, _)| ours == name)
-    }
-}
 
 /// How a request came here.
 #[derive(Clone, Copy, Debug)]

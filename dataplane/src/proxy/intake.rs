@@ -15,11 +15,13 @@ use translate::{
     scan::{Facts, Problem, Scanner},
 };
 
-use super::{
-    body::{Chunks, Outgoing, Upload},
-    linger,
+use super::linger;
+use crate::{
+    bell,
+    downstream::Downstream,
+    error::ProxyError,
+    upload::{Chunks, Outgoing, Upload},
 };
-use crate::{bell, downstream::Downstream, error::ProxyError};
 
 /// A request's body after [`read`].
 #[derive(Debug)]

@@ -16,10 +16,8 @@ mod account;
 mod answer;
 mod arrival;
 mod attempt;
-mod body;
 mod call;
 mod flight;
-mod form;
 mod headers;
 mod intake;
 mod linger;
@@ -29,7 +27,7 @@ mod relay;
 pub(crate) mod respond;
 mod surface;
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use dataplane_protocol::Dialect;
 use http::{
@@ -41,20 +39,27 @@ use hyper::body::Incoming;
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     answer::OutBody,
-    body::Outgoing,
-    headers::Address,
     path::{folded, normalised, refuse_ambiguous},
-    respond::Stamps,
     surface::{Surface, of as surface_of},
 };
-use crate::{
-    admin::{self, Asker},
-    downstream::Downstream,
-    error::ProxyError,
-};
+use crate::{downstream::Downstream, error::ProxyError, state::Shared};
 
 /// What a request is answered with.
 pub(crate) type Answered = Response<OutBody>;
+
+/// Who asks for one of the data plane's own pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// By the admin listener.
+    Admin,
+    /// By the port of all clients, from this machine.
+    Local,
+    /// By that port, from elsewhere: told of endpoints, not where they are.
+    Remote,
+}
+
+/// What answers for the data plane's own pages, by path and query.
+pub(crate) type Pages = fn(&Arc<Shared>, Asker, &Method, &str, &str) -> Answered;
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
 ///
@@ -62,6 +67,7 @@ pub(crate) type Answered = Response<OutBody>;
 pub(crate) fn handle(
     from: Rc<Downstream>,
     req: Request<Incoming>,
+    pages: Pages,
 ) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
     let (method, uri, version) = (head.method, head.uri, head.version);
@@ -76,7 +82,7 @@ pub(crate) fn handle(
             // No account counts it, but the connection is not idle.
             from.request_begins();
             let query = uri.query().unwrap_or_default();
-            let answer = admin::answer(&from.shared, asker(&from), &method, path, query);
+            let answer = pages(&from.shared, asker(&from), &method, path, query);
             from.request_ended();
             return finished(answer, &from, &method, version);
         }

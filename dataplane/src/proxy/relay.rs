@@ -24,16 +24,13 @@ use translate::{
     stream::{self, Framer, Framing},
 };
 
-use super::{
-    account::Account,
-    body::{Progress, Upload},
-    flight::Flight,
-};
+use super::{account::Account, flight::Flight};
 use crate::{
     connection,
     downstream::Watched,
     error::broken_off,
     metrics::ReasonLabels,
+    upload::{Progress, Upload},
     upstream::{Connection, Upstream},
 };
 

@@ -17,10 +17,13 @@ use translate::{
 use super::{
     Answered, OutBody,
     account::Account,
-    form::Form,
     headers::{self, Backend},
 };
-use crate::{error::ProxyError, upstream::Upstream};
+use crate::{
+    error::ProxyError,
+    template::{Depends, Template},
+    upstream::Upstream,
+};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -102,25 +105,6 @@ fn model_value(model: &str) -> Option<HeaderValue> {
 
 const SERVED_BY_VALUE: &str = concat!("olla/", env!("CARGO_PKG_VERSION"));
 
-/// Forms for the heads of one instance's answers, by what they depend on.
-#[derive(Debug, Default)]
-pub(crate) struct Stamps(Vec<Stamp>);
-
-/// Of these there are few: an instance serves a few models, mostly in one tier, and sends the
-/// same headers with all answers.
-const MAX_STAMPS: usize = 32;
-
-#[derive(Debug)]
-struct Stamp {
-    tier: u32,
-    decision: &'static str,
-    attempts: u32,
-    model: Option<String>,
-    /// Names that the backend sends beside the usual ones.
-    others: Vec<HeaderName>,
-    form: Form,
-}
-
 /// What every answer has a value of its own for; the backend's others come after them.
 const BLANKS: [HeaderName; 6] = [
     CONTENT_TYPE,
@@ -131,49 +115,13 @@ const BLANKS: [HeaderName; 6] = [
     headers::REQUEST_ID,
 ];
 
-impl Stamps {
-    /// `others` has no name twice.
-    fn form(
-        &mut self,
-        account: &Account,
-        upstream: &Upstream,
-        tier: u32,
-        decision: &'static str,
-        others: &[(HeaderName, HeaderValue)],
-    ) -> Option<&Form> {
-        let attempts = account.attempts;
-        let known = self.0.iter().position(|stamp| {
-            (stamp.tier, stamp.attempts) == (tier, attempts)
-                && stamp.decision == decision
-                && stamp.model == account.model
-                && stamp.others.iter().eq(others.iter().map(|(name, _)| name))
-        });
-        let place = known.unwrap_or_else(|| {
-            if self.0.len() == MAX_STAMPS {
-                self.0.clear();
-            }
-            let others: Vec<_> = others.iter().map(|(name, _)| name.clone()).collect();
-            self.0.push(Stamp {
-                tier,
-                decision,
-                attempts,
-                model: account.model.clone(),
-                form: form(account, upstream, tier, decision, &others),
-                others,
-            });
-            self.0.len() - 1
-        });
-        self.0.get(place).map(|stamp| &stamp.form)
-    }
-}
-
-fn form(
+fn template(
     account: &Account,
     upstream: &Upstream,
     tier: u32,
     decision: &'static str,
     others: &[HeaderName],
-) -> Form {
+) -> Template {
     let mut fixed = vec![
         (SERVED_BY, HeaderValue::from_static(SERVED_BY_VALUE)),
         (STRATEGY, HeaderValue::from_static("strict")),
@@ -186,7 +134,7 @@ fn form(
     ];
     let model = account.model.as_deref().and_then(model_value);
     fixed.extend(model.map(|model| (MODEL, model)));
-    Form::new(BLANKS.into_iter().chain(others.iter().cloned()), fixed)
+    Template::new(BLANKS.into_iter().chain(others.iter().cloned()), fixed)
 }
 
 /// The headers of an answer that `upstream` gave at `now`.
@@ -198,7 +146,7 @@ pub(super) fn routed(
     decision: &'static str,
     now: Instant,
 ) -> HeaderMap {
-    let mut stamps = upstream.stamps.borrow_mut();
+    let mut templates = upstream.templates.borrow_mut();
     let took = now.saturating_duration_since(account.started);
     let mut others = std::mem::take(&mut backend.others);
     let further = without_blank(&mut others);
@@ -214,11 +162,19 @@ pub(super) fn routed(
         Some(account.id.clone()),
         Some(account.id.clone()),
     ];
-    let form = stamps.form(account, upstream, tier, decision, &others);
+    let depends = Depends {
+        tier,
+        decision,
+        attempts: account.attempts,
+        model: account.model.as_deref(),
+    };
+    let make = |others: &[HeaderName]| template(account, upstream, tier, decision, others);
+    let template = templates.get(&depends, &others, make);
     let values = values
         .into_iter()
         .chain(others.into_iter().map(|(_, value)| Some(value)));
-    let mut headers = form.map(|form| form.filled(values)).unwrap_or_default();
+    let filled = template.map(|template| template.filled(values));
+    let mut headers = filled.unwrap_or_default();
     for (name, value) in further {
         headers.append(name, value);
     }

@@ -15,8 +15,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    config::Settings, proxy::body::Chunks, proxy::headers::Address, state::Shared,
-    upstream::Upstreams,
+    address::Address, config::Settings, state::Shared, upload::Chunks, upstream::Upstreams,
 };
 
 fn table(port: u16) -> RoutingTable {

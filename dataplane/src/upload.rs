@@ -17,10 +17,10 @@ use tokio::time::{Instant, Sleep};
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
 #[derive(Clone, Debug)]
-pub(super) struct Upload(Option<Rc<Cell<(Progress, std::time::Instant)>>>);
+pub(crate) struct Upload(Option<Rc<Cell<(Progress, std::time::Instant)>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// What has come is the backend's to take.
     Passing,
     /// The backend has taken it: the client has more to send.
@@ -34,18 +34,18 @@ pub(super) enum Progress {
 
 impl Upload {
     /// `whole`: all of it is here before anything is sent.
-    pub(super) fn new(whole: bool) -> Self {
+    pub(crate) fn new(whole: bool) -> Self {
         let begins = || (Progress::Passing, std::time::Instant::now());
         Self((!whole).then(|| Rc::new(Cell::new(begins()))))
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.0.as_ref().map_or(Progress::Whole, |cell| cell.get().0)
     }
 
     /// Since when the backend could have answered, as far as the upload goes, if that is later
     /// than `start`: the time that it waited for the client is not its own.
-    pub(super) fn waits_since(&self, start: std::time::Instant) -> std::time::Instant {
+    pub(crate) fn waits_since(&self, start: std::time::Instant) -> std::time::Instant {
         match self.0.as_ref().map(|cell| cell.get()) {
             None => start,
             Some((Progress::Awaited, _)) => std::time::Instant::now(),
@@ -62,7 +62,7 @@ impl Upload {
 
 /// Parts of a body in memory; a copy shares them.
 #[derive(Clone, Debug)]
-pub(super) enum Chunks {
+pub(crate) enum Chunks {
     One(Bytes),
     Many(Rc<[Bytes]>),
 }
@@ -119,7 +119,7 @@ struct Rest {
 pub(crate) struct Unfinished;
 
 impl Outgoing {
-    pub(super) fn whole(chunks: Chunks) -> Self {
+    pub(crate) fn whole(chunks: Chunks) -> Self {
         let left = chunks.as_slice().iter().map(|chunk| chunk.len() as u64);
         Self {
             left: left.sum(),
@@ -130,7 +130,7 @@ impl Outgoing {
     }
 
     /// `limit`: the longest silence of the client.
-    pub(super) fn passing(chunks: Chunks, body: Incoming, upload: Upload, limit: Duration) -> Self {
+    pub(crate) fn passing(chunks: Chunks, body: Incoming, upload: Upload, limit: Duration) -> Self {
         let rest = Rest {
             body,
             upload,
