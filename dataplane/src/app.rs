@@ -8,8 +8,9 @@ use tokio::task::JoinSet;
 
 use crate::{
     admin,
+    backend::prober,
     config::Settings,
-    listener, prober,
+    listener,
     source::{file, operator},
     state::Shared,
     tls,

@@ -18,7 +18,7 @@ use std::{
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{bell::Bell, clients::Client, io::Io, state::Shared, upstream::Upstreams};
+use crate::{backend::upstream::Upstreams, bell::Bell, clients::Client, io::Io, state::Shared};
 
 /// One client's connection.
 pub(crate) struct Downstream {

@@ -8,16 +8,14 @@
 //!                           └──▶ upstream ──▶ backend
 //! ```
 
-pub mod address;
 mod admin;
 pub mod app;
+mod backend;
 mod bell;
 pub mod cli;
 mod clients;
 mod clock;
 pub mod config;
-mod connect;
-mod connection;
 mod cut;
 mod demo;
 mod downstream;
@@ -27,14 +25,10 @@ mod io;
 mod listener;
 mod logging;
 mod metrics;
-mod prober;
 mod proxy;
-mod resolve;
 mod socket;
 pub mod source;
 pub mod state;
 mod template;
 mod terminal;
 pub mod tls;
-mod upload;
-mod upstream;

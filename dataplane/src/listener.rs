@@ -38,12 +38,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    backend::upstream::Upstreams,
     clients::{Client, Clients},
     downstream::{ClientIo, Downstream, Downstreams, Wanted},
     io::Io,
     proxy, socket,
     state::Shared,
-    upstream::Upstreams,
 };
 
 /// What HTTP/2 holds of an answer that its client does not take, beside the chunk that passed

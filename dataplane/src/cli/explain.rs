@@ -8,7 +8,7 @@ use dataplane_protocol::{RoutingTable, sync::Health};
 
 use super::ExplainArgs;
 use crate::terminal::{complain, say};
-use crate::{config::Settings, explain, prober, source::file, state::Shared};
+use crate::{backend::prober, config::Settings, explain, source::file, state::Shared};
 
 /// How long the endpoints are looked at before the answer: a probe and a listing, each with the
 /// time that it usually may take.

@@ -12,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::RunArgs;
 use crate::{
     app::{App, From},
+    backend::resolve,
     config::Settings,
-    logging, resolve,
+    logging,
     source::{file, operator},
     tls,
 };

@@ -8,10 +8,10 @@ use dataplane_protocol::table::Route;
 use http::{HeaderValue, Method};
 
 use crate::{
+    backend::upstream::Upstream,
     downstream::Downstream,
     metrics::{ReasonLabels, RequestLabels},
     state::Shared,
-    upstream::Upstream,
 };
 
 #[derive(Debug)]

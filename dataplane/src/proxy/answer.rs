@@ -16,7 +16,7 @@ use super::{
     flight::Flight,
     relay::{Broken, Relay, Terms},
 };
-use crate::upstream::{Connection, Upstream};
+use crate::backend::upstream::{Connection, Upstream};
 
 /// Bodies of answers: ours, or a backend's.
 #[derive(Debug)]

@@ -15,8 +15,8 @@ use dataplane_protocol::table::Timeouts;
 use http::{Method, header::RETRY_AFTER};
 use tokio::time::{Sleep, sleep_until, timeout};
 
-use crate::upload::{Outgoing, Upload};
-use crate::upstream::{Connection, Upstream};
+use crate::backend::upload::{Outgoing, Upload};
+use crate::backend::upstream::{Connection, Upstream};
 use http1::{Head, Lines};
 
 /// An answer whose first byte is here (or that has none).

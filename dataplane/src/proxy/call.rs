@@ -27,11 +27,11 @@ use super::{
     surface::Forward,
 };
 use crate::{
+    backend::upload::{Outgoing, Progress, Upload},
+    backend::upstream::Upstream,
     downstream::Downstream,
     error::ProxyError,
     metrics::ReasonLabels,
-    upload::{Outgoing, Progress, Upload},
-    upstream::Upstream,
 };
 use http1::Lines;
 

@@ -10,8 +10,8 @@ use http::{
 };
 use translate::stream::Framing;
 
-use crate::address::Address;
-use crate::upstream::Upstream;
+use crate::backend::address::Address;
+use crate::backend::upstream::Upstream;
 use http1::{Head, Length, Lines};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

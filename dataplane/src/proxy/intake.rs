@@ -17,10 +17,10 @@ use translate::{
 
 use super::linger;
 use crate::{
+    backend::upload::{Chunks, Outgoing, Upload},
     bell,
     downstream::Downstream,
     error::ProxyError,
-    upload::{Chunks, Outgoing, Upload},
 };
 
 /// A request's body after [`read`].

@@ -26,12 +26,12 @@ use translate::{
 
 use super::{account::Account, flight::Flight};
 use crate::{
-    connection,
+    backend::connection,
+    backend::upload::{Progress, Upload},
+    backend::upstream::{Connection, Upstream},
     downstream::Watched,
     error::broken_off,
     metrics::ReasonLabels,
-    upload::{Progress, Upload},
-    upstream::{Connection, Upstream},
 };
 
 /// The answer broke off: the connection to the client is closed without a proper end.

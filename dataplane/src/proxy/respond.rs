@@ -20,9 +20,9 @@ use super::{
     headers::{self, Backend},
 };
 use crate::{
+    backend::upstream::Upstream,
     error::ProxyError,
     template::{Depends, Template},
-    upstream::Upstream,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

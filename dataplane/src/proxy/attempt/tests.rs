@@ -15,7 +15,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    address::Address, config::Settings, state::Shared, upload::Chunks, upstream::Upstreams,
+    backend::address::Address, backend::upload::Chunks, backend::upstream::Upstreams,
+    config::Settings, state::Shared,
 };
 
 fn table(port: u16) -> RoutingTable {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Client, Error, KEEP_ALIVE, STEP_TIMEOUT};
-use crate::connect;
+use crate::backend::connect;
 
 /// Of the stream's head.
 type Answer = Result<http::Response<hyper::body::Incoming>, hyper::Error>;

@@ -10,7 +10,7 @@ use http_body_util::Empty;
 use tokio::{task::JoinSet, time::timeout};
 use translate::listing;
 
-use crate::{connect, connection::Connection, io::Io, state::Shared};
+use crate::{backend::connect, backend::connection::Connection, io::Io, state::Shared};
 use http1::{Head, Lines};
 
 static USER_AGENT: HeaderValue =

@@ -23,14 +23,15 @@ use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use crate::{
-    address::Address,
-    connect, connection,
+    backend::address::Address,
+    backend::connect,
+    backend::connection,
+    backend::upload::Outgoing,
     cut::Cut,
     io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
     state::Shared,
     template::Templates,
-    upload::Outgoing,
 };
 
 /// Idle connections kept per instance and worker.

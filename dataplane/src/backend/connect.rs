@@ -14,7 +14,7 @@ use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::{io::Io, resolve, socket};
+use crate::{backend::resolve, io::Io, socket};
 
 /// A host that is gone without a word is noticed after this, whoever waits for it.
 const GONE_AFTER: Duration = Duration::from_secs(60);
