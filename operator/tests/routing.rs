@@ -19,7 +19,7 @@ use operator::{
         hub::Hub,
         index::Source,
         ledger::Ledger,
-        snapshot::Snapshot,
+        snapshot::{Held, Snapshot},
         watch::{Change, Found, What},
     },
 };
@@ -391,4 +391,34 @@ async fn a_secret_that_is_deleted_and_made_anew_takes_its_endpoint_out_at_no_tim
     assert_eq!(instances(&table), 0);
     let verdict = table.verdicts.values().next().unwrap();
     assert_eq!(verdict.instances, 1, "there is an address, but no key");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_route_of_a_namespace_is_removed_from_tables_by_a_step() {
+    let world = listed(vec![endpoint("a", "e", url())]).await;
+    let object = json!({
+        "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
+        "metadata": { "namespace": "a", "name": "r" },
+        "spec": { "endpoints": { "refs": [{ "name": "e" }] } },
+    });
+    let (item, entry) = decode::route(serde_json::from_value(object).unwrap());
+    let entry = Some(entry);
+    let applied = What::Apply(Found { item, entry });
+    world.says(&Source::Routes, applied).await;
+    world.settle().await;
+    let deleted = |name: &str| {
+        let (namespace, name) = ("a".to_owned(), name.to_owned());
+        What::Delete { namespace, name }
+    };
+    world.says(&Source::Endpoints, deleted("e")).await;
+    world.settle().await;
+    let reader = world.hub.subscribe("a");
+    let before = reader.borrow().clone().unwrap();
+    world.says(&Source::Routes, deleted("r")).await;
+    world.settle().await;
+    let after = reader.borrow().clone().unwrap();
+    assert!(after.set.is_empty());
+    let lines = after.lines_for(&Held::Snapshot(before)).unwrap();
+    let text = String::from_utf8(lines.to_vec()).unwrap();
+    assert!(text.contains("remove"), "{text}");
 }

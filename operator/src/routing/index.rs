@@ -49,7 +49,10 @@ impl Index {
         if changed {
             self.dirty.insert(namespace.to_owned());
         }
-        self.drop_if_empty(namespace);
+        // What a last change took away is known to the namespace until it is updated.
+        if !self.dirty.contains(namespace) {
+            self.drop_if_empty(namespace);
+        }
         changed
     }
 

@@ -74,13 +74,16 @@ impl Ledger {
         entries.retain(|_, known| !known.is_empty());
     }
 
-    /// A status as it was just written.
-    pub fn wrote(&self, namespace: &str, kind: Kind, name: &str, status: ObjectStatus) {
+    /// A status as it was just written to the object of this uid; another one of that name may have
+    /// taken its place meanwhile.
+    pub fn wrote(&self, namespace: &str, kind: Kind, name: &str, uid: &str, status: ObjectStatus) {
         let mut entries = self.entries.lock();
         let entry = entries
             .get_mut(namespace)
             .and_then(|known| known.get_mut(&(kind, name.to_owned())));
-        if let Some(entry) = entry {
+        if let Some(entry) = entry
+            && entry.uid == uid
+        {
             entry.status = status;
         }
     }

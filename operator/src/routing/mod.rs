@@ -34,8 +34,8 @@ use std::{
     time::Duration,
 };
 
-use compile::Kind;
-use dataplane_protocol::ResourceKey;
+use compile::{Kind, Verdicts};
+use dataplane_protocol::{ResourceKey, resource::ResourceSet};
 use tokio::{
     sync::{mpsc, watch as signal},
     time::{Instant, sleep_until},
@@ -287,7 +287,11 @@ impl Routing {
                 verdicts: known.verdicts().clone(),
                 updated,
             },
-            None => Content::default(),
+            None => Content::after(
+                previous.as_deref(),
+                ResourceSet::default(),
+                Verdicts::default(),
+            ),
         };
         let mut judged = content.updated.verdicts.clone();
         // Of an instance that took another's place data planes may have said something already.

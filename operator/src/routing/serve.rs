@@ -351,7 +351,8 @@ fn not_identified(refusal: &Refusal) -> Response<Body> {
         Refusal::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
         Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
     };
-    tracing::info!(reason, %refusal, "data plane not let in");
+    // No more than this: whoever has no token could fill the log. The metric counts them.
+    tracing::debug!(reason, %refusal, "data plane not let in");
     refused(status, reason, &refusal.to_string())
 }
 

@@ -301,6 +301,9 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let mut namespaces = self.sessions.namespaces.lock();
+        // Another one of that name may have been opened since this one was empty.
+        let is_current = (namespaces.get(&self.namespace))
+            .is_some_and(|current| Arc::ptr_eq(current, &self.planes));
         let mut planes = self.planes.lock();
         let Planes { planes, instances } = &mut *planes;
         if let Some(plane) = planes.remove(&self.id) {
@@ -309,7 +312,7 @@ impl Drop for Session {
                 uncount(instances, &instance, flags);
             }
         }
-        if planes.is_empty() {
+        if planes.is_empty() && is_current {
             namespaces.remove(&self.namespace);
         }
     }

@@ -235,7 +235,8 @@ impl Writer {
             Ok(()) => {
                 self.count("ok");
                 self.tell(namespace, &update);
-                self.ledger.wrote(namespace, kind, name, status.clone());
+                let (uid, written) = (&update.uid, status.clone());
+                self.ledger.wrote(namespace, kind, name, uid, written);
                 Outcome::Written
             }
             Err(Some(kube::Error::Api(answer))) if refusals::FOR_GOOD.contains(&answer.code) => {

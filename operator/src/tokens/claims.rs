@@ -45,7 +45,10 @@ pub(super) fn check(token: &str, now: i64) -> Result<(), String> {
     if !ours {
         return Err("it is for another audience (a projected token is needed)".into());
     }
-    if claims.exp.is_some_and(|exp| exp + LEEWAY < now) {
+    if claims
+        .exp
+        .is_some_and(|exp| exp.saturating_add(LEEWAY) < now)
+    {
         return Err("it has expired".into());
     }
     Ok(())

@@ -219,3 +219,17 @@ fn a_data_plane_counts_from_its_first_answer_or_when_it_had_time_for_one() {
     let view = sessions.view("a", now + JOINING);
     assert_eq!((view.connected, view.joining), (3, None));
 }
+
+#[test]
+fn a_session_that_is_let_go_late_takes_nobody_with_it() {
+    let sessions = Arc::new(Sessions::default());
+    let open = || sessions.open("a", "one", 9, Instant::now()).unwrap();
+    let first = open();
+    first.expect_back();
+    drop(open());
+    let third = open();
+    third.ack(1, Instant::now());
+    drop(first);
+    assert_eq!(sessions.view("a", later()).connected, 1);
+    assert_eq!(sessions.connected("a"), 1);
+}
