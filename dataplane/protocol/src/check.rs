@@ -122,37 +122,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        Secret,
-        table::{HealthMode, HealthPolicy, ModelPolicy, PathScope, Scheme},
-    };
+    use crate::{Secret, table::Scheme, testing};
 
     fn endpoint() -> Endpoint {
         Endpoint {
-            id: "cloud".into(),
-            profile: "openai".into(),
-            priority: 100,
-            weight: 100,
             base_path: "/v1".into(),
             credential: Credential::Header {
                 name: "authorization".into(),
                 value: Secret::new("Bearer sk-1"),
             },
-            paths: PathScope::Inference,
-            health: HealthPolicy {
-                mode: HealthMode::Active,
-                paths: vec!["/health".into()],
-                interval_ms: 1,
-                timeout_ms: 1,
-                unhealthy_threshold: 1,
-                healthy_threshold: 1,
-            },
-            models: ModelPolicy {
-                discovery: None,
-                fixed: vec![],
-                include: vec![],
-                exclude: vec![],
-            },
+            ..testing::endpoint("cloud")
         }
     }
 

@@ -19,6 +19,8 @@ mod selection;
 pub mod sync;
 pub mod table;
 mod targets;
+#[cfg(test)]
+mod testing;
 pub mod transaction;
 
 pub use dialect::Dialect;

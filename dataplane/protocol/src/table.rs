@@ -363,6 +363,7 @@ pub struct Timeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::endpoint;
 
     fn table_with_secret() -> RoutingTable {
         let mut table = RoutingTable {
@@ -372,30 +373,11 @@ mod tests {
         table.endpoints.insert(
             "e".into(),
             Arc::new(Endpoint {
-                id: "e".into(),
-                profile: "openai".into(),
-                priority: 100,
-                weight: 100,
-                base_path: String::new(),
                 credential: Credential::Header {
                     name: "authorization".into(),
                     value: Secret::new("Bearer top-secret"),
                 },
-                paths: PathScope::Inference,
-                health: HealthPolicy {
-                    mode: HealthMode::Active,
-                    paths: vec!["/health".into()],
-                    interval_ms: 10_000,
-                    timeout_ms: 5_000,
-                    unhealthy_threshold: 2,
-                    healthy_threshold: 1,
-                },
-                models: ModelPolicy {
-                    discovery: None,
-                    fixed: vec![],
-                    include: vec![],
-                    exclude: vec![],
-                },
+                ..endpoint("e")
             }),
         );
         table

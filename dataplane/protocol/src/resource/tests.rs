@@ -3,36 +3,13 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::table::{
-    Balancer, Credential, EndpointRef, FailoverOn, FailoverPolicy, HealthMode, HealthPolicy,
-    ModelPolicy, PathScope, PriorityOrder, RouteMatch, Scheme, Selection, Timeouts,
+use crate::{
+    table::{
+        Balancer, EndpointRef, FailoverOn, FailoverPolicy, PriorityOrder, RouteMatch, Scheme,
+        Selection, Timeouts,
+    },
+    testing::endpoint,
 };
-
-fn endpoint(id: &str) -> Endpoint {
-    Endpoint {
-        id: id.into(),
-        profile: "openai".into(),
-        priority: 100,
-        weight: 100,
-        base_path: String::new(),
-        credential: Credential::None,
-        paths: PathScope::Inference,
-        health: HealthPolicy {
-            mode: HealthMode::Active,
-            paths: vec!["/health".into()],
-            interval_ms: 10_000,
-            timeout_ms: 5_000,
-            unhealthy_threshold: 2,
-            healthy_threshold: 1,
-        },
-        models: ModelPolicy {
-            discovery: None,
-            fixed: vec![],
-            include: vec![],
-            exclude: vec![],
-        },
-    }
-}
 
 fn route(id: &str, created: i64, endpoints: Selection) -> Route {
     Route {
