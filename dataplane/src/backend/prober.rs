@@ -7,11 +7,15 @@ use bytes::Bytes;
 use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, Listed, Order, Probed};
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Empty;
+use http1::{Head, Lines};
 use tokio::{task::JoinSet, time::timeout};
 use translate::listing;
 
-use crate::{backend::connect, backend::connection::Connection, io::Io, state::Shared};
-use http1::{Head, Lines};
+use crate::{
+    backend::{connect, connection::Connection},
+    io::Io,
+    state::Shared,
+};
 
 static USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("olla-dataplane/", env!("CARGO_PKG_VERSION")));

@@ -23,10 +23,7 @@ use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 
 use crate::{
-    backend::address::Address,
-    backend::connect,
-    backend::connection,
-    backend::upload::Outgoing,
+    backend::{address::Address, connect, connection, upload::Outgoing},
     cut::Cut,
     io::Io,
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},

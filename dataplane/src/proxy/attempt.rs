@@ -13,11 +13,13 @@ use bytes::Bytes;
 use dataplane_core::{Cause, Outcome, classify};
 use dataplane_protocol::table::Timeouts;
 use http::{Method, header::RETRY_AFTER};
+use http1::{Head, Lines};
 use tokio::time::{Sleep, sleep_until, timeout};
 
-use crate::backend::upload::{Outgoing, Upload};
-use crate::backend::upstream::{Connection, Upstream};
-use http1::{Head, Lines};
+use crate::backend::{
+    upload::{Outgoing, Upload},
+    upstream::{Connection, Upstream},
+};
 
 /// An answer whose first byte is here (or that has none).
 #[derive(Debug)]

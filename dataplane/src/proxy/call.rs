@@ -10,6 +10,7 @@ use std::{
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
 use dataplane_protocol::{Dialect, table::Route};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
+use http1::Lines;
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
 use translate::{paths::Operation, stream::Framing};
@@ -27,13 +28,14 @@ use super::{
     surface::Forward,
 };
 use crate::{
-    backend::upload::{Outgoing, Progress, Upload},
-    backend::upstream::Upstream,
+    backend::{
+        upload::{Outgoing, Progress, Upload},
+        upstream::Upstream,
+    },
     downstream::Downstream,
     error::ProxyError,
     metrics::ReasonLabels,
 };
-use http1::Lines;
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
@@ -48,6 +50,8 @@ pub(super) struct Call<'a> {
     /// As the client sent them: routes match on these.
     pub headers: &'a HeaderMap,
     pub to: Forward<'a>,
+    /// Of the path that the backend sees.
+    pub operation: Operation,
 }
 
 impl Call<'_> {
@@ -73,18 +77,14 @@ impl Call<'_> {
         }
     }
 
-    fn operation(&self) -> Operation {
-        Operation::of(self.method.as_str(), self.to.path)
-    }
-
     /// Ollama streams unless told not to.
     fn streams_by_default(&self) -> bool {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
     }
 
     /// What the credential of this endpoint is not for.
-    fn forbidden(&self, upstream: &Upstream, operation: Operation) -> Option<ProxyError> {
-        let forbidden = operation == Operation::Other && upstream.is_guarded;
+    fn forbidden(&self, upstream: &Upstream) -> Option<ProxyError> {
+        let forbidden = self.operation == Operation::Other && upstream.is_guarded;
         forbidden.then(|| ProxyError::AdministrationPath {
             path: self.to.path.to_owned(),
             endpoint: upstream.info.endpoint.id.to_string(),
@@ -123,16 +123,15 @@ impl Call<'_> {
             )
         })?;
         let replayable = intake.is_replayable();
-        let operation = self.operation();
         // It changes nothing, so that nobody minds if it runs twice.
-        let repeatable = self.method.is_safe() || operation == Operation::Inference;
+        let repeatable = self.method.is_safe() || self.operation == Operation::Inference;
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            if let Some(error) = self.forbidden(&picked.upstream, operation) {
+            if let Some(error) = self.forbidden(&picked.upstream) {
                 return Err(error);
             }
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
@@ -289,7 +288,7 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            inference: self.operation() == Operation::Inference,
+            inference: self.operation == Operation::Inference,
             // Errors that are sent as events have no last word.
             until_close: !told.bounded
                 && told.framing != Framing::Opaque

@@ -8,11 +8,10 @@ use http::{
     },
     uri::PathAndQuery,
 };
+use http1::{Head, Length, Lines};
 use translate::stream::Framing;
 
-use crate::backend::address::Address;
-use crate::backend::upstream::Upstream;
-use http1::{Head, Length, Lines};
+use crate::backend::{address::Address, upstream::Upstream};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -35,6 +35,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
+use translate::paths::Operation;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
@@ -101,6 +102,7 @@ pub(crate) fn handle(
                     asked: path::as_it_came(came, to.path),
                     version,
                     headers: &headers,
+                    operation: Operation::of(method.as_str(), to.path),
                     to,
                 };
                 call.forward(account, body).await

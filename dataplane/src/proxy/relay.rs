@@ -26,9 +26,11 @@ use translate::{
 
 use super::{account::Account, flight::Flight};
 use crate::{
-    backend::connection,
-    backend::upload::{Progress, Upload},
-    backend::upstream::{Connection, Upstream},
+    backend::{
+        connection,
+        upload::{Progress, Upload},
+        upstream::{Connection, Upstream},
+    },
     downstream::Watched,
     error::broken_off,
     metrics::ReasonLabels,

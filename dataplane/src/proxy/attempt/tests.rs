@@ -15,8 +15,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    backend::address::Address, backend::upload::Chunks, backend::upstream::Upstreams,
-    config::Settings, state::Shared,
+    backend::{address::Address, upload::Chunks, upstream::Upstreams},
+    config::Settings,
+    state::Shared,
 };
 
 fn table(port: u16) -> RoutingTable {

@@ -37,11 +37,7 @@ impl Reports {
 }
 
 fn shorten(text: &mut String) {
-    let mut end = text.len().min(MAX_REASON);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(MAX_REASON));
 }
 
 #[cfg(test)]
