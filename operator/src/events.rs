@@ -125,11 +125,7 @@ async fn write(recorder: &Recorder, happening: Happening) {
 
 fn event(happening: &Happening) -> (Event, ObjectReference) {
     let mut note = happening.note.clone();
-    let mut end = note.len().min(MAX_NOTE);
-    while !note.is_char_boundary(end) {
-        end -= 1;
-    }
-    note.truncate(end);
+    note.truncate(note.floor_char_boundary(MAX_NOTE));
     let event = Event {
         type_: if happening.warning {
             EventType::Warning

@@ -15,6 +15,7 @@ use compile::{Kind, Verdict, Verdicts};
 use dataplane_protocol::resource::ResourceSet;
 use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Client, client::Body};
 use operator::{
     events::{Events, Happening},
@@ -135,17 +136,11 @@ impl World {
         let uid = uid.to_owned();
         let entry = Entry { uid, status };
         self.ledger.saw(namespace, Kind::OllaRoute, "r", entry);
-        let verdict = Verdict {
-            kind: Kind::OllaRoute,
-            name: "r".into(),
-            generation,
-            accepted: Ok(()),
-            resolved_refs: Ok(()),
-            reachable: Ok(()),
-            instances: 0,
-            uid: None,
-            in_use: None,
+        let metadata = ObjectMeta {
+            generation: Some(generation),
+            ..ObjectMeta::default()
         };
+        let verdict = Verdict::good(Kind::OllaRoute, "r", &metadata);
         let mut verdicts = Verdicts::default();
         verdicts.insert_mut((verdict.kind, verdict.name.clone()), verdict);
         let before = self.hub.current(namespace);

@@ -32,7 +32,6 @@ use crate::{
 /// [`compile`](crate::compile()) makes of them, but for forms that were accepted before.
 #[derive(Debug)]
 pub struct Namespace {
-    in_cluster: bool,
     endpoints: Forms<LlmEndpoint>,
     routes: Forms<OllaRoute>,
     facts: Facts,
@@ -101,7 +100,6 @@ impl Namespace {
 
     pub(crate) fn with(facts: Facts) -> Self {
         Self {
-            in_cluster: facts.in_cluster,
             endpoints: Forms::default(),
             routes: Forms::default(),
             facts,
@@ -291,6 +289,21 @@ impl Namespace {
     /// Secrets that endpoints name.
     pub fn used_secrets(&self) -> impl Iterator<Item = &str> {
         self.uses.secrets()
+    }
+
+    /// Whether it holds an object of ours.
+    pub fn is_occupied(&self) -> bool {
+        !self.endpoints.newest.is_empty() || !self.routes.newest.is_empty()
+    }
+
+    /// Whether nothing is in it nor in its table.
+    pub fn is_empty(&self) -> bool {
+        !self.is_occupied()
+            && self.resources.is_empty()
+            && self.services.is_empty()
+            && self.slices.is_empty()
+            && self.facts.pods.is_empty()
+            && self.facts.secrets.is_empty()
     }
 
     pub fn endpoint_names(&self) -> impl Iterator<Item = &str> {

@@ -34,7 +34,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// Before anything is known against it.
-    pub(crate) fn good(kind: Kind, name: &str, meta: &ObjectMeta) -> Self {
+    pub fn good(kind: Kind, name: &str, meta: &ObjectMeta) -> Self {
         Self {
             kind,
             name: name.to_owned(),

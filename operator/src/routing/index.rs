@@ -138,7 +138,7 @@ impl Index {
     pub fn occupied(&self) -> BTreeSet<String> {
         self.namespaces
             .iter()
-            .filter(|(_, known)| is_occupied(known))
+            .filter(|(_, known)| known.is_occupied())
             .map(|(name, _)| name.clone())
             .collect()
     }
@@ -224,7 +224,11 @@ impl Index {
     }
 
     fn drop_if_empty(&mut self, namespace: &str) {
-        if self.namespaces.get(namespace).is_some_and(is_empty) {
+        if self
+            .namespaces
+            .get(namespace)
+            .is_some_and(Namespace::is_empty)
+        {
             self.namespaces.remove(namespace);
         }
     }
@@ -263,21 +267,6 @@ fn names(known: &Namespace, source: &Source) -> Vec<String> {
         Source::Pods(_) => all(&mut known.pod_names()),
         Source::Secret { .. } => all(&mut known.secret_names()),
     }
-}
-
-/// Whether it holds an object of ours.
-fn is_occupied(known: &Namespace) -> bool {
-    known.endpoint_names().next().is_some() || known.route_names().next().is_some()
-}
-
-/// Whether nothing is in it nor in its table.
-fn is_empty(known: &Namespace) -> bool {
-    !is_occupied(known)
-        && known.resources().is_empty()
-        && known.service_names().next().is_none()
-        && known.slice_names().next().is_none()
-        && known.pod_names().next().is_none()
-        && known.secret_names().next().is_none()
 }
 
 #[cfg(test)]

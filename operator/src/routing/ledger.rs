@@ -38,6 +38,22 @@ pub struct Marks {
     pub objects: BTreeSet<Name>,
 }
 
+impl Marks {
+    pub fn all() -> Self {
+        Self {
+            all: true,
+            objects: BTreeSet::new(),
+        }
+    }
+
+    pub fn of(objects: impl IntoIterator<Item = Name>) -> Self {
+        Self {
+            all: false,
+            objects: objects.into_iter().collect(),
+        }
+    }
+}
+
 impl Ledger {
     /// An object as the watch shows it. A status that changed is looked at again: somebody else
     /// may have written it.

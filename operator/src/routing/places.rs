@@ -1,7 +1,14 @@
 //! Who may hold a connection. A place is taken before the handshake, and proven once a data plane
 //! talks on it; strangers get some places together, and one address some of all.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
@@ -52,7 +59,7 @@ struct Count {
 pub struct Place {
     places: Arc<Places>,
     peer: IpAddr,
-    proven: Mutex<bool>,
+    proven: AtomicBool,
 }
 
 impl Places {
@@ -84,7 +91,7 @@ impl Places {
         Some(Place {
             places: self.clone(),
             peer,
-            proven: Mutex::new(false),
+            proven: AtomicBool::new(false),
         })
     }
 }
@@ -92,9 +99,7 @@ impl Places {
 impl Place {
     /// A data plane has proven itself on it.
     pub fn prove(&self) {
-        let mut proven = self.proven.lock();
-        if !*proven {
-            *proven = true;
+        if !self.proven.swap(true, Ordering::Relaxed) {
             let mut taken = self.places.taken.lock();
             taken.change(self.peer, |count| count.unproven -= 1);
         }
@@ -103,7 +108,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let proven = *self.proven.lock();
+        let proven = *self.proven.get_mut();
         let mut taken = self.places.taken.lock();
         taken.change(self.peer, |count| {
             count.all -= 1;

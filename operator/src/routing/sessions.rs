@@ -19,15 +19,15 @@ use dataplane_protocol::{EndpointId, InstanceId, resource::ResourceSet, sync::Re
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub use self::seen::{BreakerChange, News, Seen};
+use self::seen::{Flags, Instance, count, uncount};
+
 /// Longest text of a data plane that is kept, bytes: a Nack's reason, an instance's.
 const MAX_REASON: usize = 512;
 
 /// A data plane that has just joined counts with its first answer to a table, or after this long:
 /// else each pod of a deployment that grows would turn all routes to `Pending` and back.
 const JOINING: Duration = Duration::from_secs(10);
-
-pub use self::seen::{BreakerChange, News, Seen};
-use self::seen::{Flags, Instance, count, uncount};
 
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -331,10 +331,7 @@ fn refusal(plane: &Plane) -> Option<Refusal> {
 /// For a status or an Event: of bounded length, without control characters, which could be
 /// instructions to the terminal of whoever reads it.
 fn shortened(text: &str) -> String {
-    let mut end = text.len().min(MAX_REASON);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = text.floor_char_boundary(MAX_REASON);
     let text = text.get(..end).unwrap_or_default();
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -125,9 +125,9 @@ impl Snapshot {
             };
             let routes = first.verdicts.keys();
             let routes = routes.filter(|(kind, _)| *kind == Kind::OllaRoute);
-            for (_, name) in routes {
-                first.route_numbers.insert_mut(name.clone(), first.number);
-                first.by_number.insert_mut((first.number, name.clone()));
+            let names: Vec<String> = routes.map(|(_, name)| name.clone()).collect();
+            for name in names {
+                first.number_route(name);
             }
             return Some(first);
         };
@@ -158,8 +158,7 @@ impl Snapshot {
         Some(next)
     }
 
-    /// Lines for a reader that holds `held`: nothing, an older snapshot, or (`None` inside) this
-    /// very content under whatever number.
+    /// Lines that bring a reader that holds `held` to this snapshot.
     pub fn lines_for(&self, held: &Held) -> Result<Bytes, frame::Error> {
         match held {
             Held::Nothing => self.full_lines(),
@@ -195,10 +194,15 @@ impl Snapshot {
                 self.route_numbers.remove_mut(name);
             }
             if now.is_some() {
-                self.route_numbers.insert_mut(name.clone(), self.number);
-                self.by_number.insert_mut((self.number, name.clone()));
+                self.number_route(name.clone());
             }
         }
+    }
+
+    /// Its current generation came with this number.
+    fn number_route(&mut self, name: String) {
+        self.by_number.insert_mut((self.number, name.clone()));
+        self.route_numbers.insert_mut(name, self.number);
     }
 
     /// As long as looking at what changed is less than looking at all.

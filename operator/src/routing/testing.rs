@@ -10,6 +10,7 @@ use dataplane_protocol::{
     sync::{Breaker, Health, InstanceReport},
     table::{Instance, Scheme},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::snapshot::{Content, Snapshot};
 
@@ -53,24 +54,21 @@ pub(crate) fn follow(
 }
 
 pub(crate) fn route_verdict(name: &str, generation: i64) -> Verdict {
-    Verdict {
-        kind: Kind::OllaRoute,
-        name: name.to_owned(),
-        generation,
-        accepted: Ok(()),
-        resolved_refs: Ok(()),
-        reachable: Ok(()),
-        instances: 0,
-        uid: None,
-        in_use: None,
-    }
+    verdict(Kind::OllaRoute, name, generation)
+}
+
+fn verdict(kind: Kind, name: &str, generation: i64) -> Verdict {
+    let metadata = ObjectMeta {
+        generation: Some(generation),
+        ..ObjectMeta::default()
+    };
+    Verdict::good(kind, name, &metadata)
 }
 
 pub(crate) fn endpoint_verdict(name: &str, generation: i64, instances: u32) -> Verdict {
     Verdict {
-        kind: Kind::LlmEndpoint,
         instances,
-        ..route_verdict(name, generation)
+        ..verdict(Kind::LlmEndpoint, name, generation)
     }
 }
 

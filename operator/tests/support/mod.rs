@@ -18,6 +18,7 @@ use dataplane_protocol::{
 use http_body_util::{BodyExt as _, Channel, channel::Sender};
 use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator::{
     events::{Events, Happening},
     metrics::Metrics,
@@ -137,17 +138,11 @@ impl Served {
                 instance: Arc::new(instance.clone()),
             });
         }
-        let route = Verdict {
-            kind: Kind::OllaRoute,
-            name: "r".into(),
-            generation: 1,
-            accepted: Ok(()),
-            resolved_refs: Ok(()),
-            reachable: Ok(()),
-            instances: 0,
-            uid: None,
-            in_use: None,
+        let metadata = ObjectMeta {
+            generation: Some(1),
+            ..ObjectMeta::default()
         };
+        let route = Verdict::good(Kind::OllaRoute, "r", &metadata);
         let mut verdicts = Verdicts::default();
         verdicts.insert_mut((route.kind, route.name.clone()), route);
         let before = self.hub.current(namespace);

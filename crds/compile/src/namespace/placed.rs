@@ -2,7 +2,7 @@
 
 use std::{mem, sync::Arc};
 
-use dataplane_protocol::{Resource, ResourceKey, RouteId};
+use dataplane_protocol::{Resource, ResourceKey, RouteId, SetId};
 
 use super::Namespace;
 use crate::{
@@ -40,9 +40,10 @@ impl Namespace {
             .map(|(id, selector)| all.set(id, selector))
             .collect();
         let ids = sets.iter().map(|set| set.id.clone()).collect();
-        let gone = mem::replace(&mut self.sets, ids);
-        for id in gone.difference(&self.sets.clone()) {
-            self.put(ResourceKey::Set(id.clone()), Place::Nothing);
+        let before = mem::replace(&mut self.sets, ids);
+        let gone: Vec<SetId> = before.difference(&self.sets).cloned().collect();
+        for id in gone {
+            self.put(ResourceKey::Set(id), Place::Nothing);
         }
         for set in sets {
             let key = ResourceKey::Set(set.id.clone());
@@ -56,7 +57,7 @@ impl Namespace {
         match place {
             Place::Known(resource) if resources.get(&key) == Some(&resource) => return,
             Place::Known(resource) => resources.upsert(resource),
-            Place::Unknown if self.in_cluster => {
+            Place::Unknown if self.facts.in_cluster => {
                 if resources.is_keep(&key) {
                     return;
                 }

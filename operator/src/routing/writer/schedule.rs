@@ -49,17 +49,10 @@ impl Due {
     fn split(mut self, now: Instant) -> (Marks, Option<Self>) {
         if self.all.is_some_and(|at| at <= now) {
             // Whoever is to be looked at later as well says so again.
-            let all = Marks {
-                all: true,
-                ..Marks::default()
-            };
-            return (all, None);
+            return (Marks::all(), None);
         }
         let due = self.objects.extract_if(.., |_, at| *at <= now);
-        let marks = Marks {
-            all: false,
-            objects: due.map(|(name, _)| name).collect(),
-        };
+        let marks = Marks::of(due.map(|(name, _)| name));
         let next = self.objects.values().copied().chain(self.all).min();
         (marks, next.map(|at| Self { at, ..self }))
     }
@@ -99,19 +92,11 @@ impl Schedule {
     }
 
     pub(super) fn all_not_later(&mut self, namespace: &str, at: Instant) {
-        let all = Marks {
-            all: true,
-            ..Marks::default()
-        };
-        self.not_later(namespace, all, at);
+        self.not_later(namespace, Marks::all(), at);
     }
 
     pub(super) fn one_not_later(&mut self, namespace: &str, name: Name, at: Instant) {
-        let one = Marks {
-            all: false,
-            objects: [name].into(),
-        };
-        self.not_later(namespace, one, at);
+        self.not_later(namespace, Marks::of([name]), at);
     }
 
     pub(super) fn land(&mut self, (namespace, outcomes): Landed) {
@@ -162,10 +147,7 @@ mod tests {
         schedule.all_not_later("a", later);
         schedule.one_not_later("a", name("soon"), now);
         schedule.one_not_later("a", name("late"), later);
-        let one = Marks {
-            all: false,
-            objects: [name("soon")].into(),
-        };
+        let one = Marks::of([name("soon")]);
         assert_eq!(schedule.next(), Some(now));
         assert_eq!(schedule.take_due(now), [("a".to_owned(), one)]);
         assert_eq!(schedule.next(), Some(later));
