@@ -98,7 +98,7 @@ impl ProxyError {
         let model = model.unwrap_or_default().to_owned();
         match refusal {
             Refusal::NoRoute => Self::NoRoute,
-            Refusal::NoEndpoint => Self::NoEndpoint {
+            Refusal::NoEndpoint | Refusal::NotPermitted => Self::NoEndpoint {
                 what: what.to_owned(),
             },
             Refusal::ModelNotFound => Self::ModelNotFound { model },

@@ -4,16 +4,16 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use dataplane_core::{
-    Cause, Event, Explanation, Fleet, FleetView, InstanceKey, Mono, Outcome, Pick, Query, Refusal,
-    Ticket,
+    Cause, Event, Explanation, Fleet, FleetView, InstanceKey, InstanceView, Mono, Outcome, Pick,
+    Query, Refusal, Ticket,
 };
 use dataplane_protocol::{
     Revision, RoutingTable,
@@ -24,6 +24,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{clients::Client, clock::Clock, config::Settings, cut::Cut, metrics::Metrics};
+
+/// How long the first probes of the first table may keep a process from being ready.
+const FIRST_PROBES: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Shared {
@@ -38,6 +41,10 @@ pub struct Shared {
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
+    /// When the first table came.
+    first_table: OnceLock<Mono>,
+    /// It has been ready once.
+    was_ready: AtomicBool,
     /// Somebody asks for a look at the files now.
     pub look_at_files: Notify,
     /// The same for the listener's certificate.
@@ -72,6 +79,8 @@ impl Shared {
             live: ArcSwap::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
+            first_table: OnceLock::new(),
+            was_ready: AtomicBool::new(false),
             look_at_files: Notify::new(),
             look_at_certificate: Arc::default(),
             leaving: CancellationToken::new(),
@@ -86,6 +95,7 @@ impl Shared {
         let (events, live) = {
             let mut fleet = self.fleet.lock();
             let now = self.clock.now();
+            self.first_table.get_or_init(|| now);
             let events = fleet.apply(table.clone(), now);
             let live: HashSet<_> = fleet.view(now).instances.iter().map(|i| i.key).collect();
             (events, live)
@@ -121,6 +131,27 @@ impl Shared {
 
     pub fn source(&self) -> SourceState {
         self.source.borrow().clone()
+    }
+
+    /// Why the process should get no requests, if it should not: it has no table, or has only just
+    /// got its first and does not know yet which of its instances live. What comes later is no
+    /// reason: an endpoint that hangs would take all data planes out of their Service at once.
+    pub fn not_ready(&self, view: &FleetView) -> Option<String> {
+        if self.leaving.is_cancelled() {
+            return Some("draining".to_owned());
+        }
+        let Some(since) = self.first_table.get() else {
+            return Some("no routing table yet".to_owned());
+        };
+        // One that is not usable anyway (its credential is withheld, say) is not waited for.
+        let waits = |i: &&InstanceView| i.usable && i.health == Health::Unknown;
+        let unknown = view.instances.iter().filter(waits).count();
+        let waited = self.clock.now().since(*since);
+        if unknown == 0 || waited >= FIRST_PROBES {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        let ready = self.was_ready.load(Ordering::Relaxed);
+        (!ready).then(|| format!("{unknown} instances have not been probed yet"))
     }
 
     /// What files hold is wanted now, and not at the next look at them.

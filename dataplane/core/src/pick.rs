@@ -118,6 +118,8 @@ pub enum Refusal {
     NoRoute,
     #[error("the route has no endpoint of this type")]
     NoEndpoint,
+    #[error("no endpoint of the route takes this operation")]
+    NotPermitted,
     #[error("no endpoint of the route serves this model (is it pulled or loaded?)")]
     ModelNotFound,
     #[error("no endpoint that serves this model, or may serve it, can take requests now")]
@@ -132,6 +134,7 @@ impl Refusal {
         match self {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
+            Self::NotPermitted => "administration_path",
             Self::ModelNotFound => "model_not_found",
             Self::ModelUnavailable { .. } => "model_unavailable",
             Self::Unavailable { .. } => "unavailable",
@@ -143,7 +146,7 @@ impl Refusal {
             Self::ModelUnavailable { retry_after } | Self::Unavailable { retry_after } => {
                 Some(*retry_after)
             }
-            Self::NoRoute | Self::NoEndpoint | Self::ModelNotFound => None,
+            Self::NoRoute | Self::NoEndpoint | Self::NotPermitted | Self::ModelNotFound => None,
         }
     }
 }

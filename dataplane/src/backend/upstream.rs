@@ -14,10 +14,7 @@ use std::{
 };
 
 use dataplane_core::{InstanceInfo, InstanceKey};
-use dataplane_protocol::{
-    RouteId,
-    table::{Credential, PathScope},
-};
+use dataplane_protocol::RouteId;
 use futures::task::noop_waker_ref;
 use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
@@ -55,8 +52,6 @@ pub(crate) struct Upstream {
     pub address: Address,
     pub endpoint: HeaderValue,
     pub backend_type: HeaderValue,
-    /// Its credential is for inference and listings alone.
-    pub is_guarded: bool,
     /// Fires when it fails its health check.
     pub cut: Arc<Cut>,
     pub first_token: Histogram,
@@ -131,8 +126,6 @@ impl Upstream {
                 value(&connect::authority(&info.instance)),
                 connect::credential(&info.endpoint.credential),
             ),
-            is_guarded: !matches!(info.endpoint.credential, Credential::None)
-                && info.endpoint.paths == PathScope::Inference,
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
             cut: shared.cut_signal(info.key),

@@ -8,7 +8,10 @@ use std::{
 };
 
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
-use dataplane_protocol::{Dialect, table::Route};
+use dataplane_protocol::{
+    Dialect,
+    table::{Endpoint, Route},
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http1::Lines;
 use hyper::body::Incoming;
@@ -25,6 +28,7 @@ use super::{
     intake::{self, Intake},
     relay::Terms,
     respond,
+    scope::Scope,
     surface::Forward,
 };
 use crate::{
@@ -50,8 +54,7 @@ pub(super) struct Call<'a> {
     /// As the client sent them: routes match on these.
     pub headers: &'a HeaderMap,
     pub to: Forward<'a>,
-    /// Of the path that the backend sees.
-    pub operation: Operation,
+    pub scope: Scope<'a>,
 }
 
 impl Call<'_> {
@@ -82,15 +85,6 @@ impl Call<'_> {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
     }
 
-    /// What the credential of this endpoint is not for.
-    fn forbidden(&self, upstream: &Upstream) -> Option<ProxyError> {
-        let forbidden = self.operation == Operation::Other && upstream.is_guarded;
-        forbidden.then(|| ProxyError::AdministrationPath {
-            path: self.to.path.to_owned(),
-            endpoint: upstream.info.endpoint.id.to_string(),
-        })
-    }
-
     /// Tries instance after instance until one answers or nothing is left to try.
     async fn attempts(
         &self,
@@ -100,12 +94,14 @@ impl Call<'_> {
     ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
         let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let permits = |endpoint: &Endpoint| self.scope.permits(endpoint);
         let query = Query {
             path: self.path,
             header: &header,
             model: model.as_deref(),
             prefix: self.to.prefix,
             dialect: self.to.dialect,
+            permits: (!self.scope.is_for_all()).then_some(&permits),
         };
         let shared = &self.from.shared;
         let mut began = Instant::now();
@@ -115,6 +111,11 @@ impl Call<'_> {
                 let retry_after = Duration::from_secs(1);
                 return ProxyError::Unavailable { retry_after };
             }
+            if refusal == Refusal::NotPermitted
+                && let Some(denied) = self.scope.denied()
+            {
+                return denied;
+            }
             let what = self.to.prefix.map(|prefix| format!("/olla/{prefix}"));
             ProxyError::refused(
                 &refusal,
@@ -123,17 +124,15 @@ impl Call<'_> {
             )
         })?;
         let replayable = intake.is_replayable();
-        // It changes nothing, so that nobody minds if it runs twice.
-        let repeatable = self.method.is_safe() || self.operation == Operation::Inference;
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            if let Some(error) = self.forbidden(&picked.upstream) {
-                return Err(error);
-            }
+            let operation = self.operation_at(&picked);
+            // It changes nothing, so that nobody minds if it runs twice.
+            let repeatable = self.method.is_safe() || operation == Operation::Inference;
             let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
             let terms = attempt::Terms {
                 timeouts: &picked.route.timeouts,
@@ -204,6 +203,10 @@ impl Call<'_> {
                 }
             }
         }
+    }
+
+    fn operation_at(&self, picked: &Picked) -> Operation {
+        self.scope.operation_at(&picked.upstream.info.endpoint)
     }
 
     /// A client that did not send its body to the end.
@@ -288,7 +291,7 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            inference: self.operation == Operation::Inference,
+            inference: self.operation_at(&picked) == Operation::Inference,
             // Errors that are sent as events have no last word.
             until_close: !told.bounded
                 && told.framing != Framing::Opaque

@@ -184,11 +184,9 @@ enum BodyScanner {
 }
 
 impl BodyScanner {
-    fn of(first: &[u8], headers: &HeaderMap) -> Self {
-        // Nearly all: then nobody looks up what the client calls it.
-        if first.starts_with(b"{") {
-            return Self::Json(Scanner::new());
-        }
+    /// By what the client calls it: what stands before the first part of a form may look like JSON,
+    /// and backends pass over it.
+    fn of(headers: &HeaderMap) -> Self {
         let kind = headers.get(CONTENT_TYPE);
         let form = kind.and_then(|kind| Form::of(kind.to_str().ok()?));
         form.map_or_else(
@@ -258,7 +256,7 @@ pub(super) async fn read(
         if pace.as_mut().is_some_and(|pace| pace.is_met(chunk.len())) {
             pace = None;
         }
-        let scanner = scanner.get_or_insert_with(|| BodyScanner::of(&chunk, headers));
+        let scanner = scanner.get_or_insert_with(|| BodyScanner::of(headers));
         if let Err(problem) = scanner.push(&chunk) {
             linger::discard(version, body);
             return Err(refused(problem));
@@ -291,6 +289,13 @@ fn refused(problem: Problem) -> ProxyError {
             format!(
                 "the request's \"model\" is over {} bytes long",
                 translate::scan::MAX_VALUE
+            ),
+        ),
+        Problem::PartHeadTooLong => bad(
+            "part_head_too_long",
+            format!(
+                "the headers of one part of the form are over {} bytes long",
+                translate::multipart::MAX_HEAD
             ),
         ),
     }

@@ -25,6 +25,7 @@ mod models;
 mod path;
 mod relay;
 pub(crate) mod respond;
+mod scope;
 mod surface;
 
 use std::{rc::Rc, sync::Arc};
@@ -35,12 +36,12 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
-use translate::paths::Operation;
 
 use self::{account::Account, call::Call};
 pub(crate) use self::{
     answer::OutBody,
     path::{folded, normalised, refuse_ambiguous},
+    scope::Scope,
     surface::{Surface, of as surface_of},
 };
 use crate::{downstream::Downstream, error::ProxyError, state::Shared};
@@ -102,7 +103,7 @@ pub(crate) fn handle(
                     asked: path::as_it_came(came, to.path),
                     version,
                     headers: &headers,
-                    operation: Operation::of(method.as_str(), to.path),
+                    scope: Scope::new(&method, to.path),
                     to,
                 };
                 call.forward(account, body).await

@@ -109,6 +109,7 @@ fn picked(listener: &TcpListener) -> (Arc<Shared>, Pick) {
         model: None,
         prefix: None,
         dialect: None,
+        permits: None,
     };
     let pick = shared.pick(&query, Instant::now()).unwrap();
     (shared, pick)
