@@ -1,11 +1,16 @@
 //! What all rooms of the shell share: the fleet behind its one lock, and the few signals that
 //! must reach other threads. No lock is held across an await.
 
+pub(crate) mod clock;
+pub(crate) mod cut;
+pub(crate) mod kept;
+pub(crate) mod life;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -20,10 +25,10 @@ use dataplane_protocol::{
     sync::{Breaker, Health},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use crate::{clients::Client, clock::Clock, config::Settings, cut::Cut, metrics::Metrics};
+use self::{clock::Clock, cut::Cut, kept::KeptBytes, life::Life};
+use crate::{config::Settings, metrics::Metrics};
 
 /// How long the first probes of the first table may keep a process from being ready.
 const FIRST_PROBES: Duration = Duration::from_secs(10);
@@ -31,7 +36,7 @@ const FIRST_PROBES: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Shared {
     pub settings: Settings,
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     pub metrics: Metrics,
     fleet: Mutex<Fleet>,
     /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
@@ -45,16 +50,9 @@ pub struct Shared {
     first_table: OnceLock<Mono>,
     /// It has been ready once.
     was_ready: AtomicBool,
-    /// Somebody asks for a look at the files now.
-    pub look_at_files: Notify,
-    /// The same for the listener's certificate.
-    pub look_at_certificate: Arc<Notify>,
-    /// Cancelled once, before `drain`: not ready any more, but still serving.
-    pub leaving: CancellationToken,
-    /// Cancelled once: no new connections, streams may end.
-    pub drain: CancellationToken,
-    /// Bytes of request bodies kept for a retry, whole process.
-    kept_bytes: AtomicUsize,
+    pub life: Life,
+    /// Of request bodies that are kept for a retry.
+    pub(crate) kept: Arc<KeptBytes>,
 }
 
 /// Where the table in use came from.
@@ -81,11 +79,8 @@ impl Shared {
             source: watch::Sender::new(SourceState::default()),
             first_table: OnceLock::new(),
             was_ready: AtomicBool::new(false),
-            look_at_files: Notify::new(),
-            look_at_certificate: Arc::default(),
-            leaving: CancellationToken::new(),
-            drain: CancellationToken::new(),
-            kept_bytes: AtomicUsize::new(0),
+            life: Life::default(),
+            kept: Arc::default(),
         })
     }
 
@@ -137,7 +132,7 @@ impl Shared {
     /// got its first and does not know yet which of its instances live. What comes later is no
     /// reason: an endpoint that hangs would take all data planes out of their Service at once.
     pub fn not_ready(&self, view: &FleetView) -> Option<String> {
-        if self.leaving.is_cancelled() {
+        if self.life.leaving.is_cancelled() {
             return Some("draining".to_owned());
         }
         let Some(since) = self.first_table.get() else {
@@ -152,12 +147,6 @@ impl Shared {
         }
         let ready = self.was_ready.load(Ordering::Relaxed);
         (!ready).then(|| format!("{unknown} instances have not been probed yet"))
-    }
-
-    /// What files hold is wanted now, and not at the next look at them.
-    pub fn read_anew(&self) {
-        self.look_at_files.notify_one();
-        self.look_at_certificate.notify_one();
     }
 
     pub fn table(&self) -> Arc<RoutingTable> {
@@ -275,30 +264,5 @@ impl Shared {
 
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
-    }
-
-    // --- bodies kept for a retry ---
-
-    /// Takes `bytes` of the process's allowance and of the client's share of it; false when one of
-    /// them is used up.
-    pub(crate) fn keep(&self, client: &Client, bytes: usize) -> bool {
-        if !client.keep(bytes, self.settings.replay_client_bytes) {
-            return false;
-        }
-        let before = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= self.settings.replay_total_bytes {
-            return true;
-        }
-        self.release(client, bytes);
-        false
-    }
-
-    pub(crate) fn release(&self, client: &Client, bytes: usize) {
-        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        client.release(bytes);
-    }
-
-    pub fn kept(&self) -> usize {
-        self.kept_bytes.load(Ordering::Relaxed)
     }
 }

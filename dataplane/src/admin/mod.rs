@@ -1,6 +1,7 @@
 //! `/internal/…` and `/version`: what people, probes and Prometheus look at. All of it is taken
 //! from one view of the fleet, so that no two pages disagree.
 
+pub(crate) mod explain;
 mod server;
 mod status;
 
@@ -85,7 +86,9 @@ fn ready(shared: &Arc<Shared>) -> Answered {
 
 fn metrics(shared: &Arc<Shared>) -> Answered {
     let uptime = shared.clock.now().as_micros() as f64 / 1e6;
-    let text = shared.metrics.render(&shared.view(), shared.kept(), uptime);
+    let text = shared
+        .metrics
+        .render(&shared.view(), shared.kept.now(), uptime);
     let mut rsp = Response::new(OutBody::whole(Bytes::from(text)));
     rsp.headers_mut().insert(CONTENT_TYPE, OPENMETRICS);
     rsp
@@ -99,7 +102,7 @@ fn explain(shared: &Arc<Shared>, query: &str) -> Answered {
     };
     let (model, path) = (value("model"), value("path"));
     let path = path.unwrap_or_else(|| "/v1/chat/completions".to_owned());
-    let explanation = crate::explain::ask(shared, &path, model.as_deref());
+    let explanation = explain::ask(shared, &path, model.as_deref());
     document(
         StatusCode::OK,
         &serde_json::to_value(explanation).unwrap_or_default(),

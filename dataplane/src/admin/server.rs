@@ -16,7 +16,7 @@ use tokio::{
 
 use super::answer;
 use crate::{
-    clients::Clients,
+    client::share::{Limits, Shares},
     proxy::{Asker, OutBody},
     socket,
     state::Shared,
@@ -40,7 +40,12 @@ const LIFE: Duration = Duration::from_mins(5);
 /// Serves until the process drains.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let clients = Clients::new(MAX_PER_CLIENT);
+    let limits = Limits {
+        connections: MAX_PER_CLIENT,
+        kept_bytes: 0,
+        all_kept_bytes: 0,
+    };
+    let shares = Shares::new(limits, Arc::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -48,19 +53,19 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
             return;
         };
         let accepted = tokio::select! {
-            () = shared.drain.cancelled() => return,
+            () = shared.life.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(client) = clients.admit(peer.ip().to_canonical()) else {
+                let Some(share) = shares.admit(peer.ip().to_canonical()) else {
                     continue;
                 };
                 socket::watch(&stream, STALL_TIMEOUT);
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let _ = timeout(LIFE, connection(&shared, stream)).await;
-                    drop((client, place));
+                    drop((share, place));
                 });
             }
             Err(error) => {

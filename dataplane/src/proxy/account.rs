@@ -7,16 +7,15 @@ use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::table::Route;
 use http::{HeaderValue, Method};
 
+use super::{Caller, upstream::Upstream};
 use crate::{
-    backend::upstream::Upstream,
-    downstream::Downstream,
     metrics::{ReasonLabels, RequestLabels},
     state::Shared,
 };
 
 #[derive(Debug)]
 pub(super) struct Account {
-    pub from: Rc<Downstream>,
+    pub caller: Rc<Caller>,
     pub id: HeaderValue,
     pub method: Method,
     /// For the log. A copy: a part of the request's head would keep all of its buffer for as
@@ -38,12 +37,12 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(from: Rc<Downstream>, id: HeaderValue, method: Method, path: &str) -> Self {
-        from.request_begins();
-        let logged = from.shared.settings.access_log;
+    pub(super) fn new(caller: Rc<Caller>, id: HeaderValue, method: Method, path: &str) -> Self {
+        caller.connection.request_begins();
+        let logged = caller.shared.settings.access_log;
         let path = if logged { path.into() } else { Box::default() };
         Self {
-            from,
+            caller,
             id,
             method,
             path,
@@ -61,7 +60,7 @@ impl Account {
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.from.shared
+        &self.caller.shared
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -86,7 +85,7 @@ impl Drop for Account {
             .ended
             .map_or(Cause::ClientLeft.status(), |_| self.status);
         let route = self.route.as_ref().map(|route| &route.id);
-        let shared = &self.from.shared;
+        let shared = &self.caller.shared;
         let metrics = &shared.metrics;
         let ended = self.ended.unwrap_or_else(Instant::now);
         let took = ended.saturating_duration_since(self.started);
@@ -121,7 +120,7 @@ impl Drop for Account {
         if shared.settings.access_log {
             self.log(code, took.as_micros() as u64);
         }
-        self.from.request_ended();
+        self.caller.connection.request_ended();
     }
 }
 

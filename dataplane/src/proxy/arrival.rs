@@ -5,8 +5,7 @@ use http::{
     header::{HOST, UPGRADE, VIA},
 };
 
-use super::headers::named_by_connection;
-use crate::error::ProxyError;
+use super::{error::ProxyError, headers::named_by_connection};
 
 /// Times that a request may come here. Two sites that stand in for each other are no loop yet;
 /// each further time costs as much as all before it.

@@ -19,10 +19,11 @@ use tokio::time::sleep_until;
 use translate::{paths::Operation, stream::Framing};
 
 use super::{
-    Answered,
+    Answered, Caller,
     account::Account,
     answer,
     attempt::{self, Answer, Message},
+    error::ProxyError,
     flight::Flight,
     headers::{self, Backend},
     intake::{self, Intake},
@@ -30,20 +31,14 @@ use super::{
     respond,
     scope::Scope,
     surface::Forward,
+    upload::{Outgoing, Progress, Upload},
+    upstream::Upstream,
 };
-use crate::{
-    backend::{
-        upload::{Outgoing, Progress, Upload},
-        upstream::Upstream,
-    },
-    downstream::Downstream,
-    error::ProxyError,
-    metrics::ReasonLabels,
-};
+use crate::metrics::ReasonLabels;
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
-    pub from: &'a Rc<Downstream>,
+    pub caller: &'a Rc<Caller>,
     pub method: &'a Method,
     pub uri: &'a Uri,
     /// The URI's, normalised.
@@ -60,7 +55,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(self.from, self.version, self.headers, body).await {
+        let mut intake = match intake::read(self.caller, self.version, self.headers, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
@@ -103,7 +98,7 @@ impl Call<'_> {
             dialect: self.to.dialect,
             permits: (!self.scope.is_for_all()).then_some(&permits),
         };
-        let shared = &self.from.shared;
+        let shared = &self.caller.shared;
         let mut began = Instant::now();
         let pick = shared.pick(&query, began).map_err(|refusal| {
             // No table yet: nobody knows what there is.
@@ -133,7 +128,10 @@ impl Call<'_> {
             let operation = self.operation_at(&picked);
             // It changes nothing, so that nobody minds if it runs twice.
             let repeatable = self.method.is_safe() || operation == Operation::Inference;
-            let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
+            let make = || {
+                let body = intake.outgoing(upload)?;
+                Some(self.message(&picked.upstream, &id, body))
+            };
             let terms = attempt::Terms {
                 timeouts: &picked.route.timeouts,
                 stream: account.stream,
@@ -175,6 +173,7 @@ impl Call<'_> {
                     if let Some(answer) = refused {
                         picked
                             .upstream
+                            .pool
                             .put_back_unread(answer.connection, Instant::now());
                     }
                     account
@@ -218,19 +217,19 @@ impl Call<'_> {
                 Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
-                limit: self.from.shared.settings.body_idle,
+                limit: self.caller.shared.settings.body_idle,
             }),
         }
     }
 
     fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
-        let upstream = self.from.upstreams.of(&pick.instance);
+        let upstream = self.caller.upstreams.of(&pick.instance);
         account.attempts = pick.attempt;
         account.route = Some(pick.route.clone());
         account.upstream = Some(upstream.clone());
         Picked {
             upstream,
-            flight: Flight::new(self.from.clone(), pick.ticket),
+            flight: Flight::new(self.caller.clone(), pick.ticket),
             route: pick.route,
             tier: pick.tier,
             decision: pick.decision.as_str(),
@@ -246,10 +245,10 @@ impl Call<'_> {
             None => Lines::new(self.method, &[base, self.asked]),
         };
         let here = headers::PathHere {
-            peer: &self.from.address,
+            peer: &self.caller.connection.address,
             uri: self.uri,
             version: self.version,
-            secure: self.from.secure,
+            secure: self.caller.connection.secure,
         };
         headers::for_backend(&mut head, &upstream.address, self.headers, &here, id);
         Message {

@@ -6,8 +6,7 @@ use dataplane_protocol::Dialect;
 use http::StatusCode;
 use translate::listing::{self, Listed, Shape};
 
-use super::{Answered, account::Account, path, respond};
-use crate::error::ProxyError;
+use super::{Answered, account::Account, error::ProxyError, path, respond};
 
 pub(super) fn list(
     account: Box<Account>,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::error::ProxyError;
+use super::error::ProxyError;
 
 /// The path without empty segments: a base URL that ends with a slash makes two of one, and some
 /// readers take them for one. Backends get it so, too.

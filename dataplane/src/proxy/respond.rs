@@ -17,12 +17,10 @@ use translate::{
 use super::{
     Answered, OutBody,
     account::Account,
-    headers::{self, Backend},
-};
-use crate::{
-    backend::upstream::Upstream,
     error::ProxyError,
+    headers::{self, Backend},
     template::{Depends, Template},
+    upstream::Upstream,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -8,8 +8,7 @@ use dataplane_protocol::table::{Credential, Endpoint, PathScope};
 use http::Method;
 use translate::paths::Operation;
 
-use super::surface;
-use crate::error::ProxyError;
+use super::{error::ProxyError, surface};
 
 pub(crate) struct Scope<'a> {
     method: &'a Method,

@@ -210,9 +210,9 @@ pub async fn follow(
     let mut seen = first;
     loop {
         tokio::select! {
-            () = shared.drain.cancelled() => return,
+            () = shared.life.drain.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = shared.look_at_files.notified() => {}
+            () = shared.life.look_at_files.notified() => {}
         }
         let sources = match read(&paths) {
             Ok(sources) => sources,

@@ -187,7 +187,7 @@ async fn an_endpoint_that_comes_later_and_hangs_does_not_make_it_unready() {
     };
     let plane = Plane::from(Plane::settings(), from).await;
     std::fs::write(&path, Yaml::tiers(&[("a", &a), ("b", &hangs)]).text()).unwrap();
-    plane.running.shared.read_anew();
+    plane.running.shared.life.reload();
     wait_for("the new endpoint is probed", async || {
         !hangs.looks().is_empty()
     })

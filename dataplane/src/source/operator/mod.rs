@@ -127,7 +127,7 @@ impl Client {
 
     /// Until the process drains.
     pub async fn follow(mut self, shared: Arc<Shared>) {
-        let writing = tokio::spawn(self.start_keeper(shared.drain.clone()));
+        let writing = tokio::spawn(self.start_keeper(shared.life.drain.clone()));
         self.follow_until_drained(&shared).await;
         // The last table may still be on its way to the disk.
         self.keeper = None;
@@ -136,7 +136,7 @@ impl Client {
 
     async fn follow_until_drained(&mut self, shared: &Arc<Shared>) {
         let mut pause = BACKOFF.0;
-        let drain = shared.drain.clone();
+        let drain = shared.life.drain.clone();
         loop {
             self.heard = false;
             let error = tokio::select! {

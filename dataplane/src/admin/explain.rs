@@ -6,8 +6,7 @@ use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
 
 use crate::{
-    error::ProxyError,
-    proxy::{Scope, Surface, folded, normalised, refuse_ambiguous, surface_of},
+    proxy::{ProxyError, Scope, Surface, folded, normalised, refuse_ambiguous, surface_of},
     state::Shared,
 };
 
