@@ -127,7 +127,7 @@ impl Connection {
         }
     }
 
-    /// What is command now; the bell rings when that changes.
+    /// What the worker wants now; the task is woken when that changes.
     pub(crate) fn command(&self) -> Command {
         self.command.get()
     }

@@ -85,7 +85,10 @@ impl Certificate {
                 Err(error) => error.to_string(),
             };
             if !problem.is_empty() && problem != told {
-                tracing::warn!(problem, "certificate not read anew: the one in use stays");
+                tracing::warn!(
+                    problem,
+                    "certificate not reloaded: the previous one stays in use"
+                );
             }
             told = problem;
         }

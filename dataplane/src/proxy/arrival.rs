@@ -16,7 +16,7 @@ pub(super) fn refuse(headers: &HeaderMap, version: Version) -> Option<ProxyError
     if !has_its_host(headers, version) {
         return Some(ProxyError::BadRequest {
             reason: "invalid_host",
-            message: "an HTTP/1.1 request has one Host header: send exactly one".to_owned(),
+            message: "an HTTP/1.1 request must have exactly one Host header".to_owned(),
         });
     }
     let hops = hops(headers);

@@ -213,7 +213,7 @@ impl Call<'_> {
         match upload.progress() {
             Progress::Passing | Progress::Awaited | Progress::Whole => None,
             Progress::Left => {
-                let message = "the request's body broke off".to_owned();
+                let message = "the client aborted the request body".to_owned();
                 Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
@@ -272,8 +272,7 @@ impl Call<'_> {
             connection,
         } = *answer;
         let now = Instant::now();
-        account.first_byte = Some(now);
-        account.status = head.status.as_u16();
+        account.answering(head.status, now);
         let upstream = &picked.upstream;
         let status = head.status;
         let backend = Backend::new(head, upstream);

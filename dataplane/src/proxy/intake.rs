@@ -131,7 +131,7 @@ pub(super) async fn read(
             Ok(Some(Err(error))) => {
                 return Err(bad(
                     Cause::BodyUnreadable.code(),
-                    format!("the request's body broke off: {error}"),
+                    format!("the client aborted the request body: {error}"),
                 ));
             }
             Ok(Some(Ok(frame))) => frame,
@@ -182,23 +182,23 @@ fn refused(problem: Problem) -> ProxyError {
     match problem {
         Problem::DuplicateKey(key) => bad(
             "duplicate_key",
-            format!("the request has \"{key}\" twice at its top level: send it once"),
+            format!("the request has \"{key}\" more than once at its top level: send it once"),
         ),
         Problem::NotUtf8 => bad(
             "invalid_encoding",
-            "the request's JSON is not UTF-8: send it as UTF-8".to_owned(),
+            "the request's JSON is not UTF-8: encode it as UTF-8".to_owned(),
         ),
         Problem::ModelTooLong => bad(
             "model_too_long",
             format!(
-                "the request's \"model\" is over {} bytes long",
+                "the request's \"model\" is longer than {} bytes",
                 translate::scan::MAX_VALUE
             ),
         ),
         Problem::PartHeadTooLong => bad(
             "part_head_too_long",
             format!(
-                "the headers of one part of the form are over {} bytes long",
+                "the headers of a form part are longer than {} bytes",
                 translate::multipart::MAX_HEAD
             ),
         ),

@@ -92,7 +92,7 @@ fn without_parameters(segment: &str) -> &str {
 pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
     is_ambiguous(path).then(|| ProxyError::BadRequest {
         reason: "ambiguous_path",
-        message: "the path has . or .. segments: send it without".to_owned(),
+        message: "the path contains . or .. segments: remove them".to_owned(),
     })
 }
 

@@ -185,8 +185,7 @@ impl Relay {
         let (outcome, reason) = (cause.outcome(), cause.code());
         self.flight.finish(outcome, now);
         self.account.attempt_ended(&self.upstream, &outcome);
-        self.account.reason = reason;
-        self.account.ended = Some(now);
+        self.account.broke_off(now, reason);
         self.account
             .shared()
             .metrics

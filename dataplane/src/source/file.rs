@@ -249,7 +249,10 @@ pub fn usable(sources: &[Source], wanted: Option<&str>) -> Result<Understood, Er
 
 fn report(shared: &Shared, problem: String) {
     if shared.source().problem != problem {
-        tracing::warn!(problem, "files not used: the last good table serves on");
+        tracing::warn!(
+            problem,
+            "configuration invalid: the last good table stays in use"
+        );
         shared.source_problem(problem);
     }
 }

@@ -243,7 +243,7 @@ impl Client {
                 let transaction = transaction.take().ok_or(Error::OutOfOrder)?;
                 let (set, table) = transaction.commit(&self.held, revision)?;
                 if let Err(reason) = table.check() {
-                    tracing::error!(%revision, reason, "table refused: the last good one serves on");
+                    tracing::error!(%revision, reason, "table refused: the last good one stays in use");
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
                 self.held = set;
