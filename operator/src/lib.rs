@@ -18,6 +18,7 @@ pub mod events;
 pub mod metrics;
 pub mod rbac;
 pub mod routing;
+pub mod slots;
 pub mod tls;
 pub mod tokens;
 

@@ -152,7 +152,7 @@ impl Metrics {
         );
         r.register(
             "connections_refused",
-            "Connections of data planes refused: too many of one address, unproven, or of all",
+            "Connections refused, or closed before authentication to make room: too many of one address, unauthenticated, or in total",
             self.connections_refused.clone(),
         );
         r.register(

@@ -15,15 +15,18 @@ use dataplane_protocol::{
     },
 };
 use http_body_util::BodyExt as _;
-use operator::routing::{
-    ledger::Entry,
-    serve::Limits,
-    status::{ObjectStatus, Said, desired_status},
+use operator::{
+    routing::{
+        ledger::Entry,
+        serve::Limits,
+        status::{ObjectStatus, Said, desired_status},
+    },
+    slots::SlotLimits,
 };
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -343,6 +346,35 @@ async fn a_connection_that_proves_nothing_loses_its_place_and_one_that_does_keep
     let (response, _tx) = request_over(&mut stranger, STREAM_PATH, token).await;
     assert_eq!(response.status(), 401);
     ended(connection).await;
+    let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(plane.transaction().await.revision, newer.revision);
+}
+
+#[tokio::test]
+async fn silent_connections_of_many_clients_keep_no_data_plane_out() {
+    let served = serve_with(Limits {
+        connections: SlotLimits {
+            total: 9,
+            unauthenticated: 4,
+            per_address: 4,
+            unauthenticated_per_address: 2,
+        },
+        ..Limits::default()
+    })
+    .await;
+    served.publish("a", &[]);
+    let mut silent = Vec::new();
+    for n in 0..4 {
+        silent.push(served.tcp_from(2 + n % 2).await);
+    }
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    let end = timeout(Duration::from_secs(5), silent[0].read(&mut [0])).await;
+    assert_eq!(end.unwrap().unwrap_or(0), 0, "the oldest makes room");
+    // One that has authenticated stays, whoever comes.
+    for n in 4..20 {
+        silent.push(served.tcp_from(n).await);
+    }
     let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
     assert_eq!(plane.transaction().await.revision, newer.revision);
 }

@@ -14,7 +14,6 @@ pub mod hub;
 pub mod index;
 pub mod item;
 pub mod ledger;
-pub mod places;
 pub mod serve;
 pub mod sessions;
 pub mod snapshot;

@@ -3,7 +3,7 @@
 //!
 //! Errors before a conversation are JSON: 401 no or bad token, 403 no ServiceAccount, 404 and 405
 //! not our path, 503 token not checkable now, or too many streams. A connection without a
-//! conversation does not keep its place.
+//! conversation does not keep its slot.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -31,12 +31,12 @@ use super::{
     conversation::{self, Context},
     hub::Hub,
     ledger::Ledger,
-    places::{Most, Place, Places},
     sessions::{Session, Sessions},
 };
 use crate::{
     events::Events,
     metrics::Metrics,
+    slots::{Slot, SlotLimits, Slots},
     tokens::{Identity, Refusal, Tokens},
 };
 
@@ -79,7 +79,7 @@ pub struct Limits {
     /// Data planes of one namespace at a time; a sidecar is one. Default 1000.
     pub streams_per_namespace: usize,
     /// A connection without a conversation is closed after this long, or strangers who only answer
-    /// pings would hold all places. Default 15s.
+    /// pings would hold all slots. Default 15s.
     pub idle: Duration,
     /// A stream ends after this long, give or take a tenth, and the data plane proves itself again:
     /// a ServiceAccount that was deleted gets nothing any more. Default 60min.
@@ -87,7 +87,7 @@ pub struct Limits {
     /// From a line's first byte to its last: whoever begins one and stops keeps room for it.
     /// Default 10s.
     pub line: Duration,
-    pub connections: Most,
+    pub connections: SlotLimits,
 }
 
 impl Default for Limits {
@@ -97,7 +97,12 @@ impl Default for Limits {
             idle: Duration::from_secs(15),
             lifetime: Duration::from_hours(1),
             line: Duration::from_secs(10),
-            connections: Most::default(),
+            connections: SlotLimits {
+                total: 20_000,
+                unauthenticated: 5_000,
+                per_address: 1_000,
+                unauthenticated_per_address: 100,
+            },
         }
     }
 }
@@ -107,7 +112,7 @@ impl Default for Limits {
 struct Connection {
     peer: IpAddr,
     carried: Carried,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 /// How many conversations a connection carries.
@@ -135,7 +140,7 @@ impl Server {
     /// Until stopped; then streams end, and connections after them.
     pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let places = Arc::new(Places::new(self.limits.connections));
+        let slots = Arc::new(Slots::new(self.limits.connections));
         let connections = TaskTracker::new();
         loop {
             let (stream, peer) = tokio::select! {
@@ -150,7 +155,7 @@ impl Server {
                     }
                 },
             };
-            let Some(place) = places.take(peer) else {
+            let Some(slot) = slots.take(peer) else {
                 self.metrics.connections_refused.inc();
                 tracing::debug!(%peer, "connection refused: too many of this address, or of all");
                 continue;
@@ -158,10 +163,19 @@ impl Server {
             let connection = Connection {
                 peer,
                 carried: Carried::new(0),
-                place: Arc::new(place),
+                slot: Arc::new(slot),
             };
             let (server, acceptor) = (self.clone(), acceptor.clone());
-            connections.spawn(server.connection(stream, acceptor, connection));
+            connections.spawn(async move {
+                let slot = connection.slot.clone();
+                tokio::select! {
+                    () = server.clone().connection(stream, acceptor, connection) => {}
+                    () = slot.evicted() => {
+                        server.metrics.connections_refused.inc();
+                        tracing::debug!(%peer, "connection closed to make room for another client");
+                    }
+                }
+            });
         }
         drop(listener);
         self.conversations.close();
@@ -251,7 +265,7 @@ impl Server {
                 message,
             ));
         }
-        connection.place.prove();
+        connection.slot.authenticate();
         Ok(self.converse(identity, request.into_body(), &connection.carried))
     }
 

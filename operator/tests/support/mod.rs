@@ -1,6 +1,10 @@
 //! A served [`Hub`] on port 0, and a data plane that talks to it over real TLS and HTTP/2.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -37,7 +41,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -155,6 +159,14 @@ impl Served {
     /// What data planes say of the namespace's newest table.
     pub(crate) fn view(&self, namespace: &str) -> View {
         self.sessions.view(namespace, tokio::time::Instant::now())
+    }
+
+    /// A connection from 127.0.0.`host` on which nothing is said.
+    pub(crate) async fn tcp_from(&self, host: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = Ipv4Addr::new(127, 0, 0, host);
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(self.address).await.unwrap()
     }
 
     /// A connection that carries no stream yet, and its task, which ends with it.
