@@ -13,8 +13,7 @@ use dataplane_protocol::{
     Revision,
     frame::{self, Decoder, encode},
     sync::{
-        FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator,
-        common_format,
+        FORMATS, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator, common_format,
     },
 };
 use http_body_util::{BodyExt as _, channel::Sender};
@@ -91,24 +90,24 @@ enum End {
 }
 
 /// From its hello to the end of the stream. A data plane whose stream reached its lifetime is
-/// expected back: its session is handed out, to be dropped when it does not come.
+/// expected back: it is handed out, to be dropped when it does not come.
 pub async fn hold(
     context: Context,
     identity: Identity,
     lines: Incoming,
     mut tx: Sender<Bytes>,
     stop: CancellationToken,
-) -> Option<Session> {
+) -> Option<Joined> {
     let mut lines = Lines::new(lines, context.line);
     let talked = tokio::select! {
         () = stop.cancelled() => Err(End::Stopped),
         talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
     };
     let end = match talked {
-        Ok(session) => {
+        Ok(joined) => {
             let namespace = identity.namespace;
             tracing::debug!(namespace, end = %End::Expired, "data plane is sent round");
-            return Some(session);
+            return Some(joined);
         }
         Err(end) => end,
     };
@@ -123,13 +122,13 @@ pub async fn hold(
     None
 }
 
-/// The session, when the stream reached its lifetime.
+/// The data plane, when its stream reached its lifetime.
 async fn talk(
     context: &Context,
     identity: &Identity,
     lines: &mut Lines,
     tx: &mut Sender<Bytes>,
-) -> Result<Session, End> {
+) -> Result<Joined, End> {
     let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
         Ok(Ok(ToOperator::Hello(hello))) => hello,
         Ok(Ok(_)) => return Err(End::Refused("the first line must be a hello".into())),
@@ -144,81 +143,90 @@ async fn talk(
         )));
     };
     lines.decoder.allow(MAX_REPORT_LINE);
-    let namespace = identity.namespace.as_str();
-    let Some(session) =
-        context
-            .sessions
-            .open(namespace, &hello.data_plane, context.limit, Instant::now())
-    else {
+    let Some(joined) = Joined::open(context, &identity.namespace, &hello.data_plane) else {
         let reason = "this namespace has too many data planes connected";
         return Err(End::Refused(reason.into()));
     };
     tracing::info!(
-        namespace,
+        namespace = identity.namespace,
         service_account = identity.service_account,
         data_plane = hello.data_plane,
         version = hello.version,
         "data plane connected"
     );
-    let stream = Stream {
-        context,
-        namespace,
-        _counted: Counted::new(context),
-        tables: context.hub.subscribe(namespace),
-        session,
-    };
-    send(
-        tx,
-        encode(&ToDataPlane::Welcome { format }, MAX_TABLE_LINE)?,
-    )
-    .await?;
-    stream.run(&hello, lines, tx).await
-}
-
-/// A data plane that said hello. Leaving it, whichever way, takes it out of all counts.
-struct Stream<'a> {
-    context: &'a Context,
-    namespace: &'a str,
-    _counted: Counted<'a>,
-    tables: Receiver,
-    session: Session,
-}
-
-impl Stream<'_> {
-    async fn run(
-        mut self,
-        hello: &Hello,
-        lines: &mut Lines,
-        tx: &mut Sender<Bytes>,
-    ) -> Result<Session, End> {
-        let base = Mutex::new(Base::default());
-        // From when on it counts, if it does not answer.
-        self.context.ledger.mark(self.namespace, []);
-        let tables = self.tables.clone();
-        let expiry = Instant::now() + self.context.lifetime;
-        let end = tokio::select! {
-            end = write(tables, hello.revision, tx, &base, expiry) => end,
-            end = self.read(lines, &base) => end,
-        };
-        let Self {
-            context,
-            namespace,
-            tables,
-            session,
-            ..
-        } = self;
-        drop(tables);
-        context.hub.release(namespace);
-        if matches!(end, End::Expired) {
-            session.expect_back();
-            return Ok(session);
+    let _counted = Counted::new(context);
+    let welcome = ToDataPlane::Welcome { format };
+    send(tx, encode(&welcome, MAX_TABLE_LINE)?).await?;
+    // From when on it counts, if it does not answer.
+    context.ledger.mark(&identity.namespace, []);
+    match joined.converse(hello.revision, lines, tx).await {
+        End::Expired => {
+            joined.expect_back();
+            Ok(joined)
         }
-        drop(session);
-        context.ledger.mark_all(namespace);
-        Err(end)
+        end => Err(end),
+    }
+}
+
+/// A data plane that said hello, and its namespace's tables. While it is expected back, too: the
+/// numbers of tables that it acknowledged would mean nothing if the namespace were forgotten.
+/// Dropping it, however its stream ended, takes it out of all statuses.
+#[derive(Debug)]
+pub struct Joined {
+    session: Session,
+    tables: Receiver,
+    /// Last: it is dropped after the others.
+    left: Left,
+}
+
+#[derive(Debug)]
+struct Left {
+    context: Context,
+    namespace: String,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.context.hub.release(&self.namespace);
+        self.context.ledger.mark_all(&self.namespace);
+    }
+}
+
+impl Joined {
+    /// `None` when the namespace has too many.
+    pub fn open(context: &Context, namespace: &str, data_plane: &str) -> Option<Self> {
+        let (limit, now) = (context.limit, Instant::now());
+        let session = context.sessions.open(namespace, data_plane, limit, now)?;
+        Some(Self {
+            session,
+            tables: context.hub.subscribe(namespace),
+            left: Left {
+                context: context.clone(),
+                namespace: namespace.to_owned(),
+            },
+        })
     }
 
-    async fn read(&mut self, lines: &mut Lines, base: &Mutex<Base>) -> End {
+    /// Its stream has ended, but it is to open another soon.
+    pub fn expect_back(&self) {
+        self.session.expect_back();
+    }
+
+    async fn converse(
+        &self,
+        resumed: Option<Revision>,
+        lines: &mut Lines,
+        tx: &mut Sender<Bytes>,
+    ) -> End {
+        let base = Mutex::new(Base::default());
+        let expiry = Instant::now() + self.left.context.lifetime;
+        tokio::select! {
+            end = write(self.tables.clone(), resumed, tx, &base, expiry) => end,
+            end = self.read(lines, &base) => end,
+        }
+    }
+
+    async fn read(&self, lines: &mut Lines, base: &Mutex<Base>) -> End {
         loop {
             let line = match lines.next().await {
                 Ok(line) => line,
@@ -231,7 +239,7 @@ impl Stream<'_> {
                     self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
-                    tracing::warn!(namespace = self.namespace, %revision, reason, "table refused");
+                    tracing::warn!(namespace = self.left.namespace, %revision, reason, "table refused");
                     let refused = base.lock().nacked(revision);
                     self.count("nack");
                     if let Some(refused) = refused {
@@ -252,15 +260,15 @@ impl Stream<'_> {
             return;
         };
         let waited = sent.elapsed().as_secs_f64();
-        self.context.metrics.push_to_ack.observe(waited);
+        self.left.context.metrics.push_to_ack.observe(waited);
         self.mark(self.session.ack(snapshot.number, Instant::now()));
     }
 
     fn mark(&self, concerned: Concerned) {
-        let ledger = &self.context.ledger;
+        let ledger = &self.left.context.ledger;
         match concerned {
             Concerned::None => {}
-            Concerned::All => ledger.mark_all(self.namespace),
+            Concerned::All => ledger.mark_all(&self.left.namespace),
             Concerned::After(number) => {
                 let snapshot = self.tables.borrow().clone();
                 let routes: Vec<_> = (snapshot.iter())
@@ -268,7 +276,7 @@ impl Stream<'_> {
                     .map(|name| (Kind::OllaRoute, name.to_owned()))
                     .collect();
                 if !routes.is_empty() {
-                    ledger.mark(self.namespace, routes);
+                    ledger.mark(&self.left.namespace, routes);
                 }
             }
         }
@@ -284,16 +292,20 @@ impl Stream<'_> {
         if !news.endpoints.is_empty() {
             let endpoints = news.endpoints.into_iter();
             let endpoints = endpoints.map(|id| (Kind::LlmEndpoint, id.as_str().to_owned()));
-            self.context.ledger.mark(self.namespace, endpoints);
+            self.left
+                .context
+                .ledger
+                .mark(&self.left.namespace, endpoints);
         }
     }
 
     fn tell(&self, change: BreakerChange) {
         let name = change.endpoint.as_str();
         let entry = self
+            .left
             .context
             .ledger
-            .entry(self.namespace, Kind::LlmEndpoint, name);
+            .entry(&self.left.namespace, Kind::LlmEndpoint, name);
         let Some(entry) = entry else { return };
         let instance = &change.instance;
         let (reason, note) = if change.open {
@@ -306,9 +318,9 @@ impl Stream<'_> {
             let note = format!("instance {instance} answers again and gets traffic");
             ("BreakerClosed", note)
         };
-        self.context.events.tell(Happening {
+        self.left.context.events.tell(Happening {
             kind: Kind::LlmEndpoint,
-            namespace: self.namespace.to_owned(),
+            namespace: self.left.namespace.clone(),
             name: name.to_owned(),
             uid: entry.uid,
             warning: change.open,
@@ -323,7 +335,8 @@ impl Stream<'_> {
     }
 
     fn count(&self, result: &'static str) {
-        self.context
+        self.left
+            .context
             .metrics
             .acks
             .get_or_create(&ResultLabel { result })

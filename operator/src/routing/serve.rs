@@ -28,10 +28,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    conversation::{self, Context},
+    conversation::{self, Context, Joined},
     hub::Hub,
     ledger::Ledger,
-    sessions::{Session, Sessions},
+    sessions::Sessions,
 };
 use crate::{
     events::Events,
@@ -304,14 +304,13 @@ impl Server {
             line: self.limits.line,
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
-        let (stop, ledger) = (self.stop.clone(), self.ledger.clone());
+        let stop = self.stop.clone();
         let conversing = Conversing::new(carried);
         self.conversations.spawn(async move {
-            let namespace = identity.namespace.clone();
             let left = conversation::hold(context, identity, lines, tx, stop.clone()).await;
             drop(conversing);
-            if let Some(session) = left {
-                await_return(session, &ledger, &namespace, &stop).await;
+            if let Some(joined) = left {
+                await_return(joined, &stop).await;
             }
         });
         let mut response = Response::new(body.boxed());
@@ -344,19 +343,13 @@ fn jittered(lifetime: Duration, random: f64) -> Duration {
     lifetime.mul_f64(random.mul_add(0.2, 0.9))
 }
 
-/// Lets go of a session whose data plane had time enough to open a new one.
-async fn await_return(
-    session: Session,
-    ledger: &Ledger,
-    namespace: &str,
-    stop: &CancellationToken,
-) {
+/// Lets go of a data plane that had time enough to open a new stream.
+async fn await_return(joined: Joined, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(BACK_WITHIN) => {}
     }
-    drop(session);
-    ledger.mark_all(namespace);
+    drop(joined);
 }
 
 fn not_identified(refusal: &Refusal) -> Response<Body> {
@@ -383,25 +376,57 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tokio::time::Instant;
 
     use super::*;
 
+    fn context() -> Context {
+        let metrics = Arc::new(Metrics::default());
+        Context {
+            hub: Arc::default(),
+            sessions: Arc::default(),
+            ledger: Arc::default(),
+            events: Events::channel(metrics.clone()).0,
+            metrics,
+            limit: 9,
+            line: Duration::from_secs(1),
+            lifetime: Duration::from_secs(1),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
-        let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
-        let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
-        session.ack(1, Instant::now());
-        session.expect_back();
+        let context = context();
+        context.hub.set_occupied(BTreeSet::new());
+        let joined = Joined::open(&context, "a", "one").unwrap();
+        joined.expect_back();
+        let connected = || {
+            let later = Instant::now() + Duration::from_secs(10);
+            context.sessions.view("a", later).connected
+        };
         let stop = CancellationToken::new();
-        let waiting = await_return(session, &ledger, "a", &stop);
-        let mut waiting = std::pin::pin!(waiting);
+        let mut waiting = std::pin::pin!(await_return(joined, &stop));
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
-        assert_eq!(sessions.view("a", Instant::now()).connected, 1);
+        assert_eq!(connected(), 1);
+        let kept = context.hub.current("a");
+        assert!(kept.is_some(), "what it acknowledged has this numbering");
         waiting.await;
-        assert_eq!(sessions.view("a", Instant::now()).connected, 0);
-        assert!(ledger.marked().await["a"].all);
+        assert_eq!(connected(), 0);
+        assert!(context.ledger.marked().await["a"].all);
+        assert!(context.hub.current("a").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_that_leaves_before_it_is_welcomed_is_out_of_all_statuses() {
+        let context = context();
+        context.hub.set_occupied(BTreeSet::new());
+        drop(Joined::open(&context, "a", "one").unwrap());
+        assert!(context.ledger.marked().await["a"].all);
+        assert!(context.hub.current("a").is_none());
+        assert_eq!(context.sessions.connected("a"), 0);
     }
 
     #[test]
