@@ -19,7 +19,7 @@ use operator::{
         hub::Hub,
         index::Source,
         ledger::Ledger,
-        snapshot::{Held, Snapshot},
+        snapshot::Snapshot,
         watch::{Change, Found, What},
     },
 };
@@ -332,7 +332,7 @@ async fn a_namespace_that_loses_its_last_object_gets_an_empty_table() {
     let deleted = What::Delete { namespace, name };
     world.says(&Source::Endpoints, deleted).await;
     world.settle().await;
-    let table = reader.borrow().clone().unwrap();
+    let table = reader.newest().unwrap();
     assert_eq!(table.number, 2);
     assert!(table.set.is_empty());
     assert!(world.occupied.borrow().is_empty());
@@ -413,12 +413,12 @@ async fn the_last_route_of_a_namespace_is_removed_from_tables_by_a_step() {
     world.says(&Source::Endpoints, deleted("e")).await;
     world.settle().await;
     let reader = world.hub.subscribe("a");
-    let before = reader.borrow().clone().unwrap();
+    let before = reader.newest().unwrap();
     world.says(&Source::Routes, deleted("r")).await;
     world.settle().await;
-    let after = reader.borrow().clone().unwrap();
+    let after = reader.newest().unwrap();
     assert!(after.set.is_empty());
-    let lines = after.lines_for(&Held::Snapshot(before)).unwrap();
+    let lines = after.step_from(&before).unwrap();
     let text = String::from_utf8(lines.to_vec()).unwrap();
     assert!(text.contains("remove"), "{text}");
 }

@@ -13,6 +13,7 @@ use dataplane_protocol::{
         Breaker, Health, Hello, InstanceReport, MAX_REPORT_LINE, Report, STREAM_PATH, ToDataPlane,
         ToOperator,
     },
+    table::Instance,
 };
 use http_body_util::BodyExt as _;
 use operator::{
@@ -120,17 +121,46 @@ async fn nothing_is_sent_before_the_lists_are_in_and_then_an_empty_namespace_get
     assert_eq!((table.full, table.upserts), (true, 0));
 }
 
+/// A table of a megabyte and a half, more than all buffers on the way together.
+fn large(turn: u32) -> Vec<Instance> {
+    let host = format!("{turn}-{}", "x".repeat(1000));
+    (0..1500)
+        .map(|n| instance(&format!("{n:04}"), &host))
+        .collect()
+}
+
+#[tokio::test]
+async fn slow_readers_that_each_hold_another_table_are_ended_before_they_fill_the_memory() {
+    let served = serve_with(Limits::default()).await;
+    let mut planes = Vec::new();
+    for turn in 0..30 {
+        served.publish("a", &large(turn));
+        let mut plane = served.connect("a", Some(16 << 10)).await;
+        plane.hello(None).await;
+        plane.line().await.unwrap();
+        // It has begun to read, and goes no further.
+        plane.line().await.unwrap();
+        planes.push(plane);
+    }
+    // 32 MiB of older tables, the newest and the one before.
+    until("the first are ended", || {
+        served.sessions.connected("a") <= 22
+    })
+    .await;
+    assert!(served.sessions.connected("a") > 10, "no more than needed");
+    let revision = served.hub.current("a").unwrap().revision;
+    let last = planes.last_mut().unwrap();
+    loop {
+        if let ToDataPlane::Commit { revision: got } = last.line().await.unwrap() {
+            assert_eq!(got, revision);
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
     let served = serve().await;
-    // More than all buffers on the way together.
-    let large = |turn: u32| {
-        let host = format!("{turn}-{}", "x".repeat(1000));
-        let list: Vec<_> = (0..1500)
-            .map(|n| instance(&format!("{n:04}"), &host))
-            .collect();
-        list
-    };
     served.publish("a", &large(1));
     let mut plane = served.connect("a", Some(16 << 10)).await;
     plane.hello(None).await;
@@ -143,12 +173,15 @@ async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
         Some(ToDataPlane::Begin { full: true, .. })
     ));
     for turn in 2..=20 {
-        served.publish("a", &large(turn));
+        let mut instances = large(1);
+        instances.push(instance("another", &format!("10.0.0.{turn}")));
+        served.publish("a", &instances);
     }
     while !matches!(plane.line().await, Some(ToDataPlane::Commit { .. })) {}
     let next = plane.transaction().await;
     let newest = served.hub.current("a").unwrap();
     assert_eq!((next.revision, next.full), (newest.revision, false));
+    assert_eq!(next.upserts, 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! published while it read slowly is one difference. Its Acks, Nacks and reports go to `sessions`.
 
 mod base;
+mod lines;
+mod write;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,23 +13,24 @@ use bytes::Bytes;
 use compile::Kind;
 use dataplane_protocol::{
     Revision,
-    frame::{self, Decoder, encode},
-    sync::{
-        FORMATS, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator, common_format,
-    },
+    frame::{self, encode},
+    sync::{FORMATS, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator, common_format},
 };
-use http_body_util::{BodyExt as _, channel::Sender};
+use http_body_util::channel::Sender;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::base::Base;
+use self::{
+    base::{Base, Sent},
+    lines::Lines,
+    write::{Writer, send},
+};
 use super::{
     hub::{Hub, Receiver},
     ledger::Ledger,
     sessions::{BreakerChange, Concerned, Session, Sessions},
-    snapshot::{Held, Snapshot},
 };
 use crate::{
     events::{Events, Happening},
@@ -35,18 +38,7 @@ use crate::{
     tokens::Identity,
 };
 
-/// Bytes handed to the connection at a time.
-pub const CHUNK: usize = 64 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
-const MAX_HELLO_LINE: usize = 16 << 10;
-/// Lines that are read at once, and how long each further one takes to become free again. A data
-/// plane sends its instances in a burst when it has come, then once a second what is new. Whoever
-/// sends more is read as slowly as this, and waits in its own buffers.
-const BURST: u32 = 1000;
-const LINE_EVERY: Duration = Duration::from_millis(20);
-/// A reader that takes no chunk for this long is given up; it comes back for the newest table.
-const STALL: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What a conversation works with.
@@ -78,6 +70,12 @@ enum End {
     Unfinished,
     #[error("the data plane read nothing for 30s")]
     Stalled,
+    #[error("the data plane read a table at less than 128 KiB/s")]
+    TooSlow,
+    #[error(
+        "the table changed too often while the data plane read it: it is to ask for the newest"
+    )]
+    Behind,
     #[error("{0}")]
     Frame(#[from] frame::Error),
     /// Trying again will not help: the data plane is told.
@@ -142,7 +140,7 @@ async fn talk(
              them to a neighbouring release of the other"
         )));
     };
-    lines.decoder.allow(MAX_REPORT_LINE);
+    lines.allow_reports();
     let Some(joined) = Joined::open(context, &identity.namespace, &hello.data_plane) else {
         let reason = "this namespace has too many data planes connected";
         return Err(End::Refused(reason.into()));
@@ -156,7 +154,7 @@ async fn talk(
     );
     let _counted = Counted::new(context);
     let welcome = ToDataPlane::Welcome { format };
-    send(tx, encode(&welcome, MAX_TABLE_LINE)?).await?;
+    send(tx, &encode(&welcome, MAX_TABLE_LINE)?).await?;
     // From when on it counts, if it does not answer.
     context.ledger.mark(&identity.namespace, []);
     match joined.converse(hello.revision, lines, tx).await {
@@ -219,9 +217,14 @@ impl Joined {
         tx: &mut Sender<Bytes>,
     ) -> End {
         let base = Mutex::new(Base::default());
-        let expiry = Instant::now() + self.left.context.lifetime;
+        let writer = Writer {
+            tables: self.tables.clone(),
+            resumed,
+            base: &base,
+            expiry: Instant::now() + self.left.context.lifetime,
+        };
         tokio::select! {
-            end = write(self.tables.clone(), resumed, tx, &base, expiry) => end,
+            end = writer.run(tx) => end,
             end = self.read(lines, &base) => end,
         }
     }
@@ -254,14 +257,14 @@ impl Joined {
     }
 
     /// An answer to what was not sent counts for nothing.
-    fn acked(&self, acked: Option<(Arc<Snapshot>, Instant)>) {
+    fn acked(&self, acked: Option<Sent>) {
         self.count("ack");
-        let Some((snapshot, sent)) = acked else {
+        let Some(acked) = acked else {
             return;
         };
-        let waited = sent.elapsed().as_secs_f64();
+        let waited = acked.at.elapsed().as_secs_f64();
         self.left.context.metrics.push_to_ack.observe(waited);
-        self.mark(self.session.ack(snapshot.number, Instant::now()));
+        self.mark(self.session.ack(acked.number, Instant::now()));
     }
 
     fn mark(&self, concerned: Concerned) {
@@ -270,7 +273,7 @@ impl Joined {
             Concerned::None => {}
             Concerned::All => ledger.mark_all(&self.left.namespace),
             Concerned::After(number) => {
-                let snapshot = self.tables.borrow().clone();
+                let snapshot = self.tables.newest();
                 let routes: Vec<_> = (snapshot.iter())
                     .flat_map(|snapshot| snapshot.routes_numbered(number, u64::MAX))
                     .map(|name| (Kind::OllaRoute, name.to_owned()))
@@ -283,7 +286,7 @@ impl Joined {
     }
 
     fn reported(&self, report: &Report) {
-        let snapshot = self.tables.borrow().clone();
+        let snapshot = self.tables.newest();
         let Some(snapshot) = snapshot else { return };
         let news = self.session.report(report, &snapshot.set);
         for change in news.breakers {
@@ -341,124 +344,6 @@ impl Joined {
             .acks
             .get_or_create(&ResultLabel { result })
             .inc();
-    }
-}
-
-/// Sends the newest table, again and again; the expiry comes between two of them.
-async fn write(
-    mut tables: Receiver,
-    resumed: Option<Revision>,
-    tx: &mut Sender<Bytes>,
-    base: &Mutex<Base>,
-    expiry: Instant,
-) -> End {
-    let mut written: Option<u64> = None;
-    loop {
-        let newer = tables.wait_for(|newest| {
-            newest
-                .as_ref()
-                .is_some_and(|newest| Some(newest.number) != written)
-        });
-        let newer = tokio::select! {
-            biased;
-            () = sleep_until(expiry) => return End::Expired,
-            newer = newer => newer.map(|newest| newest.clone()),
-        };
-        let Ok(Some(snapshot)) = newer else {
-            return End::Stopped;
-        };
-        let held = base.lock().newest();
-        let from = match held {
-            Some(older) => Held::Snapshot(older),
-            None if written.is_none() && resumed == Some(snapshot.revision) => Held::Same,
-            None => Held::Nothing,
-        };
-        let lines = match snapshot.lines_for(&from) {
-            Ok(lines) => lines,
-            Err(error) => {
-                tracing::error!(namespace = snapshot.namespace, %error, "table cannot be sent");
-                return End::Refused(format!("the table cannot be sent: {error}"));
-            }
-        };
-        written = Some(snapshot.number);
-        base.lock().sent(snapshot, Instant::now());
-        if let Err(end) = send(tx, lines).await {
-            return end;
-        }
-    }
-}
-
-async fn send(tx: &mut Sender<Bytes>, mut lines: Bytes) -> Result<(), End> {
-    while !lines.is_empty() {
-        let chunk = lines.split_to(lines.len().min(CHUNK));
-        match timeout(STALL, tx.send_data(chunk)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(End::Closed),
-            Err(_) => return Err(End::Stalled),
-        }
-    }
-    Ok(())
-}
-
-/// The data plane's lines, each of bounded length.
-struct Lines {
-    body: Incoming,
-    decoder: Decoder,
-    /// From the first byte of a line to its last.
-    limit: Duration,
-    /// When the line began that has no end yet.
-    begun: Option<Instant>,
-    /// When all the lines read so far will have been paid for; see [`BURST`].
-    paid: Instant,
-}
-
-impl Lines {
-    fn new(body: Incoming, limit: Duration) -> Self {
-        Self {
-            body,
-            decoder: Decoder::new(MAX_HELLO_LINE),
-            limit,
-            begun: None,
-            paid: Instant::now(),
-        }
-    }
-
-    async fn next(&mut self) -> Result<ToOperator, End> {
-        loop {
-            if let Some(line) = self.decoder.next()? {
-                self.begun = None;
-                self.pace().await;
-                return Ok(line);
-            }
-            if self.decoder.unfinished() > 0 {
-                self.begun.get_or_insert_with(Instant::now);
-            }
-            let frame = match self.begun {
-                Some(begun) => timeout_at(begun + self.limit, self.body.frame())
-                    .await
-                    .map_err(|_| End::Unfinished)?,
-                None => self.body.frame().await,
-            };
-            let frame = match frame {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Err(End::Broken(error)),
-                None => return Err(End::Closed),
-            };
-            if let Some(bytes) = frame.data_ref() {
-                self.decoder.push(bytes);
-            }
-        }
-    }
-
-    /// Waits while more lines came than may, see [`BURST`].
-    async fn pace(&mut self) {
-        let now = Instant::now();
-        self.paid = self.paid.max(now) + LINE_EVERY;
-        if let Some(until) = self.paid.checked_sub(LINE_EVERY * BURST)
-            && until > now
-        {
-            sleep_until(until).await;
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! From `kubectl apply` to a table in the data planes, and back into a status.
 //!
 //! ```text
-//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub ─▶ serve, conversation ─▶ data planes
+//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub, feed ─▶ conversation ─▶ data planes
 //!                      └─▶ ledger ─▶ writer ◀─ status ◀─ sessions ◀──────┘
 //! ```
 //!
@@ -9,6 +9,7 @@
 
 pub mod conversation;
 pub mod decode;
+pub mod feed;
 mod grace;
 pub mod hub;
 pub mod index;

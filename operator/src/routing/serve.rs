@@ -49,8 +49,8 @@ const STREAMS_PER_CONNECTION: u32 = 16;
 /// one line that each conversation may hold, all that data planes can make the operator keep.
 const WINDOW: u32 = 64 << 10;
 const MAX_HEADERS: u32 = 32 << 10;
-/// Chunks between a conversation and its connection: what a slow reader holds at most, beside
-/// h2's own window. See [`conversation::CHUNK`].
+/// Chunks of 64 KiB between a conversation and its connection: what a slow reader holds at most,
+/// beside h2's own window.
 const CHANNEL: usize = 2;
 /// From the goodbye to cutting what still hangs.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -1,113 +1,112 @@
 //! What a data plane holds, as far as it has said: the table that the next step starts from. Pure.
 //!
-//! In: transactions as they are sent, and the answers to them. Out: the newest one that was not
-//! refused. A refused one is no ground to build on, or the next step would make a table that is not
+//! In: the tables that are sent to it, and its answers. Out: the number of the newest one that was
+//! not refused. Numbers alone: a slow data plane keeps no table in memory. A refused one is no ground to build on, or the next step would make a table that is not
 //! meant, which costs a new connection and the whole table.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use dataplane_protocol::Revision;
 use tokio::time::Instant;
 
-use crate::routing::snapshot::Snapshot;
-
-/// Transactions without an answer that are remembered. A data plane answers each at once.
+/// Tables without an answer that are remembered. A data plane answers each at once.
 const UNANSWERED: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Base {
-    acked: Option<Arc<Snapshot>>,
+    acked: Option<u64>,
     /// Oldest first.
-    sent: VecDeque<(Arc<Snapshot>, Instant)>,
+    sent: VecDeque<Sent>,
+}
+
+/// A table without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) number: u64,
+    pub(super) revision: Revision,
+    pub(super) at: Instant,
 }
 
 impl Base {
-    pub(super) fn sent(&mut self, snapshot: Arc<Snapshot>, at: Instant) {
+    pub(super) fn sent(&mut self, sent: Sent) {
         if self.sent.len() >= UNANSWERED {
             self.sent.pop_front();
         }
-        self.sent.push_back((snapshot, at));
+        self.sent.push_back(sent);
     }
 
-    /// Which one it is, and when it was sent; nothing if it is not among those without an answer.
-    pub(super) fn acked(&mut self, revision: Revision) -> Option<(Arc<Snapshot>, Instant)> {
+    /// Which one it is; nothing if it is not among those without an answer.
+    pub(super) fn acked(&mut self, revision: Revision) -> Option<Sent> {
         // The oldest: answers come in order, and the same content may have been sent twice.
-        let at = self.sent.iter().position(|(it, _)| it.revision == revision);
+        let at = self.sent.iter().position(|it| it.revision == revision);
         let Some(at) = at else {
             // Forgotten or never sent: what it holds now is not known.
             self.acked = None;
             return None;
         };
-        let (snapshot, sent) = self.sent.drain(..=at).next_back()?;
-        self.acked = Some(snapshot.clone());
-        Some((snapshot, sent))
+        let acked = self.sent.drain(..=at).next_back()?;
+        self.acked = Some(acked.number);
+        Some(acked)
     }
 
     /// Which one it is. What was sent after it was a step from it, and cannot be right either.
-    pub(super) fn nacked(&mut self, revision: Revision) -> Option<Arc<Snapshot>> {
+    pub(super) fn nacked(&mut self, revision: Revision) -> Option<Sent> {
         let mut sent = self.sent.drain(..);
-        let refused = sent.find(|(it, _)| it.revision == revision);
-        refused.map(|(snapshot, _)| snapshot)
+        sent.find(|it| it.revision == revision)
     }
 
     /// Nothing when only the whole table is safe.
-    pub(super) fn newest(&self) -> Option<Arc<Snapshot>> {
-        let sent = self.sent.back().map(|(snapshot, _)| snapshot);
-        sent.or(self.acked.as_ref()).cloned()
+    pub(super) fn newest(&self) -> Option<u64> {
+        let sent = self.sent.back().map(|sent| sent.number);
+        sent.or(self.acked)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::testing::follow;
 
-    fn snapshots(count: u16) -> Vec<Arc<Snapshot>> {
-        let mut all: Vec<Arc<Snapshot>> = Vec::new();
-        for port in 1..=count {
-            let next = follow(all.last().map(|last| &**last), &[port], vec![]);
-            all.push(Arc::new(next));
-        }
-        all
+    fn tables(count: u64) -> Vec<Sent> {
+        let at = Instant::now();
+        let numbers = 1..=count;
+        numbers
+            .map(|number| Sent {
+                number,
+                revision: Revision(u128::from(number) * 100),
+                at,
+            })
+            .collect()
     }
 
     const UNKNOWN: Revision = Revision(1);
 
-    fn newest(base: &Base) -> Option<u64> {
-        base.newest().map(|snapshot| snapshot.number)
-    }
-
     #[test]
     fn a_step_starts_from_what_was_sent_last_unless_it_was_refused() {
-        let (all, now) = (snapshots(3), Instant::now());
+        let all = tables(3);
         let mut base = Base::default();
-        assert_eq!(newest(&base), None);
-        base.sent(all[0].clone(), now);
-        assert_eq!(newest(&base), Some(1));
+        assert_eq!(base.newest(), None);
+        base.sent(all[0]);
+        assert_eq!(base.newest(), Some(1));
         base.nacked(UNKNOWN);
-        assert_eq!(newest(&base), None, "it holds nothing that we know");
-        base.sent(all[1].clone(), now);
-        assert_eq!(
-            base.acked(all[1].revision).map(|(it, _)| it.number),
-            Some(2)
-        );
-        base.sent(all[2].clone(), now);
-        assert_eq!(newest(&base), Some(3));
+        assert_eq!(base.newest(), None, "it holds nothing that we know");
+        base.sent(all[1]);
+        assert_eq!(base.acked(all[1].revision), Some(all[1]));
+        base.sent(all[2]);
+        assert_eq!(base.newest(), Some(3));
         base.nacked(UNKNOWN);
-        assert_eq!(newest(&base), Some(2));
+        assert_eq!(base.newest(), Some(2));
     }
 
     #[test]
     fn a_data_plane_that_never_answers_takes_no_more_memory() {
-        let (all, now) = (snapshots(40), Instant::now());
         let mut base = Base::default();
-        for snapshot in all {
-            base.sent(snapshot, now);
+        for sent in tables(40) {
+            base.sent(sent);
         }
-        assert_eq!((base.sent.len(), newest(&base)), (UNANSWERED, Some(40)));
+        assert_eq!((base.sent.len(), base.newest()), (UNANSWERED, Some(40)));
         // Of an answer to what is forgotten nothing is made.
         assert!(base.acked(UNKNOWN).is_none());
         base.nacked(UNKNOWN);
-        assert_eq!(newest(&base), None);
+        assert_eq!(base.newest(), None);
     }
 }
