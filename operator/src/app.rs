@@ -97,11 +97,17 @@ impl App {
             metrics: metrics.clone(),
             settle: config.settle,
         };
-        let pages = Admin { ready, metrics };
         let publish_ca =
             tls::publish_ca(client.clone(), identity.clone(), occupied_rx, stop.clone());
         let instance = config.instance.clone();
-        let events = events::publish(client.clone(), instance, happenings, stop.clone());
+        let events = events::publish(
+            client.clone(),
+            instance,
+            happenings,
+            metrics.clone(),
+            stop.clone(),
+        );
+        let pages = Admin { ready, metrics };
         let tls = identity.server_config();
 
         let mut tasks = Tasks::new(stop.clone());

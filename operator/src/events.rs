@@ -1,16 +1,16 @@
 //! Kubernetes Events: what happened to an object, for `kubectl describe`.
 //!
 //! In: [`Happening`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
-//! counts repetitions instead of writing them again. Each namespace has its [`Share`] of them, so
-//! that one whose breakers flap drowns nobody's.
+//! counts repetitions instead of writing them again. Each namespace has its [`Share`] of them, and
+//! of the writes under way, so that one whose breakers flap, or whose writes hang, drowns nobody's.
 
 mod share;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use compile::Kind;
 use crds::{GROUP, VERSION};
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client,
@@ -19,18 +19,28 @@ use kube::{
 use parking_lot::Mutex;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    time::{Instant, timeout},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::share::{Share, Taken};
-use crate::{MANAGER, metrics::Metrics};
+use crate::{
+    MANAGER,
+    limiter::{Limiter, Limits},
+    metrics::Metrics,
+};
 
 /// An API server that cannot keep up loses events, not memory.
 const QUEUE: usize = 1024;
-/// Written at a time: one that hangs holds up no other.
-const CONCURRENCY: usize = 8;
-const API_TIMEOUT: Duration = Duration::from_secs(10);
+/// Written at a time.
+const LIMITS: Limits = Limits {
+    total: 8,
+    per_namespace: 2,
+    slow: 2,
+};
+/// Of one namespace that wait to be written; fewer of one whose writes are slow.
+const WAITING: usize = 100;
+const WAITING_SLOW: usize = 8;
 /// The API's limit on a note is 1 kB.
 const MAX_NOTE: usize = 1000;
 
@@ -91,6 +101,7 @@ pub async fn publish(
     client: Client,
     instance: String,
     rx: mpsc::Receiver<Happening>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let reporter = Reporter {
@@ -98,27 +109,56 @@ pub async fn publish(
         instance: Some(instance),
     };
     let recorder = Recorder::new(client, reporter);
-    let happenings = stream::unfold(rx, async |mut rx| Some((rx.recv().await?, rx)));
-    let all = happenings.for_each_concurrent(CONCURRENCY, |it| write(&recorder, it));
+    let write = |happening| write(recorder.clone(), happening);
+    let all = write_all(rx, &metrics, write);
     tokio::select! {
         () = stop.cancelled() => {}
         () = all => {}
     }
 }
 
-async fn write(recorder: &Recorder, happening: Happening) {
+/// Each in its namespace's turn.
+async fn write_all<F: Future<Output = ()>>(
+    mut rx: mpsc::Receiver<Happening>,
+    metrics: &Metrics,
+    write: impl Fn(Happening) -> F,
+) {
+    let limiter = Limiter::new(LIMITS);
+    let mut writes = FuturesUnordered::new();
+    loop {
+        let happening = tokio::select! {
+            happening = rx.recv() => happening,
+            Some(()) = writes.next() => continue,
+        };
+        let Some(happening) = happening else { return };
+        let namespace = happening.namespace.clone();
+        let slow = limiter.is_slow(&namespace);
+        let most = if slow { WAITING_SLOW } else { WAITING };
+        if limiter.pending(&namespace) >= most {
+            tracing::debug!(namespace, "event dropped: too many of this namespace wait");
+            metrics.events_dropped.inc();
+            continue;
+        }
+        let (limiter, write) = (&limiter, write(happening));
+        writes.push(async move {
+            let written = limiter.run(&namespace, write).await;
+            if written.is_none() {
+                tracing::debug!(namespace, "event not written: no answer within 10s");
+            }
+        });
+    }
+}
+
+async fn write(recorder: Recorder, happening: Happening) {
     let (event, reference) = event(&happening);
-    let written = timeout(API_TIMEOUT, recorder.publish(&event, &reference)).await;
-    let problem = match written {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer within 10s".to_owned(),
+    let Err(error) = recorder.publish(&event, &reference).await else {
+        return;
     };
     tracing::debug!(
         namespace = happening.namespace,
         name = happening.name,
         reason = happening.reason,
-        problem,
+        %error,
         "event not written"
     );
 }
@@ -156,20 +196,58 @@ fn event(happening: &Happening) -> (Event, ObjectReference) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    #[test]
-    fn a_long_note_is_cut_to_what_the_api_takes() {
-        let happening = Happening {
+    fn happening(namespace: &str) -> Happening {
+        Happening {
             kind: Kind::LlmEndpoint,
-            namespace: "a".into(),
+            namespace: namespace.into(),
             name: "e".into(),
             uid: "u".into(),
             warning: true,
             reason: "BreakerOpened".into(),
-            note: "ü".repeat(1000),
+            note: "it broke".into(),
             action: "Watch",
             pod: Some("p".into()),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_whose_events_hang_takes_none_from_the_others() {
+        let metrics = Arc::new(Metrics::default());
+        let (events, rx) = Events::channel(metrics.clone());
+        let written = Mutex::new(0);
+        let write = |happening: Happening| {
+            let written = &written;
+            async move {
+                if happening.namespace == "hanging" {
+                    std::future::pending::<()>().await;
+                }
+                *written.lock() += 1;
+            }
+        };
+        let tell = async {
+            for turn in 1..=300 {
+                events.tell(happening("hanging"));
+                events.tell(happening("good"));
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                assert_eq!(*written.lock(), turn);
+            }
+        };
+        tokio::select! {
+            () = write_all(rx, &metrics, write) => {}
+            () = tell => {}
+        }
+        assert!(metrics.events_dropped.get() > 100, "and none piles up");
+    }
+
+    #[test]
+    fn a_long_note_is_cut_to_what_the_api_takes() {
+        let happening = Happening {
+            note: "ü".repeat(1000),
+            ..happening("a")
         };
         let (event, reference) = event(&happening);
         assert!(event.note.unwrap().len() <= MAX_NOTE);

@@ -72,6 +72,14 @@ impl World {
             let now = Arc::<AtomicUsize>::default();
             while let Some((request, answer)) = handle.next_request().await {
                 let path = request.uri().to_string();
+                if path.contains("/namespaces/hanging") {
+                    // Not dropped, which would be an answer.
+                    tokio::spawn(async move {
+                        std::future::pending::<()>().await;
+                        drop(answer);
+                    });
+                    continue;
+                }
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 log.lock()
                     .unwrap()
@@ -377,4 +385,19 @@ async fn many_namespaces_at_once_do_not_flood_the_api_server() {
     pass(5000).await;
     assert_eq!(world.count(), 200);
     assert_eq!(world.most.load(Ordering::Relaxed), 32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn namespaces_whose_patches_hang_do_not_hold_up_the_others() {
+    let world = World::start(Duration::ZERO);
+    for n in 0..100 {
+        world.route_in(&format!("hanging-{n}"), "u", 1, ObjectStatus::default());
+    }
+    // Until each is known to hang.
+    pass(60_000).await;
+    for generation in 1..=30 {
+        world.route(generation, ObjectStatus::default());
+        pass(3000).await;
+        assert_eq!(world.count(), generation as usize);
+    }
 }

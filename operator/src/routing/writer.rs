@@ -41,7 +41,7 @@ use crate::{
 
 /// From the first mark of a namespace to looking at it.
 const DELAY: Duration = Duration::from_millis(200);
-/// Patches of one namespace under way at a time; namespaces do not wait for each other.
+/// Patches of one namespace that wait for their turn at a time.
 const CONCURRENCY: usize = 8;
 
 /// Writes statuses until stopped.
