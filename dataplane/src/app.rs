@@ -9,11 +9,11 @@ use tokio::task::JoinSet;
 use crate::{
     admin,
     backend::prober,
+    client::{listener, tls},
     config::Settings,
-    listener,
+    proxy::Worker,
     source::{file, operator},
     state::Shared,
-    tls,
 };
 
 /// Where tables come from.
@@ -113,15 +113,18 @@ impl App {
             .as_ref()
             .map(tls::Certificate::acceptor)
             .transpose()?;
-        let (workers, threads) =
-            listener::start_workers(&shared, acceptor.as_ref()).map_err(Error::Worker)?;
+        let (workers, threads) = listener::start_workers(&shared, acceptor.as_ref(), |shared| {
+            Worker::new(shared.clone(), admin::answer)
+        })
+        .map_err(Error::Worker)?;
         tasks.spawn(listener::accept(shared.clone(), socket, workers));
         tasks.spawn(prober::run(shared.clone()));
         tracing::info!(%addr, tls = certificate.is_some(), "listening");
         if let Some(certificate) = certificate {
-            tasks.spawn(
-                certificate.follow(shared.look_at_certificate.clone(), shared.drain.clone()),
-            );
+            tasks.spawn(certificate.follow(
+                shared.life.look_at_certificate.clone(),
+                shared.life.drain.clone(),
+            ));
         }
         Ok(Running {
             shared,
@@ -148,9 +151,9 @@ impl Running {
     pub async fn drain(mut self) -> bool {
         let limit = self.shared.settings.drain_timeout;
         tracing::info!(limit_s = limit.as_secs(), "draining");
-        self.shared.leaving.cancel();
+        self.shared.life.leaving.cancel();
         tokio::time::sleep(self.shared.settings.drain_delay).await;
-        self.shared.drain.cancel();
+        self.shared.life.drain.cancel();
         while self.tasks.join_next().await.is_some() {}
         let threads = self.threads;
         let ended = tokio::task::spawn_blocking(move || {

@@ -1,11 +1,18 @@
 //! Static settings: read once from flags and environment, before any port is bound.
 
-use std::{net::SocketAddr, time::Duration};
-
-use crate::tls;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Port of the data plane, as Olla has it.
 pub const DEFAULT_PORT: u16 = 40114;
+
+/// Where the listener's certificate lies.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and a root, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -13,7 +20,7 @@ pub struct Settings {
     /// Where `/internal/…` is told, if not on `listen`.
     pub admin: Option<SocketAddr>,
     /// Clients must speak TLS.
-    pub tls: Option<tls::Files>,
+    pub tls: Option<TlsFiles>,
     /// Threads that serve requests.
     pub workers: usize,
     /// Longest request body that is kept for a retry, bytes. A longer one is streamed once.

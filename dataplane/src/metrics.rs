@@ -103,74 +103,79 @@ impl Metrics {
         let seconds = || Unit::Seconds;
         registry.register(
             "requests",
-            "Requests that ended, by status",
+            "Completed requests, by status code",
             self.requests.clone(),
         );
         registry.register(
             "attempts",
-            "Attempts at an endpoint, by result",
+            "Upstream attempts, by result",
             self.attempts.clone(),
         );
-        let help = "Requests that went on to another endpoint, by what sent them there";
+        let help = "Retries on another endpoint, by cause";
         registry.register("failovers", help, self.failovers.clone());
-        let help = "Requests that no endpoint was asked for, by reason";
+        let help = "Requests rejected without contacting an endpoint, by reason";
         registry.register("refusals", help, self.refusals.clone());
-        let help = "Answers that broke off after their first byte, by reason";
+        let help = "Responses that broke off after their first byte, by reason";
         registry.register("broken_streams", help, self.broken_streams.clone());
-        let help = "Request bodies too large to be kept: sent once, without failover";
+        let help = "Request bodies too large to buffer: sent once, without failover";
         registry.register("unkept_bodies", help, self.unkept_bodies.clone());
         registry.register(
             "breaker_opened",
-            "Breakers opened",
+            "Circuit breakers opened",
             self.breaker_opened.clone(),
         );
-        let help = "From the request to the end of the answer";
+        let help = "Time from the request to the end of the response";
         registry.register_with_unit(
             "request_duration",
             help,
             seconds(),
             self.request_duration.clone(),
         );
-        let help = "From the request to the first byte of the answer's body";
+        let help = "Time from the request to the first byte of the response body";
         registry.register_with_unit(
             "time_to_first_token",
             help,
             seconds(),
             self.first_token.clone(),
         );
-        let help = "Number derived from the content of the routing table in use; equal numbers, equal tables";
+        let help = "Number derived from the content of the active routing table; equal numbers mean equal tables";
         registry.register("config_revision", help, self.config_revision.clone());
         registry.register(
             "connections",
             "Open client connections",
             self.connections.clone(),
         );
-        let help = "Connections closed at once, because their client has too many";
+        let help = "Connections closed at once because their client address has too many";
         let refused = self.refused_connections.clone();
         registry.register("refused_connections", help, refused);
-        let help = "Request bodies kept for a retry";
+        let help = "Request bodies buffered for retries";
         registry.register_with_unit("kept_bodies", help, Unit::Bytes, self.kept_bytes.clone());
         registry.register(
             "in_flight_requests",
-            "Requests at an instance now",
+            "Requests in flight at an instance",
             self.in_flight.clone(),
         );
         registry.register(
             "instance_healthy",
-            "1 healthy, 0 not, -1 not known yet",
+            "Health of an instance: 1 healthy, 0 unhealthy, -1 unknown",
             self.healthy.clone(),
         );
         registry.register(
             "breaker_state",
-            "0 closed, 1 half-open, 2 open",
+            "Circuit breaker of an instance: 0 closed, 1 half-open, 2 open",
             self.breaker_state.clone(),
         );
         registry.register(
             "instance_models",
-            "Models an instance lists",
+            "Models listed by an instance",
             self.models.clone(),
         );
-        registry.register_with_unit("uptime", "Since the start", seconds(), self.uptime.clone());
+        registry.register_with_unit(
+            "uptime",
+            "Time since the start of the process",
+            seconds(),
+            self.uptime.clone(),
+        );
     }
 
     /// OpenMetrics text. What hangs on instances is taken from the fleet at this moment, so

@@ -1,34 +1,42 @@
 //! What all rooms of the shell share: the fleet behind its one lock, and the few signals that
 //! must reach other threads. No lock is held across an await.
 
+pub(crate) mod clock;
+pub(crate) mod cut;
+pub(crate) mod kept;
+pub(crate) mod life;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use dataplane_core::{
-    Cause, Event, Explanation, Fleet, FleetView, InstanceKey, Mono, Outcome, Pick, Query, Refusal,
-    Ticket,
+    Cause, Event, Explanation, Fleet, FleetView, InstanceKey, InstanceView, Mono, Outcome, Pick,
+    Query, Refusal, Ticket,
 };
 use dataplane_protocol::{
     Revision, RoutingTable,
     sync::{Breaker, Health},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use crate::{clients::Client, clock::Clock, config::Settings, cut::Cut, metrics::Metrics};
+use self::{clock::Clock, cut::Cut, kept::KeptBytes, life::Life};
+use crate::{config::Settings, metrics::Metrics};
+
+/// How long the first probes of the first table may keep a process from being ready.
+const FIRST_PROBES: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct Shared {
     pub settings: Settings,
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     pub metrics: Metrics,
     fleet: Mutex<Fleet>,
     /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
@@ -38,16 +46,13 @@ pub struct Shared {
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
-    /// Somebody asks for a look at the files now.
-    pub look_at_files: Notify,
-    /// The same for the listener's certificate.
-    pub look_at_certificate: Arc<Notify>,
-    /// Cancelled once, before `drain`: not ready any more, but still serving.
-    pub leaving: CancellationToken,
-    /// Cancelled once: no new connections, streams may end.
-    pub drain: CancellationToken,
-    /// Bytes of request bodies kept for a retry, whole process.
-    kept_bytes: AtomicUsize,
+    /// When the first table came.
+    first_table: OnceLock<Mono>,
+    /// It has been ready once.
+    was_ready: AtomicBool,
+    pub life: Life,
+    /// Of request bodies that are kept for a retry.
+    pub(crate) kept: Arc<KeptBytes>,
 }
 
 /// Where the table in use came from.
@@ -72,11 +77,10 @@ impl Shared {
             live: ArcSwap::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
-            look_at_files: Notify::new(),
-            look_at_certificate: Arc::default(),
-            leaving: CancellationToken::new(),
-            drain: CancellationToken::new(),
-            kept_bytes: AtomicUsize::new(0),
+            first_table: OnceLock::new(),
+            was_ready: AtomicBool::new(false),
+            life: Life::default(),
+            kept: Arc::default(),
         })
     }
 
@@ -86,6 +90,7 @@ impl Shared {
         let (events, live) = {
             let mut fleet = self.fleet.lock();
             let now = self.clock.now();
+            self.first_table.get_or_init(|| now);
             let events = fleet.apply(table.clone(), now);
             let live: HashSet<_> = fleet.view(now).instances.iter().map(|i| i.key).collect();
             (events, live)
@@ -123,10 +128,25 @@ impl Shared {
         self.source.borrow().clone()
     }
 
-    /// What files hold is wanted now, and not at the next look at them.
-    pub fn read_anew(&self) {
-        self.look_at_files.notify_one();
-        self.look_at_certificate.notify_one();
+    /// Why the process should get no requests, if it should not: it has no table, or has only just
+    /// got its first and does not know yet which of its instances live. What comes later is no
+    /// reason: an endpoint that hangs would take all data planes out of their Service at once.
+    pub fn not_ready(&self, view: &FleetView) -> Option<String> {
+        if self.life.leaving.is_cancelled() {
+            return Some("draining".to_owned());
+        }
+        let Some(since) = self.first_table.get() else {
+            return Some("no routing table yet".to_owned());
+        };
+        // One that is not usable anyway (its credential is withheld, say) is not waited for.
+        let waits = |i: &&InstanceView| i.usable && i.health == Health::Unknown;
+        let unknown = view.instances.iter().filter(waits).count();
+        let waited = self.clock.now().since(*since);
+        if unknown == 0 || waited >= FIRST_PROBES {
+            self.was_ready.store(true, Ordering::Relaxed);
+        }
+        let ready = self.was_ready.load(Ordering::Relaxed);
+        (!ready).then(|| format!("{unknown} instances have not been probed yet"))
     }
 
     pub fn table(&self) -> Arc<RoutingTable> {
@@ -244,30 +264,5 @@ impl Shared {
 
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
-    }
-
-    // --- bodies kept for a retry ---
-
-    /// Takes `bytes` of the process's allowance and of the client's share of it; false when one of
-    /// them is used up.
-    pub(crate) fn keep(&self, client: &Client, bytes: usize) -> bool {
-        if !client.keep(bytes, self.settings.replay_client_bytes) {
-            return false;
-        }
-        let before = self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= self.settings.replay_total_bytes {
-            return true;
-        }
-        self.release(client, bytes);
-        false
-    }
-
-    pub(crate) fn release(&self, client: &Client, bytes: usize) {
-        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        client.release(bytes);
-    }
-
-    pub fn kept(&self) -> usize {
-        self.kept_bytes.load(Ordering::Relaxed)
     }
 }

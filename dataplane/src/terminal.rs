@@ -16,7 +16,7 @@ impl LogArgs {
     /// Warnings only, as text: where a person looks at a picture of the fleet. What the picture
     /// shows by itself is no warning: a line of it would come between one picture and the next.
     pub(crate) fn quiet() -> (String, Option<crate::logging::Format>) {
-        let filter = "warn,dataplane::backend::upstream=error";
+        let filter = "warn,dataplane::backend::pool=error";
         (filter.to_owned(), Some(crate::logging::Format::Text))
     }
 }

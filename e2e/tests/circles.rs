@@ -1,6 +1,6 @@
 //! No circle of modules: at each level of a package, its rooms can be put in an order in which
 //! each uses only those before it. In: the sources, parsed. A room and what lies in its folder count
-//! as one, so a child may use what its parent defines.
+//! as one, so a child may use what its parent defines. And no arrow goes up the data plane's floors.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,6 +37,49 @@ fn no_modules_use_each_other_in_a_circle() {
         }
     }
     assert_eq!(circles, BTreeSet::new());
+}
+
+/// The README draws them, highest first; rooms of one floor know nothing of each other.
+#[test]
+fn imports_inside_the_data_plane_go_down_the_floors_that_the_readme_draws() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let floors = floors_of(&std::fs::read_to_string(root.join("README.md")).unwrap());
+    let modules = modules_of(&root.join("dataplane/src"));
+    let rooms: BTreeSet<&String> = modules.keys().filter_map(|path| path.first()).collect();
+    assert_eq!(floors.keys().collect::<BTreeSet<_>>(), rooms);
+    let mut upwards = BTreeSet::new();
+    for (from, module) in &modules {
+        for path in &module.uses {
+            let to = home(&modules, path, 0);
+            if let (Some(from), Some(to)) = (from.first(), to.as_ref().and_then(|to| to.first()))
+                && from != to
+                && floors[to] <= floors[from]
+            {
+                upwards.insert(format!("{from} uses {to}"));
+            }
+        }
+    }
+    assert_eq!(upwards, BTreeSet::new());
+}
+
+/// Room → floor, counted from the highest.
+fn floors_of(readme: &str) -> BTreeMap<String, usize> {
+    let drawn = readme
+        .lines()
+        .find(|line| line.starts_with("Inside `dataplane/src`"));
+    let floors = drawn
+        .unwrap()
+        .split_once(": ")
+        .unwrap()
+        .1
+        .trim_end_matches('.');
+    let mut rooms = BTreeMap::new();
+    for (floor, text) in floors.split(" → ").enumerate() {
+        for room in text.split(" · ") {
+            rooms.insert(room.trim_matches('`').to_owned(), floor);
+        }
+    }
+    rooms
 }
 
 /// Folders of all packages, as the root `Cargo.toml` lists them.

@@ -15,7 +15,7 @@ use dataplane_protocol::{sync::Breaker as State, table::BreakerPolicy};
 
 use crate::{
     time::Mono,
-    window::{Counts, Window},
+    window::{Counts, Origin, Window},
 };
 
 #[derive(Clone, Debug, Default)]
@@ -201,13 +201,11 @@ impl Breaker {
         let change = self.answered(pass);
         if matches!(self.phase, Phase::Closed) {
             self.ends_run();
-            self.window.add(
-                Counts {
-                    total: 1,
-                    marked: 0,
-                },
-                now,
-            );
+            let good = Counts {
+                total: 1,
+                ..Counts::default()
+            };
+            self.window.add(good, now);
         }
         change
     }
@@ -225,13 +223,12 @@ impl Breaker {
             (Phase::Closed, _) if !self.is_new(pass) => None,
             (Phase::Closed, _) => {
                 self.count(fault.provoked_by);
-                self.window.add(
-                    Counts {
-                        total: 1,
-                        marked: 1,
-                    },
-                    now,
-                );
+                let failure = Counts {
+                    total: 1,
+                    marked: 1,
+                    origin: fault.provoked_by.map_or(Origin::Any, Origin::Client),
+                };
+                self.window.add(failure, now);
                 let reason = self.tripped(policy, now)?;
                 Some(self.open(policy, format!("{reason}, last: {}", fault.label), now))
             }
@@ -319,10 +316,19 @@ impl Breaker {
             return Some(format!("{count} failures in a row, all of one client"));
         }
         let percent = policy.failure_percent?;
-        let Counts { total, marked } = self.window.sum(now);
+        let Counts {
+            total,
+            marked,
+            origin,
+        } = self.window.sum(now);
+        let (enough, whose) = match origin {
+            Origin::Client(_) => (LONE_FACTOR, ", all of one client"),
+            Origin::Nobody | Origin::Any => (1, ""),
+        };
+        let enough = policy.min_requests.max(1).saturating_mul(enough);
         let over = u64::from(marked) * 100 >= u64::from(total) * u64::from(percent);
-        (total >= policy.min_requests.max(1) && over)
-            .then(|| format!("{marked} of {total} requests in 10 s failed"))
+        (total >= enough && over)
+            .then(|| format!("{marked} of {total} requests in 10 s failed{whose}"))
     }
 
     fn open(&mut self, policy: &BreakerPolicy, reason: String, now: Mono) -> Change {

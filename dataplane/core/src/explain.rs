@@ -63,7 +63,7 @@ impl Explanation {
             let matched = self.matched.map(|at| format!(", by matches[{at}]"));
             lines.push(format!("route {route}{}", matched.unwrap_or_default()));
         } else if self.refusal == Some(Refusal::NoRoute.reason()) {
-            lines.push("no route takes this request".to_owned());
+            lines.push("no route matches this request".to_owned());
         }
         lines.extend(self.candidates.iter().map(CandidateView::line));
         let margin = if self.route.is_some() { "  " } else { "" };

@@ -114,15 +114,19 @@ impl Ticket {
 /// Why nobody was picked. `retry_after` is the soonest that trying again may help, at least 1 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("no route takes this request")]
+    #[error("no route matches this request")]
     NoRoute,
-    #[error("the route has no endpoint of this type")]
+    #[error("no endpoint of the route has this type")]
     NoEndpoint,
+    #[error("no endpoint of the route accepts this operation")]
+    NotPermitted,
     #[error("no endpoint of the route serves this model (is it pulled or loaded?)")]
     ModelNotFound,
-    #[error("no endpoint that serves this model, or may serve it, can take requests now")]
+    #[error(
+        "every endpoint that serves this model is unhealthy, saturated, or has an open circuit breaker"
+    )]
     ModelUnavailable { retry_after: Duration },
-    #[error("no endpoint of the route can take requests now")]
+    #[error("every endpoint of the route is unhealthy, saturated, or has an open circuit breaker")]
     Unavailable { retry_after: Duration },
 }
 
@@ -132,6 +136,7 @@ impl Refusal {
         match self {
             Self::NoRoute => "no_route",
             Self::NoEndpoint => "no_endpoint",
+            Self::NotPermitted => "administration_path",
             Self::ModelNotFound => "model_not_found",
             Self::ModelUnavailable { .. } => "model_unavailable",
             Self::Unavailable { .. } => "unavailable",
@@ -143,7 +148,7 @@ impl Refusal {
             Self::ModelUnavailable { retry_after } | Self::Unavailable { retry_after } => {
                 Some(*retry_after)
             }
-            Self::NoRoute | Self::NoEndpoint | Self::ModelNotFound => None,
+            Self::NoRoute | Self::NoEndpoint | Self::NotPermitted | Self::ModelNotFound => None,
         }
     }
 }

@@ -23,7 +23,7 @@ impl Budget {
         self.window.add(
             Counts {
                 total: 1,
-                marked: 0,
+                ..Counts::default()
             },
             now,
         );
@@ -40,8 +40,8 @@ impl Budget {
         if !cause.costs_nothing(attempts) {
             self.window.add(
                 Counts {
-                    total: 0,
                     marked: 1,
+                    ..Counts::default()
                 },
                 now,
             );

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use dataplane_protocol::{
     Dialect,
-    table::{Profile, Route, RouteMatch},
+    table::{Endpoint, Profile, Route, RouteMatch},
 };
 
 use crate::glob;
@@ -22,6 +22,14 @@ pub struct Query<'a> {
     pub prefix: Option<&'a str>,
     /// Only endpoints whose profile speaks it. Absent: any.
     pub dialect: Option<Dialect>,
+    /// Only endpoints that take what is asked for. Absent: all do.
+    pub permits: Option<&'a dyn Fn(&Endpoint) -> bool>,
+}
+
+impl Query<'_> {
+    pub(crate) fn is_permitted_at(&self, endpoint: &Endpoint) -> bool {
+        self.permits.is_none_or(|permits| permits(endpoint))
+    }
 }
 
 impl fmt::Debug for Query<'_> {
@@ -135,6 +143,7 @@ mod tests {
             model,
             prefix: None,
             dialect: None,
+            permits: None,
         }
     }
 

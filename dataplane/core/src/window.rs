@@ -1,6 +1,8 @@
 //! Counts over the last ten seconds, in ten buckets of one second. Breaker (results, failures)
 //! and retry budget (requests, retries) both count so.
 
+use std::net::IpAddr;
+
 use crate::time::Mono;
 
 const BUCKETS: usize = 10;
@@ -21,6 +23,29 @@ struct Bucket {
 pub(crate) struct Counts {
     pub(crate) total: u32,
     pub(crate) marked: u32,
+    /// Who the marked ones are of.
+    pub(crate) origin: Origin,
+}
+
+/// Whose requests were marked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    #[default]
+    Nobody,
+    /// All of one client, which may have provoked them.
+    Client(IpAddr),
+    /// Of several, or of one that cannot have provoked them.
+    Any,
+}
+
+impl Origin {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nobody, one) | (one, Self::Nobody) => one,
+            (one, same) if one == same => one,
+            _ => Self::Any,
+        }
+    }
 }
 
 impl Window {
@@ -37,6 +62,7 @@ impl Window {
         }
         bucket.counts.total = bucket.counts.total.saturating_add(counts.total);
         bucket.counts.marked = bucket.counts.marked.saturating_add(counts.marked);
+        bucket.counts.origin = bucket.counts.origin.and(counts.origin);
     }
 
     /// Sums of this second and the nine before it.
@@ -47,6 +73,7 @@ impl Window {
             if bucket.second <= second && second - bucket.second < BUCKETS as u64 {
                 sum.total = sum.total.saturating_add(bucket.counts.total);
                 sum.marked = sum.marked.saturating_add(bucket.counts.marked);
+                sum.origin = sum.origin.and(bucket.counts.origin);
             }
         }
         sum
@@ -74,13 +101,15 @@ mod tests {
             for gap in gaps {
                 now += gap;
                 let marked = u32::from(now % 3 == 0);
-                window.add(Counts { total: 1, marked }, Mono::from_millis(now));
+                let origin = Origin::Nobody;
+                window.add(Counts { total: 1, marked, origin }, Mono::from_millis(now));
                 seen.push(now);
                 let inside: Vec<_> =
                     seen.iter().filter(|at| now / 1_000 - **at / 1_000 < 10).collect();
                 let expected = Counts {
                     total: inside.len() as u32,
                     marked: inside.iter().filter(|at| **at % 3 == 0).count() as u32,
+                    origin: Origin::Nobody,
                 };
                 prop_assert_eq!(window.sum(Mono::from_millis(now)), expected);
             }

@@ -1,14 +1,13 @@
 //! `/internal/…` and `/version`: what people, probes and Prometheus look at. All of it is taken
 //! from one view of the fleet, so that no two pages disagree.
 
+pub(crate) mod explain;
 mod server;
 mod status;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dataplane_core::{FleetView, InstanceView};
-use dataplane_protocol::sync::Health;
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 
@@ -74,9 +73,9 @@ fn document(status: StatusCode, document: &Value) -> Answered {
     respond::json(status, document.to_string().into_bytes())
 }
 
-/// Ready once there is a table and each of its instances has been looked at once.
+/// Ready once there is a table and each instance of the first one has been looked at once.
 fn ready(shared: &Arc<Shared>) -> Answered {
-    match why_not_ready(shared, &shared.view()) {
+    match shared.not_ready(&shared.view()) {
         None => document(StatusCode::OK, &json!({ "status": "ready" })),
         Some(reason) => document(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -85,22 +84,11 @@ fn ready(shared: &Arc<Shared>) -> Answered {
     }
 }
 
-pub(crate) fn why_not_ready(shared: &Shared, view: &FleetView) -> Option<String> {
-    if shared.leaving.is_cancelled() {
-        return Some("draining".to_owned());
-    }
-    if shared.source().revision.is_none() {
-        return Some("no routing table yet".to_owned());
-    }
-    // One that is not usable anyway (its credential is withheld, say) is not waited for.
-    let waits = |i: &&InstanceView| i.usable && i.health == Health::Unknown;
-    let unknown = view.instances.iter().filter(waits).count();
-    (unknown > 0).then(|| format!("{unknown} instances have not been probed yet"))
-}
-
 fn metrics(shared: &Arc<Shared>) -> Answered {
     let uptime = shared.clock.now().as_micros() as f64 / 1e6;
-    let text = shared.metrics.render(&shared.view(), shared.kept(), uptime);
+    let text = shared
+        .metrics
+        .render(&shared.view(), shared.kept.now(), uptime);
     let mut rsp = Response::new(OutBody::whole(Bytes::from(text)));
     rsp.headers_mut().insert(CONTENT_TYPE, OPENMETRICS);
     rsp
@@ -109,37 +97,16 @@ fn metrics(shared: &Arc<Shared>) -> Answered {
 /// `?model=M&path=P`: where such a request would go, and why nowhere else.
 fn explain(shared: &Arc<Shared>, query: &str) -> Answered {
     let value = |name: &str| {
-        query.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=')?;
-            (key == name).then(|| percent_decoded(value))
-        })
+        let mut pairs = form_urlencoded::parse(query.as_bytes());
+        pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
     };
     let (model, path) = (value("model"), value("path"));
     let path = path.unwrap_or_else(|| "/v1/chat/completions".to_owned());
-    let explanation = crate::explain::ask(shared, &path, model.as_deref());
+    let explanation = explain::ask(shared, &path, model.as_deref());
     document(
         StatusCode::OK,
         &serde_json::to_value(explanation).unwrap_or_default(),
     )
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let decoded = match byte {
-            b'+' => Some(b' '),
-            b'%' => {
-                let pair = [bytes.next().unwrap_or(b'0'), bytes.next().unwrap_or(b'0')];
-                std::str::from_utf8(&pair)
-                    .ok()
-                    .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-            }
-            byte => Some(byte),
-        };
-        out.extend(decoded);
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
@@ -185,10 +152,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn models_with_slashes_and_colons_survive_the_query() {
-        assert_eq!(percent_decoded("org%2Fm%3A7b+x"), "org/m:7b x");
     }
 }

@@ -16,15 +16,23 @@ use tokio::{
 
 use super::answer;
 use crate::{
+    client::share::{Limits, Shares},
     proxy::{Asker, OutBody},
+    socket,
     state::Shared,
 };
 
 /// Scrapers and people are few.
 const MAX_CONNECTIONS: usize = 64;
 
+/// Of one address.
+const MAX_PER_CLIENT: usize = 8;
+
 /// For a request's head, and between two on one connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a client that takes nothing of its answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest life of a connection: scrapers open another.
 const LIFE: Duration = Duration::from_mins(5);
@@ -32,6 +40,12 @@ const LIFE: Duration = Duration::from_mins(5);
 /// Serves until the process drains.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let limits = Limits {
+        connections: MAX_PER_CLIENT,
+        kept_bytes: 0,
+        all_kept_bytes: 0,
+    };
+    let shares = Shares::new(limits, Arc::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -39,15 +53,19 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
             return;
         };
         let accepted = tokio::select! {
-            () = shared.drain.cancelled() => return,
+            () = shared.life.drain.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let Some(share) = shares.admit(peer.ip().to_canonical()) else {
+                    continue;
+                };
+                socket::watch(&stream, STALL_TIMEOUT);
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let _ = timeout(LIFE, connection(&shared, stream)).await;
-                    drop(place);
+                    drop((share, place));
                 });
             }
             Err(error) => {

@@ -57,7 +57,7 @@ pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Value {
             "active_connections": in_flight,
             "total_requests": requests,
             "total_failures": failures,
-            "draining": shared.leaving.is_cancelled(),
+            "draining": shared.life.leaving.is_cancelled(),
         },
         "config": {
             "namespace": shared.table().namespace,

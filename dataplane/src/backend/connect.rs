@@ -14,14 +14,18 @@ use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::{backend::resolve, io::Io, socket};
+use crate::{
+    backend::resolve::{self, Resolver},
+    io::Io,
+    socket,
+};
 
 /// A host that is gone without a word is noticed after this, whoever waits for it.
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Connects to an instance. The caller limits the time.
 pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
-    let stream = tcp(&instance.host, instance.port).await?;
+    let stream = tcp(&resolve::BACKENDS, &instance.host, instance.port).await?;
     stream.set_nodelay(true)?;
     socket::watch(&stream, GONE_AFTER);
     match instance.scheme {
@@ -37,8 +41,8 @@ pub(crate) async fn open(instance: &Instance) -> io::Result<Io> {
 }
 
 /// A connection to the first address of `host` that answers. The caller limits the time.
-pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let addresses = resolve::addresses(host, port).await?;
+pub(crate) async fn tcp(resolver: &Resolver, host: &str, port: u16) -> io::Result<TcpStream> {
+    let addresses = resolver.resolve(host, port).await?;
     resolve::race(&addresses, TcpStream::connect).await
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             .unwrap_or(Duration::from_secs(3600))
             .max(Duration::from_millis(1));
         tokio::select! {
-            () = shared.drain.cancelled() => break,
+            () = shared.life.drain.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {

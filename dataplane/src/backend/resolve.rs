@@ -1,7 +1,8 @@
 //! Names of hosts: looked up within bounds, and all their addresses tried.
 //!
 //! The system's resolver blocks a thread for as long as it likes. So one look-up runs for a name
-//! at a time, whoever asks meanwhile joins it, and all of them together use a few threads.
+//! at a time, whoever asks meanwhile joins it, and all of them together use a few threads. While
+//! one lets wait, the answer before it serves.
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,12 @@ pub(crate) const AT_ONCE: usize = 32;
 
 /// How long an answer serves those who ask after it came: a burst asks once.
 const FRESH: Duration = Duration::from_secs(1);
+
+/// An answer that takes longer is waited for beside the last good one.
+const SLOW: Duration = Duration::from_millis(300);
+
+/// How long a good answer serves where no newer one comes.
+const GOOD: Duration = Duration::from_mins(10);
 
 /// The next address is tried beside one that has not answered for this long (RFC 8305, 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -49,11 +56,28 @@ impl Entry {
     }
 }
 
-struct Resolver {
+/// Look-ups with places of their own.
+pub(crate) struct Resolver {
     lookup: Lookup,
     places: Arc<Semaphore>,
     entries: Mutex<HashMap<String, Entry>>,
+    /// The last good answers, and when they came.
+    good: Arc<Good>,
 }
+
+/// By name: when it came, and what it was.
+#[derive(Default)]
+struct Good(Mutex<HashMap<String, Found>>);
+
+type Found = (Instant, Arc<[IpAddr]>);
+
+/// For names of backends, which users write.
+pub(crate) static BACKENDS: LazyLock<Resolver> =
+    LazyLock::new(|| Resolver::new(Arc::new(system), AT_ONCE));
+
+/// For the operator's: it must be found though all names of backends hang.
+pub(crate) static OPERATOR: LazyLock<Resolver> =
+    LazyLock::new(|| Resolver::new(Arc::new(system), 1));
 
 impl Resolver {
     fn new(lookup: Lookup, at_once: usize) -> Self {
@@ -61,7 +85,33 @@ impl Resolver {
             lookup,
             places: Arc::new(Semaphore::new(at_once)),
             entries: Mutex::default(),
+            good: Arc::default(),
         }
+    }
+
+    /// The addresses of `host`, in the order to try them in. The caller limits the time.
+    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let found = self.newest(host).await?;
+        if found.is_empty() {
+            return Err(io::Error::other("the name has no address"));
+        }
+        let found = interleaved(&found).into_iter();
+        Ok(found.map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+
+    async fn newest(&self, host: &str) -> io::Result<Arc<[IpAddr]>> {
+        let mut answer = self.addresses(host);
+        let answer = match timeout(SLOW, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => match self.good.last(host) {
+                Some(good) => return Ok(good),
+                None => answer.await,
+            },
+        };
+        answer.map_err(|(kind, text)| io::Error::new(kind, &*text))
     }
 
     /// The addresses of `host`, in the system's order.
@@ -74,6 +124,7 @@ impl Resolver {
         let done = Arc::new(Mutex::new(None));
         let (lookup, places) = (self.lookup.clone(), self.places.clone());
         let (name, ended) = (host.to_owned(), done.clone());
+        let (good, good_for) = (self.good.clone(), host.to_owned());
         // A task of its own, which ends with the look-up: those who wait may leave, and one that
         // nobody drives would keep its place in the queue.
         let task = tokio::spawn(async move {
@@ -92,7 +143,9 @@ impl Resolver {
             match found {
                 Ok(mut found) => {
                     found.truncate(MAX_ADDRESSES);
-                    Ok(found.into())
+                    let found: Arc<[IpAddr]> = found.into();
+                    good.remember(good_for, &found);
+                    Ok(found)
                 }
                 Err(error) => Err((error.kind(), error.to_string().into())),
             }
@@ -111,25 +164,25 @@ impl Resolver {
     }
 }
 
+impl Good {
+    fn last(&self, host: &str) -> Option<Arc<[IpAddr]>> {
+        let good = self.0.lock();
+        let (at, found) = good.get(host)?;
+        (at.elapsed() < GOOD).then(|| found.clone())
+    }
+
+    fn remember(&self, host: String, found: &Arc<[IpAddr]>) {
+        let mut good = self.0.lock();
+        good.retain(|_, (at, _)| at.elapsed() < GOOD);
+        if !found.is_empty() {
+            good.insert(host, (Instant::now(), found.clone()));
+        }
+    }
+}
+
 fn system(host: &str) -> io::Result<Vec<IpAddr>> {
     let found = (host, 0).to_socket_addrs()?;
     Ok(found.map(|address| address.ip()).collect())
-}
-
-/// The addresses of `host`, in the order to try them in. The caller limits the time.
-pub(crate) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static RESOLVER: LazyLock<Resolver> =
-        LazyLock::new(|| Resolver::new(Arc::new(system), AT_ONCE));
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
-    }
-    let found = RESOLVER.addresses(host).await;
-    let found = found.map_err(|(kind, text)| io::Error::new(kind, &*text))?;
-    if found.is_empty() {
-        return Err(io::Error::other("the name has no address"));
-    }
-    let found = interleaved(&found).into_iter();
-    Ok(found.map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 /// Families in turn, beginning with the first one's, so that a family that leads nowhere costs
@@ -267,6 +320,23 @@ mod tests {
         let found = resolver.addresses("a.test").await.unwrap();
         assert_eq!(*found, [ip("10.0.0.1")]);
         assert_eq!(names.try_iter().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn while_a_look_up_hangs_the_last_good_answer_serves() {
+        let (resolver, names, go_on) = hanging(1);
+        go_on.send(()).unwrap();
+        let expected = vec![SocketAddr::new(ip("10.0.0.1"), 80)];
+        assert_eq!(resolver.resolve("a.test", 80).await.unwrap(), expected);
+        // The answer is fresh no more.
+        resolver.entries.lock().clear();
+        assert_eq!(resolver.resolve("a.test", 80).await.unwrap(), expected);
+        assert_eq!(
+            names.recv().unwrap(),
+            names.recv().unwrap(),
+            "it was asked again"
+        );
+        go_on.send(()).unwrap();
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use dataplane_protocol::{RoutingTable, sync::Health};
 
 use super::ExplainArgs;
 use crate::terminal::{complain, say};
-use crate::{backend::prober, config::Settings, explain, source::file, state::Shared};
+use crate::{admin, backend::prober, config::Settings, source::file, state::Shared};
 
 /// How long the endpoints are looked at before the answer: a probe and a listing, each with the
 /// time that it usually may take.
@@ -29,7 +29,7 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode> {
             complain("some endpoints did not answer in time: judged by what is known of them");
         }
     }
-    let explanation = explain::ask(&shared, &args.path, args.model.as_deref());
+    let explanation = admin::explain::ask(&shared, &args.path, args.model.as_deref());
     for line in explanation.lines() {
         say(&line);
     }
@@ -55,7 +55,7 @@ async fn look(shared: &Arc<Shared>) -> bool {
         }
     };
     let all = tokio::time::timeout(LOOK_FOR, known).await.is_ok();
-    shared.drain.cancel();
+    shared.life.drain.cancel();
     let _ = prober.await;
     all
 }

@@ -24,33 +24,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve, from files or from an operator.
+    /// Serve requests, configured by files or by an operator.
     Run(Box<RunArgs>),
-    /// Say what files mean, and whether they can be used; exit code 1 if not.
+    /// Validate configuration files and print the result; exits with 1 if they are invalid.
     Check(FileArgs),
-    /// Say which endpoint a request would go to, and why not to the others.
+    /// Print which endpoint would receive a request, and why the others would not.
     Explain(ExplainArgs),
-    /// Serve three toy backends: kill and revive them, and watch the traffic move.
+    /// Start three toy backends and a data plane: stop and restart them, and watch the traffic move.
     Demo(demo::Args),
     /// Print the version.
     Version,
 }
 
-/// Which files.
+/// Configuration files.
 #[derive(Args, Debug)]
 pub(crate) struct FileArgs {
-    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder stands for its files.
+    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder means all files in it.
     #[arg(short, long = "file", value_name = "FILE|DIR", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
-    /// Serve this namespace; needed where the files hold several.
+    /// Namespace to serve; required if the files hold several.
     #[arg(long)]
     namespace: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder stands for its files.
-    /// Read anew when they change.
+    /// LlmEndpoint and OllaRoute YAML, or an Olla config.yaml; a folder means all files in it.
+    /// Reloaded when they change.
     #[arg(
         short,
         long = "file",
@@ -60,13 +60,13 @@ pub(crate) struct RunArgs {
         conflicts_with = "operator"
     )]
     files: Vec<PathBuf>,
-    /// Serve this namespace; needed where the files hold several.
+    /// Namespace to serve; required if the files hold several.
     #[arg(long, conflicts_with = "operator")]
     namespace: Option<String>,
-    /// Take tables from this operator: https://host:port.
+    /// Receive routing tables from this operator: https://host:port.
     #[arg(long, value_name = "URL", env = "OLLA_OPERATOR_URL")]
     operator: Option<Uri>,
-    /// CA of the operator's certificate, PEM: ConfigMap olla-operator-ca has it.
+    /// CA of the operator's certificate, PEM (in ConfigMap olla-operator-ca).
     #[arg(
         long,
         value_name = "FILE",
@@ -74,7 +74,7 @@ pub(crate) struct RunArgs {
         default_value = "/var/run/secrets/olla.dev/ca.crt"
     )]
     operator_ca: PathBuf,
-    /// ServiceAccount token for audience olla-operator.
+    /// ServiceAccount token with audience olla-operator.
     #[arg(
         long,
         value_name = "FILE",
@@ -82,8 +82,8 @@ pub(crate) struct RunArgs {
         default_value = "/var/run/secrets/olla.dev/token"
     )]
     token_file: PathBuf,
-    /// Folder for the last good table, so that a restart can serve without the operator; made
-    /// where it is missing.
+    /// Directory for the last good table, so that a restart can serve without the operator;
+    /// created if missing.
     #[arg(
         long,
         value_name = "DIR",
@@ -91,10 +91,10 @@ pub(crate) struct RunArgs {
         default_value = "/var/lib/olla"
     )]
     state_dir: PathBuf,
-    /// Name under which the operator knows this data plane; default: the host's name.
+    /// Name of this data plane at the operator; default: the host name.
     #[arg(long, env = "POD_NAME")]
     name: Option<String>,
-    /// Address to serve on; default 127.0.0.1:40114, or what an Olla config.yaml says.
+    /// Address to listen on; default 127.0.0.1:40114, or what an Olla config.yaml says.
     #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
     listen: Option<SocketAddr>,
     /// Address of a listener for `/internal/…` (status, metrics, explain), without TLS. With it the
@@ -102,19 +102,19 @@ pub(crate) struct RunArgs {
     /// all of them, and addresses of backends to clients on this machine alone.
     #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
-    /// Certificate chain, PEM: clients must then speak TLS (HTTP/2 or HTTP/1.1). Read anew when
-    /// it changes.
+    /// Certificate chain, PEM: clients must then speak TLS (HTTP/2 or HTTP/1.1). Reloaded
+    /// when it changes.
     #[arg(long, value_name = "FILE", env = "OLLA_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// Its private key, PEM.
     #[arg(long, value_name = "FILE", env = "OLLA_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Threads that serve requests; default: one a core.
+    /// Worker threads; default: one per core.
     #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Connections that one client address may hold; more are closed at once. An HTTP/2 connection
-    /// counts as two for each of the streams that it may open, 100 at most. For a proxy in front
-    /// of many clients, raise it.
+    /// Maximum connections per client address; further ones are closed at once. An HTTP/2 connection
+    /// counts as two for each stream that it may open, at most 100. Raise it if a proxy in front
+    /// carries many clients.
     #[arg(
         long,
         value_name = "N",
@@ -123,11 +123,11 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_connections_per_client: u32,
-    /// Seconds between SIGTERM, when it says that it is not ready, and the end of accepting;
-    /// default: 3 with --operator, where balancers must learn of it, else 0.
+    /// Seconds to keep accepting connections after SIGTERM while reporting not ready, so that load
+    /// balancers notice; default: 3 with --operator, else 0.
     #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]
     drain_delay_seconds: Option<u64>,
-    /// Seconds that running answers get to end after that; a second signal ends at once.
+    /// Seconds that requests in flight may take after that; a second signal ends at once.
     #[arg(
         long,
         value_name = "SECONDS",
@@ -135,7 +135,7 @@ pub(crate) struct RunArgs {
         default_value_t = 300
     )]
     drain_seconds: u64,
-    /// One log line a request.
+    /// Log one line per request.
     #[arg(long, env = "OLLA_ACCESS_LOG", default_value_t = true, action = clap::ArgAction::Set)]
     access_log: bool,
     #[command(flatten)]
@@ -146,13 +146,13 @@ pub(crate) struct RunArgs {
 pub(crate) struct ExplainArgs {
     #[command(flatten)]
     files: FileArgs,
-    /// Model that the request names.
+    /// Model that the request asks for.
     #[arg(long)]
     model: Option<String>,
     /// Path of the request.
     #[arg(long, default_value = "/v1/chat/completions")]
     path: String,
-    /// Do not probe the endpoints first: judge by the files alone.
+    /// Do not probe the endpoints first: decide by the files alone.
     #[arg(long)]
     offline: bool,
 }

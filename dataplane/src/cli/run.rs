@@ -13,10 +13,9 @@ use super::RunArgs;
 use crate::{
     app::{App, From},
     backend::resolve,
-    config::Settings,
+    config::{Settings, TlsFiles},
     logging,
     source::{file, operator},
-    tls,
 };
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
@@ -50,7 +49,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
     }
     settings.tls = (args.tls_cert.clone())
         .zip(args.tls_key.clone())
-        .map(|(certificate, key)| tls::Files { certificate, key });
+        .map(|(certificate, key)| TlsFiles { certificate, key });
     let of_files = match args.listen {
         None => listen_of_files(&args)?,
         listen => listen,
@@ -80,7 +79,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => running.shared.read_anew(),
+            _ = hang_up.recv() => running.shared.life.reload(),
             () = running.failed() => return Ok(ExitCode::FAILURE),
         }
     }

@@ -1,22 +1,25 @@
 //! What one request was and how it ended: written once, as one log line and in the metrics,
 //! when it is dropped. A client that leaves drops it early.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::table::Route;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 
+use super::{Caller, upstream::Upstream};
 use crate::{
-    backend::upstream::Upstream,
-    downstream::Downstream,
     metrics::{ReasonLabels, RequestLabels},
     state::Shared,
 };
 
 #[derive(Debug)]
 pub(super) struct Account {
-    pub from: Rc<Downstream>,
+    pub caller: Rc<Caller>,
     pub id: HeaderValue,
     pub method: Method,
     /// For the log. A copy: a part of the request's head would keep all of its buffer for as
@@ -28,22 +31,33 @@ pub(super) struct Account {
     pub route: Option<Arc<Route>>,
     pub upstream: Option<Rc<Upstream>>,
     pub attempts: u32,
-    /// Status sent to the client; 0 before there is one.
-    pub status: u16,
     pub first_byte: Option<Instant>,
-    /// Why there was no whole answer; empty when there was, or the client left.
-    pub reason: &'static str,
-    /// When the answer ended, well or badly; absent when the client left before.
-    pub ended: Option<Instant>,
+    stage: Stage,
+}
+
+/// How far a request is. If it gets no further, its client left.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Waiting,
+    /// The answer has begun.
+    Answering {
+        status: StatusCode,
+    },
+    Ended {
+        status: StatusCode,
+        at: Instant,
+        /// Why the answer is not whole, or none of a backend's.
+        reason: Option<&'static str>,
+    },
 }
 
 impl Account {
-    pub(super) fn new(from: Rc<Downstream>, id: HeaderValue, method: Method, path: &str) -> Self {
-        from.request_begins();
-        let logged = from.shared.settings.access_log;
+    pub(super) fn new(caller: Rc<Caller>, id: HeaderValue, method: Method, path: &str) -> Self {
+        caller.connection.request_begins();
+        let logged = caller.shared.settings.access_log;
         let path = if logged { path.into() } else { Box::default() };
         Self {
-            from,
+            caller,
             id,
             method,
             path,
@@ -53,15 +67,39 @@ impl Account {
             route: None,
             upstream: None,
             attempts: 0,
-            status: 0,
             first_byte: None,
-            reason: "",
-            ended: None,
+            stage: Stage::Waiting,
         }
     }
 
+    /// A backend's answer has begun.
+    pub(super) fn answering(&mut self, status: StatusCode, now: Instant) {
+        self.first_byte = Some(now);
+        self.stage = Stage::Answering { status };
+    }
+
+    /// Answered here, whole.
+    pub(super) fn answered_here(&mut self, status: StatusCode) {
+        self.end(status, Instant::now(), None);
+    }
+
+    pub(super) fn refused(&mut self, status: StatusCode, reason: &'static str) {
+        self.end(status, Instant::now(), Some(reason));
+    }
+
+    /// An answer that had begun broke off.
+    pub(super) fn broke_off(&mut self, now: Instant, reason: &'static str) {
+        if let Stage::Answering { status } = self.stage {
+            self.end(status, now, Some(reason));
+        }
+    }
+
+    fn end(&mut self, status: StatusCode, at: Instant, reason: Option<&'static str>) {
+        self.stage = Stage::Ended { status, at, reason };
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.from.shared
+        &self.caller.shared
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -71,7 +109,9 @@ impl Account {
     /// The answer of `upstream` is here whole.
     pub(super) fn answered(&mut self, upstream: &Upstream, outcome: &Outcome, now: Instant) {
         self.attempt_ended(upstream, outcome);
-        self.ended = Some(now);
+        if let Stage::Answering { status } = self.stage {
+            self.end(status, now, None);
+        }
     }
 
     /// Counts the end of an attempt at `upstream`.
@@ -82,13 +122,16 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let code = self
-            .ended
-            .map_or(Cause::ClientLeft.status(), |_| self.status);
+        let (code, ended, reason) = match self.stage {
+            Stage::Ended { status, at, reason } => (status.as_u16(), at, reason),
+            Stage::Waiting | Stage::Answering { .. } => {
+                let left = Cause::ClientLeft;
+                (left.status(), Instant::now(), Some(left.label()))
+            }
+        };
         let route = self.route.as_ref().map(|route| &route.id);
-        let shared = &self.from.shared;
+        let shared = &self.caller.shared;
         let metrics = &shared.metrics;
-        let ended = self.ended.unwrap_or_else(Instant::now);
         let took = ended.saturating_duration_since(self.started);
         match (&self.upstream, route) {
             (Some(upstream), Some(route)) => {
@@ -108,25 +151,21 @@ impl Drop for Account {
                     code,
                 };
                 metrics.requests.get_or_create(&labels).inc();
-                if !self.reason.is_empty() {
-                    metrics
-                        .refusals
-                        .get_or_create(&ReasonLabels {
-                            reason: self.reason,
-                        })
-                        .inc();
+                if let (Stage::Ended { .. }, Some(reason)) = (self.stage, reason) {
+                    let labels = ReasonLabels { reason };
+                    metrics.refusals.get_or_create(&labels).inc();
                 }
             }
         }
         if shared.settings.access_log {
-            self.log(code, took.as_micros() as u64);
+            self.log(code, reason.unwrap_or_default(), took);
         }
-        self.from.request_ended();
+        self.caller.connection.request_ended();
     }
 }
 
 impl Account {
-    fn log(&self, status: u16, took_us: u64) {
+    fn log(&self, status: u16, reason: &str, took: Duration) {
         let endpoint = self
             .upstream
             .as_ref()
@@ -147,10 +186,10 @@ impl Account {
             instance,
             attempts = self.attempts,
             status,
-            reason = self.ended.map_or(Cause::ClientLeft.label(), |_| self.reason),
+            reason,
             first_byte_us =
                 self.first_byte.map(|at| (at - self.started).as_micros() as u64),
-            took_us,
+            took_us = took.as_micros() as u64,
             "request"
         );
     }

@@ -15,8 +15,8 @@ use super::{
     account::Account,
     flight::Flight,
     relay::{Broken, Relay, Terms},
+    upstream::{Connection, Upstream},
 };
-use crate::backend::upstream::{Connection, Upstream};
 
 /// Bodies of answers: ours, or a backend's.
 #[derive(Debug)]
@@ -84,13 +84,13 @@ pub(super) fn of_backend(
         if !relay.http_2 {
             return OutBody::Relay(Box::new(relay));
         }
-        let from = relay.account.from.clone();
+        let caller = relay.account.caller.clone();
         let relay = Rc::new(RefCell::new(relay));
-        from.watch(&relay);
+        caller.connection.watch(&relay);
         return OutBody::Watched(relay);
     }
     flight.finish(terms.outcome, terms.now);
     account.answered(&upstream, &terms.outcome, terms.now);
-    upstream.put_back(connection, terms.now);
+    upstream.pool.put_back(connection, terms.now);
     OutBody::whole(first.unwrap_or_default())
 }

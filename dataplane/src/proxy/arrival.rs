@@ -5,8 +5,7 @@ use http::{
     header::{HOST, UPGRADE, VIA},
 };
 
-use super::headers::named_by_connection;
-use crate::error::ProxyError;
+use super::{error::ProxyError, headers::named_by_connection};
 
 /// Times that a request may come here. Two sites that stand in for each other are no loop yet;
 /// each further time costs as much as all before it.
@@ -17,7 +16,7 @@ pub(super) fn refuse(headers: &HeaderMap, version: Version) -> Option<ProxyError
     if !has_its_host(headers, version) {
         return Some(ProxyError::BadRequest {
             reason: "invalid_host",
-            message: "an HTTP/1.1 request has one Host header: send exactly one".to_owned(),
+            message: "an HTTP/1.1 request must have exactly one Host header".to_owned(),
         });
     }
     let hops = hops(headers);

@@ -16,7 +16,7 @@ use http::{Method, header::RETRY_AFTER};
 use http1::{Head, Lines};
 use tokio::time::{Sleep, sleep_until, timeout};
 
-use crate::backend::{
+use super::{
     upload::{Outgoing, Upload},
     upstream::{Connection, Upstream},
 };
@@ -58,12 +58,12 @@ const STALE: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     upstream: &Rc<Upstream>,
     terms: &Terms<'_>,
-    make: impl Fn() -> Message,
+    make: impl Fn() -> Option<Message>,
 ) -> Result<Box<Answer>, Cause> {
     let exchange = async {
         // A pooled connection may be stale; what must run once only gets a new one.
         if terms.repeatable
-            && let Some(mut connection) = upstream.checkout()
+            && let Some(mut connection) = upstream.pool.checkout()
         {
             match first_byte(upstream, &mut connection, &make, terms).await {
                 // The backend closed an idle connection just as we used it: that says nothing
@@ -86,11 +86,11 @@ pub(super) async fn run(
 
 async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection, Cause> {
     // Boxed: rare and, with its handshakes, larger than all the rest of a request.
-    let connecting = Box::pin(upstream.connect());
+    let connecting = Box::pin(upstream.pool.connect());
     let limit = Duration::from_millis(timeouts.connect_ms);
     let (cause, error) = match timeout(limit, connecting).await {
         Ok(Ok(connection)) => {
-            upstream.reached();
+            upstream.pool.reached();
             return Ok(connection);
         }
         Ok(Err(error)) => (Cause::ConnectFailure, error),
@@ -99,14 +99,14 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
             (Cause::ConnectTimeout, io::Error::other(error))
         }
     };
-    upstream.not_reached(&error);
+    upstream.pool.not_reached(&error);
     Err(cause)
 }
 
 async fn first_byte(
     upstream: &Upstream,
     connection: &mut Connection,
-    make: &impl Fn() -> Message,
+    make: &impl Fn() -> Option<Message>,
     terms: &Terms<'_>,
 ) -> Result<Begun, Cause> {
     let limit_ms = if terms.stream {
@@ -155,14 +155,17 @@ impl Begun {
 async fn exchange(
     upstream: &Upstream,
     connection: &mut Connection,
-    make: &impl Fn() -> Message,
+    make: &impl Fn() -> Option<Message>,
 ) -> Result<Begun, Cause> {
-    let Message { method, head, body } = make();
+    // A body that can be sent once was sent: nobody asks for it again.
+    let Some(Message { method, head, body }) = make() else {
+        return Err(Cause::BodyUnreadable);
+    };
     connection.send(method, head, body);
     let (head, first) = poll_fn(|cx| connection.poll_head(cx))
         .await
         .map_err(|error| {
-            upstream.broke_off(&error);
+            upstream.pool.broke_off(&error);
             Cause::Reset
         })?;
     let first = if !first.is_empty() {
@@ -172,7 +175,7 @@ async fn exchange(
     } else {
         let first = poll_fn(|cx| connection.poll_data(cx)).await;
         first.map_err(|error| {
-            upstream.broke_off(&error);
+            upstream.pool.broke_off(&error);
             Cause::Reset
         })?
     };

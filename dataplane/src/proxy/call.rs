@@ -8,7 +8,10 @@ use std::{
 };
 
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Refusal};
-use dataplane_protocol::{Dialect, table::Route};
+use dataplane_protocol::{
+    Dialect,
+    table::{Endpoint, Route},
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http1::Lines;
 use hyper::body::Incoming;
@@ -16,30 +19,26 @@ use tokio::time::sleep_until;
 use translate::{paths::Operation, stream::Framing};
 
 use super::{
-    Answered,
+    Answered, Caller,
     account::Account,
     answer,
     attempt::{self, Answer, Message},
+    error::ProxyError,
     flight::Flight,
     headers::{self, Backend},
     intake::{self, Intake},
     relay::Terms,
     respond,
+    scope::Scope,
     surface::Forward,
+    upload::{Outgoing, Progress, Upload},
+    upstream::Upstream,
 };
-use crate::{
-    backend::{
-        upload::{Outgoing, Progress, Upload},
-        upstream::Upstream,
-    },
-    downstream::Downstream,
-    error::ProxyError,
-    metrics::ReasonLabels,
-};
+use crate::metrics::ReasonLabels;
 
 /// A request that goes to a backend.
 pub(super) struct Call<'a> {
-    pub from: &'a Rc<Downstream>,
+    pub caller: &'a Rc<Caller>,
     pub method: &'a Method,
     pub uri: &'a Uri,
     /// The URI's, normalised.
@@ -50,14 +49,13 @@ pub(super) struct Call<'a> {
     /// As the client sent them: routes match on these.
     pub headers: &'a HeaderMap,
     pub to: Forward<'a>,
-    /// Of the path that the backend sees.
-    pub operation: Operation,
+    pub scope: Scope<'a>,
 }
 
 impl Call<'_> {
     pub(super) async fn forward(&self, mut account: Box<Account>, body: Incoming) -> Answered {
         let client = self.to.client;
-        let mut intake = match intake::read(self.from, self.version, self.headers, body).await {
+        let mut intake = match intake::read(self.caller, self.version, self.headers, body).await {
             Ok(intake) => intake,
             Err(error) => return respond::error(account, client, &error),
         };
@@ -82,15 +80,6 @@ impl Call<'_> {
         self.to.client == Dialect::Ollama && matches!(self.to.path, "/api/chat" | "/api/generate")
     }
 
-    /// What the credential of this endpoint is not for.
-    fn forbidden(&self, upstream: &Upstream) -> Option<ProxyError> {
-        let forbidden = self.operation == Operation::Other && upstream.is_guarded;
-        forbidden.then(|| ProxyError::AdministrationPath {
-            path: self.to.path.to_owned(),
-            endpoint: upstream.info.endpoint.id.to_string(),
-        })
-    }
-
     /// Tries instance after instance until one answers or nothing is left to try.
     async fn attempts(
         &self,
@@ -100,20 +89,27 @@ impl Call<'_> {
     ) -> Result<(Box<Answer>, Picked), ProxyError> {
         let (model, id) = (account.model.clone(), account.id.clone());
         let header = |name: &str| self.headers.get(name).and_then(|value| value.to_str().ok());
+        let permits = |endpoint: &Endpoint| self.scope.permits(endpoint);
         let query = Query {
             path: self.path,
             header: &header,
             model: model.as_deref(),
             prefix: self.to.prefix,
             dialect: self.to.dialect,
+            permits: (!self.scope.is_for_all()).then_some(&permits),
         };
-        let shared = &self.from.shared;
+        let shared = &self.caller.shared;
         let mut began = Instant::now();
         let pick = shared.pick(&query, began).map_err(|refusal| {
             // No table yet: nobody knows what there is.
             if refusal == Refusal::NoRoute && shared.source().revision.is_none() {
                 let retry_after = Duration::from_secs(1);
                 return ProxyError::Unavailable { retry_after };
+            }
+            if refusal == Refusal::NotPermitted
+                && let Some(denied) = self.scope.denied()
+            {
+                return denied;
             }
             let what = self.to.prefix.map(|prefix| format!("/olla/{prefix}"));
             ProxyError::refused(
@@ -123,18 +119,19 @@ impl Call<'_> {
             )
         })?;
         let replayable = intake.is_replayable();
-        // It changes nothing, so that nobody minds if it runs twice.
-        let repeatable = self.method.is_safe() || self.operation == Operation::Inference;
         let mut picked = self.picked(account, pick);
         let deadline = picked.timeout().map(|limit| account.started + limit);
         // Boxed: rare, and large.
         let mut deadline = deadline.map(|at| Box::pin(sleep_until(at.into())));
         let mut tried: Vec<InstanceKey> = Vec::new();
         loop {
-            if let Some(error) = self.forbidden(&picked.upstream) {
-                return Err(error);
-            }
-            let make = || self.message(&picked.upstream, &id, intake.outgoing(upload));
+            let operation = self.operation_at(&picked);
+            // It changes nothing, so that nobody minds if it runs twice.
+            let repeatable = self.method.is_safe() || operation == Operation::Inference;
+            let make = || {
+                let body = intake.outgoing(upload)?;
+                Some(self.message(&picked.upstream, &id, body))
+            };
             let terms = attempt::Terms {
                 timeouts: &picked.route.timeouts,
                 stream: account.stream,
@@ -176,6 +173,7 @@ impl Call<'_> {
                     if let Some(answer) = refused {
                         picked
                             .upstream
+                            .pool
                             .put_back_unread(answer.connection, Instant::now());
                     }
                     account
@@ -206,28 +204,32 @@ impl Call<'_> {
         }
     }
 
+    fn operation_at(&self, picked: &Picked) -> Operation {
+        self.scope.operation_at(&picked.upstream.info.endpoint)
+    }
+
     /// A client that did not send its body to the end.
     fn clients_fault(&self, upload: &Upload) -> Option<ProxyError> {
         match upload.progress() {
             Progress::Passing | Progress::Awaited | Progress::Whole => None,
             Progress::Left => {
-                let message = "the request's body broke off".to_owned();
+                let message = "the client aborted the request body".to_owned();
                 Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
-                limit: self.from.shared.settings.body_idle,
+                limit: self.caller.shared.settings.body_idle,
             }),
         }
     }
 
     fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
-        let upstream = self.from.upstreams.of(&pick.instance);
+        let upstream = self.caller.upstreams.of(&pick.instance);
         account.attempts = pick.attempt;
         account.route = Some(pick.route.clone());
         account.upstream = Some(upstream.clone());
         Picked {
             upstream,
-            flight: Flight::new(self.from.clone(), pick.ticket),
+            flight: Flight::new(self.caller.clone(), pick.ticket),
             route: pick.route,
             tier: pick.tier,
             decision: pick.decision.as_str(),
@@ -243,10 +245,10 @@ impl Call<'_> {
             None => Lines::new(self.method, &[base, self.asked]),
         };
         let here = headers::PathHere {
-            peer: &self.from.address,
+            peer: &self.caller.connection.address,
             uri: self.uri,
             version: self.version,
-            secure: self.from.secure,
+            secure: self.caller.connection.secure,
         };
         headers::for_backend(&mut head, &upstream.address, self.headers, &here, id);
         Message {
@@ -270,8 +272,7 @@ impl Call<'_> {
             connection,
         } = *answer;
         let now = Instant::now();
-        account.first_byte = Some(now);
-        account.status = head.status.as_u16();
+        account.answering(head.status, now);
         let upstream = &picked.upstream;
         let status = head.status;
         let backend = Backend::new(head, upstream);
@@ -288,7 +289,7 @@ impl Call<'_> {
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
             framing: told.framing,
-            inference: self.operation == Operation::Inference,
+            inference: self.operation_at(&picked) == Operation::Inference,
             // Errors that are sent as events have no last word.
             until_close: !told.bounded
                 && told.framing != Framing::Opaque

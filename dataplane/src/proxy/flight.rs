@@ -4,20 +4,20 @@ use std::{rc::Rc, time::Instant};
 
 use dataplane_core::{Cause, InstanceKey, Outcome, Pick, Query, Ticket};
 
-use crate::downstream::Downstream;
+use super::Caller;
 
 /// Dropped without a verdict, the attempt was cancelled: the client left, or we cut it.
 #[derive(Debug)]
 pub(super) struct Flight {
-    from: Rc<Downstream>,
+    caller: Rc<Caller>,
     ticket: Option<Ticket>,
 }
 
 impl Flight {
-    pub(super) fn new(from: Rc<Downstream>, mut ticket: Ticket) -> Self {
-        ticket.asked_by(from.client.address());
+    pub(super) fn new(caller: Rc<Caller>, mut ticket: Ticket) -> Self {
+        ticket.asked_by(caller.connection.share.address());
         Self {
-            from,
+            caller,
             ticket: Some(ticket),
         }
     }
@@ -30,7 +30,7 @@ impl Flight {
         cause: Cause,
     ) -> Option<Pick> {
         let ticket = self.ticket.as_ref()?;
-        self.from.shared.retry(query, tried, ticket, cause)
+        self.caller.shared.retry(query, tried, ticket, cause)
     }
 
     /// How often its instance had gone unhealthy when it was picked.
@@ -47,13 +47,13 @@ impl Flight {
 
     pub(super) fn first_byte(&self, now: Instant) {
         if let Some(ticket) = &self.ticket {
-            self.from.shared.first_byte(ticket, now);
+            self.caller.shared.first_byte(ticket, now);
         }
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome, now: Instant) {
         if let Some(ticket) = self.ticket.take() {
-            self.from.shared.finish(ticket, outcome, now);
+            self.caller.shared.finish(ticket, outcome, now);
         }
     }
 }

@@ -11,7 +11,8 @@ use http::{
 use http1::{Head, Length, Lines};
 use translate::stream::Framing;
 
-use crate::backend::{address::Address, upstream::Upstream};
+use super::upstream::Upstream;
+use crate::backend::address::Address;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -17,15 +17,24 @@ mod answer;
 mod arrival;
 mod attempt;
 mod call;
+mod caller;
+mod chunks;
+mod error;
 mod flight;
 mod headers;
 mod intake;
+mod kept;
 mod linger;
 mod models;
+mod pace;
 mod path;
 mod relay;
 pub(crate) mod respond;
+mod scope;
 mod surface;
+mod template;
+mod upload;
+mod upstream;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -35,15 +44,20 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
-use translate::paths::Operation;
 
-use self::{account::Account, call::Call};
+use self::{account::Account, call::Call, upstream::Upstreams};
 pub(crate) use self::{
     answer::OutBody,
+    caller::Caller,
+    error::ProxyError,
     path::{folded, normalised, refuse_ambiguous},
+    scope::Scope,
     surface::{Surface, of as surface_of},
 };
-use crate::{downstream::Downstream, error::ProxyError, state::Shared};
+use crate::{
+    client::{connection::Connection, listener::Service},
+    state::Shared,
+};
 
 /// What a request is answered with.
 pub(crate) type Answered = Response<OutBody>;
@@ -62,14 +76,54 @@ pub(crate) enum Asker {
 /// What answers for the data plane's own pages, by path and query.
 pub(crate) type Pages = fn(&Arc<Shared>, Asker, &Method, &str, &str) -> Answered;
 
-/// Answers one request. Never fails: what goes wrong is an answer too.
+/// What answers requests on one thread, with connections to the backends of its own.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    upstreams: Rc<Upstreams>,
+    pages: Pages,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, pages: Pages) -> Self {
+        let upstreams = Rc::new(Upstreams::new(shared.clone()));
+        Self {
+            shared,
+            upstreams,
+            pages,
+        }
+    }
+}
+
+impl Service for Worker {
+    type Caller = Caller;
+    type Body = OutBody;
+
+    fn caller(&self, connection: &Rc<Connection>) -> Rc<Caller> {
+        Rc::new(Caller {
+            connection: connection.clone(),
+            shared: self.shared.clone(),
+            upstreams: self.upstreams.clone(),
+            pages: self.pages,
+        })
+    }
+
+    fn answer(
+        caller: Rc<Caller>,
+        req: Request<Incoming>,
+    ) -> impl Future<Output = Answered> + 'static {
+        answer(caller, req)
+    }
+
+    fn tidy(&self) {
+        self.upstreams.tidy();
+    }
+}
+
+/// Answers one request.
 ///
 /// Not an `async fn`: those keep what they take twice.
-pub(crate) fn handle(
-    from: Rc<Downstream>,
-    req: Request<Incoming>,
-    pages: Pages,
-) -> impl Future<Output = Answered> {
+fn answer(caller: Rc<Caller>, req: Request<Incoming>) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
     let (method, uri, version) = (head.method, head.uri, head.version);
     let headers = head.headers;
@@ -81,28 +135,28 @@ pub(crate) fn handle(
             && arrival::has_its_host(&headers, version)
         {
             // No account counts it, but the connection is not idle.
-            from.request_begins();
+            caller.connection.request_begins();
             let query = uri.query().unwrap_or_default();
-            let answer = pages(&from.shared, asker(&from), &method, path, query);
-            from.request_ended();
-            return finished(answer, &from, &method, version);
+            let answer = (caller.pages)(&caller.shared, asker(&caller), &method, path, query);
+            caller.connection.request_ended();
+            return finished(answer, &caller, &method, version);
         }
         let id = headers::request_id(&headers);
         let client = surface.client(path);
         // Boxed: it goes from phase to phase.
-        let account = Account::new(from.clone(), id, method.clone(), uri.path());
+        let account = Account::new(caller.clone(), id, method.clone(), uri.path());
         let account = Box::new(account);
         let answer = match permitted(&method, &headers, version, path, surface) {
             Ok(Surface::Forward(to)) => {
                 let call = Call {
-                    from: &from,
+                    caller: &caller,
                     method: &method,
                     uri: &uri,
                     path,
                     asked: path::as_it_came(came, to.path),
                     version,
                     headers: &headers,
-                    operation: Operation::of(method.as_str(), to.path),
+                    scope: Scope::new(&method, to.path),
                     to,
                 };
                 call.forward(account, body).await
@@ -112,12 +166,12 @@ pub(crate) fn handle(
                 answered_here(account, client, path, surface)
             }
         };
-        finished(answer, &from, &method, version)
+        finished(answer, &caller, &method, version)
     }
 }
 
-fn asker(from: &Downstream) -> Asker {
-    if from.client.address().is_loopback() {
+fn asker(caller: &Caller) -> Asker {
+    if caller.connection.share.address().is_loopback() {
         Asker::Local
     } else {
         Asker::Remote
@@ -152,13 +206,8 @@ fn answered_here(
 }
 
 /// The answer as this connection needs it.
-fn finished(
-    mut answer: Answered,
-    from: &Downstream,
-    method: &Method,
-    version: Version,
-) -> Answered {
-    if from.is_leaving() && version != Version::HTTP_2 {
+fn finished(mut answer: Answered, caller: &Caller, method: &Method, version: Version) -> Answered {
+    if caller.connection.is_leaving() && version != Version::HTTP_2 {
         // Told before it is closed, the client writes nothing more into it.
         let close = HeaderValue::from_static("close");
         answer.headers_mut().insert(CONNECTION, close);

@@ -1,13 +1,10 @@
 //! Model listings, answered from what the backends list.
 
-use std::time::Instant;
-
 use dataplane_protocol::Dialect;
 use http::StatusCode;
 use translate::listing::{self, Listed, Shape};
 
-use super::{Answered, account::Account, path, respond};
-use crate::error::ProxyError;
+use super::{Answered, account::Account, error::ProxyError, path, respond};
 
 pub(super) fn list(
     account: Box<Account>,
@@ -56,8 +53,7 @@ pub(super) fn one(
 }
 
 fn done(mut account: Box<Account>, document: Vec<u8>) -> Answered {
-    account.status = 200;
-    account.ended = Some(Instant::now());
+    account.answered_here(StatusCode::OK);
     let mut rsp = respond::json(StatusCode::OK, document);
     respond::stamp(rsp.headers_mut(), &account);
     rsp

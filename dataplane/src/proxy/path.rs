@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::error::ProxyError;
+use super::error::ProxyError;
 
 /// The path without empty segments: a base URL that ends with a slash makes two of one, and some
 /// readers take them for one. Backends get it so, too.
@@ -92,7 +92,7 @@ fn without_parameters(segment: &str) -> &str {
 pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
     is_ambiguous(path).then(|| ProxyError::BadRequest {
         reason: "ambiguous_path",
-        message: "the path has . or .. segments: send it without".to_owned(),
+        message: "the path contains . or .. segments: remove them".to_owned(),
     })
 }
 

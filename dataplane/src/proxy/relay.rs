@@ -24,17 +24,14 @@ use translate::{
     stream::{self, Framer, Framing},
 };
 
-use super::{account::Account, flight::Flight};
-use crate::{
-    backend::{
-        connection,
-        upload::{Progress, Upload},
-        upstream::{Connection, Upstream},
-    },
-    downstream::Watched,
+use super::{
+    account::Account,
     error::broken_off,
-    metrics::ReasonLabels,
+    flight::Flight,
+    upload::{Progress, Upload},
+    upstream::{Connection, Upstream},
 };
+use crate::{backend::connection, client::connection::StallCheck, metrics::ReasonLabels};
 
 /// The answer broke off: the connection to the client is closed without a proper end.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +166,7 @@ impl Relay {
         self.flight.finish(self.outcome, now);
         self.account.answered(&self.upstream, &self.outcome, now);
         if let Some(connection) = self.connection.take() {
-            self.upstream.put_back(connection, now);
+            self.upstream.pool.put_back(connection, now);
         }
         self.state = State::Ended;
     }
@@ -188,8 +185,7 @@ impl Relay {
         let (outcome, reason) = (cause.outcome(), cause.code());
         self.flight.finish(outcome, now);
         self.account.attempt_ended(&self.upstream, &outcome);
-        self.account.reason = reason;
-        self.account.ended = Some(now);
+        self.account.broke_off(now, reason);
         self.account
             .shared()
             .metrics
@@ -239,7 +235,7 @@ impl Relay {
                     self.break_off(Cause::BodyUnreadable, now);
                 }
                 Err(error) => {
-                    self.upstream.broke_off(&error);
+                    self.upstream.pool.broke_off(&error);
                     self.break_off(Cause::Truncated, now);
                 }
             }
@@ -302,8 +298,8 @@ impl Relay {
     }
 }
 
-impl Watched for RefCell<Relay> {
-    fn look(&self, now: Instant, limit: Duration) {
+impl StallCheck for RefCell<Relay> {
+    fn check_stall(&self, now: Instant, limit: Duration) {
         let Ok(mut relay) = self.try_borrow_mut() else {
             return;
         };
@@ -341,10 +337,10 @@ impl Body for Relay {
                 // hyper writes only when a body has nothing more to give, and with the failure
                 // drops what a slow client has not taken yet.
                 State::Ending(reason) => {
-                    self.state = State::Flushing(reason, self.account.from.flushes());
+                    self.state = State::Flushing(reason, self.account.caller.connection.flushes());
                 }
                 State::Flushing(reason, since) => {
-                    if !self.account.from.is_flushed_since(since, cx) {
+                    if !self.account.caller.connection.is_flushed_since(since, cx) {
                         return Poll::Pending;
                     }
                     self.state = State::Failing(reason);

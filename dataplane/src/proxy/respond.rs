@@ -17,12 +17,10 @@ use translate::{
 use super::{
     Answered, OutBody,
     account::Account,
-    headers::{self, Backend},
-};
-use crate::{
-    backend::upstream::Upstream,
     error::ProxyError,
+    headers::{self, Backend},
     template::{Depends, Template},
+    upstream::Upstream,
 };
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -41,14 +39,12 @@ const SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 
 /// Ends the account with this error.
 pub(super) fn error(mut account: Box<Account>, client: Dialect, error: &ProxyError) -> Answered {
-    account.status = error.status().as_u16();
-    account.reason = error.reason();
-    account.ended = Some(Instant::now());
+    account.refused(error.status(), error.reason());
     let message = error.to_string();
     let document = body(
         client,
         &ErrorBody {
-            status: account.status,
+            status: error.status().as_u16(),
             reason: error.reason(),
             message: &message,
             request_id: account.request_id(),
@@ -71,8 +67,7 @@ pub(super) fn error(mut account: Box<Account>, client: Dialect, error: &ProxyErr
 
 /// Ends the account with this text.
 pub(super) fn text(mut account: Box<Account>, text: &'static str) -> Answered {
-    account.status = StatusCode::OK.as_u16();
-    account.ended = Some(Instant::now());
+    account.answered_here(StatusCode::OK);
     let mut rsp = Response::new(OutBody::whole(Bytes::from_static(text.as_bytes())));
     rsp.headers_mut().insert(CONTENT_TYPE, TEXT);
     stamp(rsp.headers_mut(), &account);

@@ -156,12 +156,7 @@ fn inside<'a>(
             };
         }
     }
-    // However it is spelt: Ollama decodes a path before it looks, proxies before it do more.
-    let decoded = path::as_the_laxest_reads(rest);
-    if OLLAMA_STORE
-        .iter()
-        .any(|store| under(&decoded, store).is_some())
-    {
+    if changes_store(rest) {
         return Surface::OneBackendOnly {
             path: rest,
             client: Dialect::Ollama,
@@ -180,6 +175,15 @@ fn inside<'a>(
         dialect,
         client,
     })
+}
+
+/// Whether a backend takes `path` for an operation on its store, however it is spelt: Ollama
+/// decodes a path before it looks, proxies before it do more.
+pub(super) fn changes_store(path: &str) -> bool {
+    let decoded = path::as_the_laxest_reads(path);
+    OLLAMA_STORE
+        .iter()
+        .any(|store| under(&decoded, store).is_some())
 }
 
 /// What follows `root` in `path`, by whole segments.

@@ -210,9 +210,9 @@ pub async fn follow(
     let mut seen = first;
     loop {
         tokio::select! {
-            () = shared.drain.cancelled() => return,
+            () = shared.life.drain.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
-            () = shared.look_at_files.notified() => {}
+            () = shared.life.look_at_files.notified() => {}
         }
         let sources = match read(&paths) {
             Ok(sources) => sources,
@@ -249,7 +249,10 @@ pub fn usable(sources: &[Source], wanted: Option<&str>) -> Result<Understood, Er
 
 fn report(shared: &Shared, problem: String) {
     if shared.source().problem != problem {
-        tracing::warn!(problem, "files not used: the last good table serves on");
+        tracing::warn!(
+            problem,
+            "configuration invalid: the last good table stays in use"
+        );
         shared.source_problem(problem);
     }
 }

@@ -91,7 +91,7 @@ fn a_path_that_goes_to_no_backend_is_named_as_such() {
     for (asked, code, told) in [
         ("/nope", 1, "not a path that goes to a backend"),
         ("/olla/", 1, "not a path that goes to a backend"),
-        ("/api/pull", 1, "ask that backend itself"),
+        ("/api/pull", 1, "call that backend directly"),
         ("/v1/models", 0, "/v1/models is answered here"),
         ("/olla/models/m", 0, "/olla/models/m is answered here"),
         ("/internal/health", 0, "/internal/health is answered here"),

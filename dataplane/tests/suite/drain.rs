@@ -88,7 +88,7 @@ async fn a_client_that_leaves_is_not_waited_for() {
     let waiting = plane.send_stream("/v1/chat/completions", "m").await;
     wait_for("it waits", async || a.answering() == 1).await;
     let drained = tokio::spawn(plane.running.drain());
-    wait_for("it drains", async || shared.drain.is_cancelled()).await;
+    wait_for("it drains", async || shared.life.drain.is_cancelled()).await;
     drop(waiting);
     assert!(drained.await.unwrap());
     wait_for("the backend sees it", async || a.left() == 1).await;
@@ -117,7 +117,7 @@ async fn from_the_signal_on_every_answer_says_that_its_connection_ends() {
     let mut running = plane.send_stream("/v1/chat/completions", "m").await;
     wait_for("it waits", async || a.answering() == 1).await;
     let drained = tokio::spawn(plane.running.drain());
-    wait_for("it leaves", async || shared.leaving.is_cancelled()).await;
+    wait_for("it leaves", async || shared.life.leaving.is_cancelled()).await;
     gate.cancel();
     let mut new = Client::connect(addr).await;
     new.send("GET", "/v1/models", &[], b"").await;
@@ -181,7 +181,10 @@ async fn a_rolling_restart_under_load_breaks_no_request() {
         let shared = plane.running.shared.clone();
         let drained = tokio::spawn(plane.running.drain());
         // A balancer looks away when it sees that it is not ready any more.
-        wait_for("it is not ready", async || shared.leaving.is_cancelled()).await;
+        wait_for("it is not ready", async || {
+            shared.life.leaving.is_cancelled()
+        })
+        .await;
         ready.lock().unwrap().retain(|addr| *addr == next.addr);
         assert!(drained.await.unwrap());
         plane = next;

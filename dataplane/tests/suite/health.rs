@@ -1,5 +1,6 @@
 //! Endpoints that stop working, freeze, and come back.
 
+use dataplane::app::From;
 use futures::future::{join, join_all};
 
 use crate::support::{
@@ -170,4 +171,27 @@ async fn a_data_plane_is_ready_when_it_has_looked_at_each_endpoint_once() {
     gate.cancel();
     let ready = async || plane.get("/internal/ready").await.status == 200;
     wait_for("it is ready", ready).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_comes_later_and_hangs_does_not_make_it_unready() {
+    let a = Backend::start("a", &["m"]).await;
+    let hangs = Backend::start("b", &["m"]).await;
+    hangs.health(Reply::default().hang());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("olla.yaml");
+    std::fs::write(&path, Yaml::tiers(&[("a", &a)]).text()).unwrap();
+    let from = From::Files {
+        paths: vec![path.clone()],
+        namespace: None,
+    };
+    let plane = Plane::from(Plane::settings(), from).await;
+    std::fs::write(&path, Yaml::tiers(&[("a", &a), ("b", &hangs)]).text()).unwrap();
+    plane.running.shared.life.reload();
+    wait_for("the new endpoint is probed", async || {
+        !hangs.looks().is_empty()
+    })
+    .await;
+    assert_eq!(plane.instance("b").await["health"], "Unknown");
+    assert_eq!(plane.get("/internal/ready").await.status, 200);
 }

@@ -120,6 +120,34 @@ async fn a_client_that_sends_its_body_byte_by_byte_is_answered_408() {
     writing.abort();
 }
 
+/// What is over the bound is passed on while it comes, and held to the same pace.
+#[tokio::test]
+async fn an_upload_that_is_passed_on_byte_by_byte_is_ended_and_keeps_no_memory() {
+    let (a, plane) = one("engine: olla").await;
+    a.reads(Ear::Head);
+    a.answer(Reply::default().hang());
+    let mut client = plane.client().await;
+    let length = [("content-length", "100000")];
+    client.send("POST", "/v1/x", &length, b"").await;
+    client.write(vec![b'x'; 8192]).await;
+    wait_for("it is passed on", async || a.answering() == 1).await;
+    let kept = async || plane.metric("olla_kept_bodies_bytes", &[]).await;
+    wait_for("nothing of it is kept", async || kept().await == 0.0).await;
+    let (mut reader, mut writer) = client.into_split();
+    let mut often = tokio::time::interval(SHORT / 10);
+    let writing = tokio::spawn(async move {
+        while writer.write_all(b"x").await.is_ok() {
+            often.tick().await;
+        }
+    });
+    let mut answer = [0; 12];
+    reader.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    wait_for("its backend is let go", async || a.left() == 1).await;
+    assert_eq!(plane.instance("a").await["failures"], 0);
+    writing.abort();
+}
+
 #[tokio::test]
 async fn a_client_that_breaks_off_its_upload_after_the_answer_began_is_no_failure() {
     let (a, plane) = one("circuitBreaker: { consecutiveFailures: 1 }").await;

@@ -11,6 +11,7 @@
     reason = "a test that cannot go on fails there, and says where"
 )]
 
+mod admin;
 mod balance;
 mod bodies;
 mod breaker;
@@ -27,6 +28,7 @@ mod models;
 mod operator_stream;
 mod reload;
 mod routing;
+mod scope;
 mod secrets;
 mod streams;
 mod support;

@@ -350,3 +350,21 @@ async fn a_form_goes_where_its_model_is() {
     assert_eq!(answer.status, 404);
     assert_eq!(chat.count(), 0);
 }
+
+/// Readers of forms pass over what stands before the first part.
+#[tokio::test]
+async fn what_stands_before_a_forms_first_part_decides_nothing() {
+    let (cheap, dear) = (
+        Backend::start("cheap", &["cheap"]).await,
+        Backend::start("dear", &["dear"]).await,
+    );
+    let plane = Yaml::tiers(&[("cheap", &cheap), ("dear", &dear)])
+        .start()
+        .await;
+    let kind = [("content-type", "multipart/form-data; boundary=xyz")];
+    let body = "{\"model\":\"cheap\"}\r\n--xyz\r\n\
+                Content-Disposition: form-data; name=\"model\"\r\n\r\ndear\r\n--xyz--\r\n";
+    let target = "/v1/audio/transcriptions";
+    let answer = plane.request("POST", target, &kind, body.as_bytes()).await;
+    assert_eq!((answer.status, answer.endpoint()), (200, "dear"));
+}

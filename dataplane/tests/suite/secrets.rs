@@ -14,10 +14,8 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{
     backend::Backend,
-    client::Client,
     plane::{Plane, Yaml, chat},
     reply::Reply,
-    wait_for,
 };
 
 const SECRET: &str = "sk-never-to-be-seen-0123456789";
@@ -323,39 +321,6 @@ async fn trace_cannot_show_what_only_a_backend_may_see() {
         assert_eq!(answer.status, 405, "{method}");
     }
     assert_eq!(a.count(), 0);
-}
-
-/// With an admin listener, the clients' port says no more than that it is alive and ready.
-#[tokio::test]
-async fn what_is_for_operators_is_told_at_the_admin_listener() {
-    let a = Backend::start("a", &["m"]).await;
-    let settings = Settings {
-        admin: Some(([127, 0, 0, 1], 0).into()),
-        ..Plane::settings()
-    };
-    let yaml = Yaml::tiers(&[("a", &a)]).text();
-    let plane = Plane::at_once(settings, crate::support::plane::text(&yaml)).await;
-    let mut client = Client::connect(plane.running.admin.unwrap()).await;
-    wait_for("it is ready", async || {
-        plane.get("/internal/ready").await.status == 200
-    })
-    .await;
-    for (path, status) in [
-        ("/internal/health", 200),
-        ("/version", 200),
-        ("/internal/status", 404),
-        ("/internal/status/endpoints", 404),
-        ("/internal/metrics", 404),
-        ("/internal/explain?model=m", 404),
-        ("/internal/%73tatus", 404),
-    ] {
-        assert_eq!(plane.get(path).await.status, status, "{path}");
-        let path = path.replace("%73", "s");
-        let answer = client.request("GET", &path, &[], b"").await;
-        assert_eq!(answer.status, 200, "{path} at the admin listener");
-    }
-    let status = client.request("GET", "/internal/status", &[], b"").await;
-    assert!(status.text().contains(&a.addr.to_string()));
 }
 
 #[cfg(target_os = "linux")] // where any address of 127.0.0.0/8 is this machine's

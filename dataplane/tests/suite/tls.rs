@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use bytes::Bytes;
 use dataplane::{
     app::{App, Error},
-    tls::Files,
+    config::TlsFiles,
 };
 use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full};
@@ -50,8 +50,8 @@ impl Pair {
         fs::write(files.key, made.signing_key.serialize_pem()).unwrap();
     }
 
-    fn files(&self) -> Files {
-        Files {
+    fn files(&self) -> TlsFiles {
+        TlsFiles {
             certificate: self.folder.path().join("tls.crt"),
             key: self.folder.path().join("tls.key"),
         }
@@ -163,7 +163,7 @@ async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
     let (_a, plane, mut pair) = one().await;
     let first = pair.shown(&plane).await;
     pair.renew();
-    plane.running.shared.read_anew();
+    plane.running.shared.life.reload();
     wait_for("the new one is shown", async || {
         pair.shown(&plane).await != first
     })
@@ -172,12 +172,12 @@ async fn a_renewed_certificate_is_taken_up_and_a_broken_one_is_not() {
     // Half of a renewal: a key that is not the certificate's.
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     fs::write(pair.files().key, key).unwrap();
-    plane.running.shared.read_anew();
+    plane.running.shared.life.reload();
     for _ in 0..20 {
         assert_eq!(pair.shown(&plane).await, second);
     }
     pair.renew();
-    plane.running.shared.read_anew();
+    plane.running.shared.life.reload();
     wait_for("the next good one is shown", async || {
         pair.shown(&plane).await != second
     })

@@ -10,7 +10,10 @@ use crate::scan::{Facts, MAX_VALUE, Problem};
 const MAX_BOUNDARY: usize = 200;
 
 /// Longest head of a part, bytes.
-const MAX_HEAD: usize = 8 * 1024;
+pub const MAX_HEAD: usize = 8 * 1024;
+
+/// Longest run of blanks after a boundary, bytes.
+const MAX_PADDING: usize = 64;
 
 /// Incremental scanner of a form. One that breaks off gives what was found until then.
 #[derive(Debug)]
@@ -30,7 +33,8 @@ pub struct Form {
 enum State {
     /// Before the first part, or in one that nobody reads.
     Pass,
-    /// After a delimiter.
+    /// After what may be a delimiter: the rest of its line says so. It may end a value.
+    Delimiter(Option<Field>),
     Head,
     Value(Field),
     Done,
@@ -69,6 +73,7 @@ impl Form {
         while !rest.is_empty() {
             let used = match self.state {
                 State::Pass => self.pass(rest),
+                State::Delimiter(after) => self.delimiter(after, rest),
                 State::Head => self.head(rest)?,
                 State::Value(field) => self.value(field, rest)?,
                 State::Done => break,
@@ -90,13 +95,13 @@ impl Form {
         self.held.extend_from_slice(near);
         if let Some(at) = self.delimiter.find(&self.held) {
             self.held.clear();
-            self.state = State::Head;
+            self.state = State::Delimiter(None);
             return (at + length).saturating_sub(before);
         }
         if near.len() < bytes.len() {
             self.held.clear();
             if let Some(at) = self.delimiter.find(bytes) {
-                self.state = State::Head;
+                self.state = State::Delimiter(None);
                 return at + length;
             }
             self.held.extend_from_slice(bytes);
@@ -106,19 +111,43 @@ impl Form {
         bytes.len()
     }
 
+    /// Takes bytes until it is known whether the boundary before them ends there: a longer word
+    /// that begins like it belongs to the part.
+    fn delimiter(&mut self, after: Option<Field>, bytes: &[u8]) -> usize {
+        for (at, byte) in bytes.iter().enumerate() {
+            self.held.push(*byte);
+            self.state = match after_boundary(&self.held) {
+                AfterBoundary::Open => continue,
+                AfterBoundary::Last => State::Done,
+                AfterBoundary::Part => {
+                    // The head begins with the end of this line.
+                    self.held = b"\r\n".to_vec();
+                    State::Head
+                }
+                AfterBoundary::Data => {
+                    // A value with such a line in it names no model that there could be.
+                    match after {
+                        Some(Field::Model) => self.facts.model = None,
+                        Some(Field::Stream) => self.facts.stream = None,
+                        None => {}
+                    }
+                    State::Pass
+                }
+            };
+            return at + 1;
+        }
+        bytes.len()
+    }
+
     /// Takes bytes up to the end of the part's head.
     fn head(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
         let before = self.held.len();
-        let near = bytes.get(..MAX_HEAD).unwrap_or(bytes);
+        // As many in all, however they are cut.
+        let near = bytes.get(..MAX_HEAD + 1 - before).unwrap_or(bytes);
         self.held.extend_from_slice(near);
-        if self.held.starts_with(b"--") {
-            self.state = State::Done;
-            return Ok(near.len());
-        }
         let Some(at) = memmem::find(&self.held, b"\r\n\r\n") else {
             if self.held.len() > MAX_HEAD {
-                self.held.clear();
-                self.state = State::Pass;
+                return Err(Problem::PartHeadTooLong);
             }
             return Ok(near.len());
         };
@@ -167,8 +196,32 @@ impl Form {
             Field::Model => {}
         }
         self.held.clear();
-        self.state = State::Head;
+        self.state = State::Delimiter(Some(field));
         Ok((at + length).saturating_sub(before))
+    }
+}
+
+/// What the bytes after a boundary make of it (RFC 2046, 5.1.1).
+enum AfterBoundary {
+    /// More are needed.
+    Open,
+    /// A part follows.
+    Part,
+    /// No part follows.
+    Last,
+    /// It was none.
+    Data,
+}
+
+fn after_boundary(bytes: &[u8]) -> AfterBoundary {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let blanks = bytes.iter().take_while(|byte| is_blank(byte)).count();
+    match bytes.get(blanks..).unwrap_or_default() {
+        b"" | b"\r" if blanks <= MAX_PADDING => AfterBoundary::Open,
+        b"\r\n" => AfterBoundary::Part,
+        b"-" if blanks == 0 => AfterBoundary::Open,
+        b"--" if blanks == 0 => AfterBoundary::Last,
+        _ => AfterBoundary::Data,
     }
 }
 
@@ -181,7 +234,8 @@ fn field(head: &[u8]) -> Option<Field> {
         is_it.then_some(value)
     })?;
     let (_, parameters) = disposition.split_once(';')?;
-    if parameter(parameters, "filename").is_some() {
+    let is_file = |name| parameter(parameters, name).is_some();
+    if is_file("filename") || is_file("filename*") {
         return None;
     }
     match parameter(parameters, "name")?.as_str() {
@@ -191,23 +245,28 @@ fn field(head: &[u8]) -> Option<Field> {
     }
 }
 
-/// The value of `wanted` among `a=b; c="d"`.
+/// The value of `wanted` among `a=b; c="d"`. One without a value has none.
 fn parameter(parameters: &str, wanted: &str) -> Option<String> {
     let mut rest = parameters;
-    while let Some((name, after)) = rest.split_once('=') {
-        let name = name.trim_start_matches([';', ' ', '\t']).trim();
+    while !rest.is_empty() {
+        let (name, after) = rest.split_at(rest.find(['=', ';']).unwrap_or(rest.len()));
+        let Some(after) = after.strip_prefix('=') else {
+            rest = after.strip_prefix(';').unwrap_or_default();
+            continue;
+        };
+        let after = after.trim_start_matches([' ', '\t']);
         let (value, next) = match after.strip_prefix('"') {
             Some(quoted) => unquoted(quoted)?,
             None => {
-                let end = after.find(';').unwrap_or(after.len());
-                let (value, next) = after.split_at_checked(end)?;
+                let (value, next) = after.split_at(after.find(';').unwrap_or(after.len()));
                 (value.trim().to_owned(), next)
             }
         };
-        if name.eq_ignore_ascii_case(wanted) {
+        if name.trim().eq_ignore_ascii_case(wanted) {
             return Some(value);
         }
-        rest = next;
+        // Up to the next one, whatever stands between.
+        rest = next.split_once(';').map_or("", |(_, rest)| rest);
     }
     None
 }
@@ -272,11 +331,66 @@ mod tests {
         for parts in [
             [part("name=\"file\"; filename=\"model\"", "x")],
             [part("name=\"model\"; filename=\"x\"", "in a file")],
+            [part("name=\"model\"; filename*=utf-8''x", "in a file")],
             [part("name=\"models\"", "x")],
             [part("name=\"a; name=model\"", "x")],
             [part("name=\"prompt\"", "name=\"model\"\r\n\r\nx")],
         ] {
             assert_eq!(scan(&parts, 7).unwrap(), Facts::default(), "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_begins_like_the_boundary_belongs_to_its_part() {
+        let inside =
+            "RIFF\r\n--xyzzy\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nin the file";
+        let file = part("name=\"file\"; filename=\"a.wav\"", inside);
+        let model = part("name=\"model\"", "whisper-1");
+        for parts in [[file.clone(), model.clone()], [model, file]] {
+            for cut in [1, 2, 7, 1000] {
+                let facts = scan(&parts, cut).unwrap();
+                assert_eq!(facts.model.as_deref(), Some("whisper-1"), "{cut}");
+            }
+        }
+        let odd = part("name=\"model\"", "a\r\n--xyzb");
+        assert_eq!(scan(&[odd], 3).unwrap(), Facts::default());
+    }
+
+    #[test]
+    fn a_boundary_may_be_followed_by_blanks() {
+        let body = "--xyz \t\r\nContent-Disposition: form-data; name=model\r\n\r\nm\r\n--xyz--";
+        let mut form = Form::of(TYPE).unwrap();
+        form.push(body.as_bytes()).unwrap();
+        assert_eq!(form.finish().model.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn a_parameter_without_a_value_hides_none_after_it() {
+        for disposition in [
+            "x; name=\"model\"",
+            "name = model",
+            "y=\"a;b\"; name=model;",
+            "NAME=\"model\"",
+        ] {
+            let facts = scan(&[part(disposition, "m")], 5).unwrap();
+            assert_eq!(facts.model.as_deref(), Some("m"), "{disposition}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_too_long_is_refused_however_it_is_cut() {
+        let long = |spare: usize| {
+            let disposition = format!("name=\"model\"; x=\"{}\"", "a".repeat(spare));
+            [part(&disposition, "m")]
+        };
+        for cut in [1, 1000, 100_000] {
+            assert_eq!(
+                scan(&long(9_000), cut),
+                Err(Problem::PartHeadTooLong),
+                "{cut}"
+            );
+            let facts = scan(&long(8_000), cut).unwrap();
+            assert_eq!(facts.model.as_deref(), Some("m"), "{cut}");
         }
     }
 

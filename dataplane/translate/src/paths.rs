@@ -32,28 +32,35 @@ const INFERENCE: &[&str] = &[
     "/images/generations",
     "/images/variations",
     // Anthropic
-    "/messages",
     "/messages/count_tokens",
+    // vLLM, SGLang, llama.cpp, TEI
+    "/apply-template",
+    "/detokenize",
+    "/generate_stream",
+    "/infill",
+    "/rerank",
+    "/reranking",
+    "/tokenize",
+];
+
+/// More of them, whose names other APIs use for other things: `/key/generate` makes a key. They
+/// are known below a root only, and not below the path of an endpoint's URL.
+const SHORT_INFERENCE: &[&str] = &[
+    // Anthropic
+    "/messages",
     // Ollama, LM Studio
     "/chat",
     "/generate",
     "/embed",
     "/show",
     // vLLM, SGLang, llama.cpp, TEI
-    "/apply-template",
     "/classify",
     "/completion",
-    "/detokenize",
     "/embedding",
     "/encode",
-    "/generate_stream",
-    "/infill",
     "/invocations",
     "/pooling",
-    "/rerank",
-    "/reranking",
     "/score",
-    "/tokenize",
 ];
 
 /// Operations of Gemini's API, after `/models/NAME:`.
@@ -88,7 +95,8 @@ impl Operation {
     pub fn of(method: &str, path: &str) -> Self {
         let name = operation(path);
         let reads = matches!(method, "GET" | "HEAD");
-        let asks_model = || INFERENCE.contains(&name) || is_gemini(name);
+        let asks_model =
+            || INFERENCE.contains(&name) || SHORT_INFERENCE.contains(&name) || is_gemini(name);
         if path.contains(['%', ';', '\\', '?', '#']) {
             Self::Other
         } else if method == "POST" && asks_model() {
@@ -101,6 +109,26 @@ impl Operation {
         } else {
             Self::Other
         }
+    }
+
+    /// The same for a path below `base`, the path of an endpoint's URL. What the two make together
+    /// decides; a base that nobody here knows changes only the meaning of short names.
+    pub fn below(base: &str, method: &str, path: &str) -> Self {
+        let alone = Self::of(method, path);
+        if base.is_empty() {
+            return alone;
+        }
+        match Self::of(method, &[base, path].concat()) {
+            Self::Other if alone.depends_on_base(path) => Self::Other,
+            Self::Other => alone,
+            known => known,
+        }
+    }
+
+    /// Whether `path`, of which this is the operation, may mean another below the path of a URL:
+    /// its name alone says little, and no root stands before it.
+    pub fn depends_on_base(self, path: &str) -> bool {
+        self == Self::Other || SHORT_INFERENCE.contains(&path)
     }
 }
 
@@ -181,6 +209,36 @@ mod tests {
             "",
         ] {
             assert_eq!(Operation::of("POST", path), Operation::Other, "{path}");
+        }
+    }
+
+    #[test]
+    fn below_the_path_of_a_url_a_short_name_is_what_both_make_together() {
+        use Operation::{Inference, Listing, Other};
+        for (base, method, path, expected) in [
+            ("", "POST", "/generate", Inference),
+            ("/key", "POST", "/generate", Other),
+            ("/v1/threads/abc", "POST", "/messages", Other),
+            ("/api", "POST", "/generate", Inference),
+            ("/api", "DELETE", "/delete", Other),
+            ("/v1", "POST", "/chat/completions", Inference),
+            (
+                "/openai/deployments/m",
+                "POST",
+                "/chat/completions",
+                Inference,
+            ),
+            ("/serve/team-a", "POST", "/v1/chat/completions", Inference),
+            ("/serve/team-a", "POST", "/chat/completions", Inference),
+            ("/serve/team-a", "POST", "/v1/messages", Inference),
+            ("/serve/team-a", "GET", "/v1/models", Listing),
+            ("/serve/team-a", "POST", "/v1/files", Other),
+        ] {
+            assert_eq!(
+                Operation::below(base, method, path),
+                expected,
+                "{base} {path}"
+            );
         }
     }
 

@@ -24,6 +24,9 @@ pub enum Problem {
     DuplicateKey(&'static str),
     /// A model name of over [`MAX_VALUE`] bytes.
     ModelTooLong,
+    /// A part of a form whose head is over [`multipart::MAX_HEAD`](crate::multipart::MAX_HEAD)
+    /// bytes long: a model could stand in it unseen.
+    PartHeadTooLong,
     /// UTF-16 or UTF-32, which some backends read all the same: its model would go unseen.
     NotUtf8,
 }

@@ -69,19 +69,32 @@ fn failures_in_a_row_open_it_and_a_success_between_starts_the_count_anew() {
 }
 
 #[test]
-fn errors_of_one_client_count_in_the_share_at_once() {
+fn a_share_of_errors_that_is_all_of_one_client_takes_four_times_as_many_requests() {
     let policy = BreakerPolicy {
+        consecutive_failures: 100,
         failure_percent: Some(50),
-        min_requests: 3,
+        min_requests: 10,
         ..breaker_policy()
     };
     let mut breaker = Breaker::default();
-    for _ in 0..2 {
+    for _ in 0..39 {
         let early = breaker.failed(breaker.free(), &policy, error_of(1), START);
         assert_eq!(early, None);
     }
-    let third = breaker.failed(breaker.free(), &policy, error_of(1), START);
-    assert!(third.is_some());
+    let change = breaker
+        .failed(breaker.free(), &policy, error_of(1), START)
+        .unwrap();
+    let reason = "40 of 40 requests in 10 s failed, all of one client, last: status";
+    assert_eq!(change.reason, reason);
+
+    let mut breaker = Breaker::default();
+    for _ in 0..9 {
+        let early = breaker.failed(breaker.free(), &policy, error_of(1), START);
+        assert_eq!(early, None);
+    }
+    let tenth = breaker.failed(breaker.free(), &policy, error_of(2), START);
+    let reason = "10 of 10 requests in 10 s failed, last: status";
+    assert_eq!(tenth.unwrap().reason, reason);
 }
 
 #[test]

@@ -126,11 +126,16 @@ fn gather(
         .map(|model| (model, scene.catalogue.find(model)));
     let mut reach = Reach::new(query);
     let mut best = Match::Not;
+    let mut not_permitted = false;
     for (place, member) in scene.plan.members.iter().enumerate() {
         let Some(slot) = scene.slots.get(member.slot) else {
             continue;
         };
         if !reach.reaches(&slot.info.profile) {
+            continue;
+        }
+        if !query.is_permitted_at(&slot.info.endpoint) {
+            not_permitted = true;
             continue;
         }
         let fit = match &found {
@@ -144,7 +149,11 @@ fn gather(
         scratch.matches.push(fit);
     }
     if scratch.candidates.is_empty() {
-        return Err(nobody(scene, query));
+        return Err(if not_permitted {
+            Refusal::NotPermitted
+        } else {
+            nobody(scene, query)
+        });
     }
     if best == Match::Not {
         return Err(if absent_may_serve(scene, query) {

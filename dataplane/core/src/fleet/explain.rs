@@ -113,6 +113,11 @@ fn why_no_candidate(scene: &Scene<'_>, query: &Query<'_>, member: Member) -> Str
     {
         return format!("type {} does not speak {dialect}", profile.name);
     }
+    if !query.is_permitted_at(&slot.info.endpoint) {
+        return "does not take this operation: its credential is for inference and lists of \
+                models, and no pool changes one server's store"
+            .to_owned();
+    }
     let Some(model) = query.model else {
         return String::new();
     };

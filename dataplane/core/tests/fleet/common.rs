@@ -181,6 +181,7 @@ pub(crate) fn query(model: Option<&str>) -> Query<'_> {
         model,
         prefix: None,
         dialect: None,
+        permits: None,
     }
 }
 

@@ -15,8 +15,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
-    backend::{address::Address, upload::Chunks, upstream::Upstreams},
+    backend::address::Address,
     config::Settings,
+    proxy::{chunks::Chunks, upstream::Upstreams},
     state::Shared,
 };
 
@@ -109,6 +110,7 @@ fn picked(listener: &TcpListener) -> (Arc<Shared>, Pick) {
         model: None,
         prefix: None,
         dialect: None,
+        permits: None,
     };
     let pick = shared.pick(&query, Instant::now()).unwrap();
     (shared, pick)
@@ -137,7 +139,7 @@ async fn a_health_failure_between_pick_and_attempt_ends_the_attempt() {
 
     let upstream = Upstreams::new(shared.clone()).of(&pick.instance);
     let (upload, timeouts) = (Upload::new(true), timeouts());
-    let make = || message(&upstream.address);
+    let make = || Some(message(&upstream.address));
     let terms = Terms {
         timeouts: &timeouts,
         stream: false,

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{Client, Error, KEEP_ALIVE, STEP_TIMEOUT};
-use crate::backend::connect;
+use crate::backend::{connect, resolve};
 
 /// Of the stream's head.
 type Answer = Result<http::Response<hyper::body::Incoming>, hyper::Error>;
@@ -36,7 +36,7 @@ impl Client {
         let name =
             ServerName::try_from(self.host.clone()).map_err(|_| Error::Url { url: url.clone() })?;
         let connecting = async {
-            let stream = connect::tcp(&self.host, self.port).await?;
+            let stream = connect::tcp(&resolve::OPERATOR, &self.host, self.port).await?;
             stream.set_nodelay(true)?;
             tls.connect(name, stream).await
         };

@@ -104,7 +104,7 @@ impl Client {
                 let path = path.clone();
                 let writing = tokio::task::spawn_blocking(move || write(&path, &table));
                 if let Err(error) = writing.await {
-                    tracing::error!(%error, "a table was not kept on disk");
+                    tracing::error!(%error, "storing the last good table failed");
                 }
                 tokio::select! {
                     () = tokio::time::sleep(KEEP_AT_MOST) => {}
@@ -151,6 +151,6 @@ fn write(path: &Path, (revision, table): &(Revision, Arc<RoutingTable>)) {
             fs::rename(&temporary, path)
         });
     if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "table not kept on disk");
+        tracing::warn!(path = %path.display(), %error, "storing the last good table failed");
     }
 }

@@ -127,7 +127,7 @@ impl Client {
 
     /// Until the process drains.
     pub async fn follow(mut self, shared: Arc<Shared>) {
-        let writing = tokio::spawn(self.start_keeper(shared.drain.clone()));
+        let writing = tokio::spawn(self.start_keeper(shared.life.drain.clone()));
         self.follow_until_drained(&shared).await;
         // The last table may still be on its way to the disk.
         self.keeper = None;
@@ -136,7 +136,7 @@ impl Client {
 
     async fn follow_until_drained(&mut self, shared: &Arc<Shared>) {
         let mut pause = BACKOFF.0;
-        let drain = shared.drain.clone();
+        let drain = shared.life.drain.clone();
         loop {
             self.heard = false;
             let error = tokio::select! {
@@ -243,7 +243,7 @@ impl Client {
                 let transaction = transaction.take().ok_or(Error::OutOfOrder)?;
                 let (set, table) = transaction.commit(&self.held, revision)?;
                 if let Err(reason) = table.check() {
-                    tracing::error!(%revision, reason, "table refused: the last good one serves on");
+                    tracing::error!(%revision, reason, "table refused: the last good one stays in use");
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
                 self.held = set;

@@ -1,4 +1,4 @@
-//! A client's connection as its worker sees it: what its requests need, whether one is running,
+//! A client's connection as its worker sees it: who the client is, whether a request is running,
 //! and what the worker wants of it.
 //!
 //! A timer for each connection, set anew for each request, would cost more than all else that is
@@ -10,7 +10,6 @@ use std::{
     fmt, io,
     pin::Pin,
     rc::{Rc, Weak},
-    sync::Arc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -18,14 +17,13 @@ use std::{
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{backend::upstream::Upstreams, bell::Bell, clients::Client, io::Io, state::Shared};
+use super::{share::Share, wake::WakeFilter};
+use crate::io::Io;
 
 /// One client's connection.
-pub(crate) struct Downstream {
-    pub shared: Arc<Shared>,
-    pub upstreams: Rc<Upstreams>,
-    /// What its client holds.
-    pub client: Client,
+pub(crate) struct Connection {
+    /// Of what its client's address may hold.
+    pub share: Share,
     /// The client's IP address, as `X-Forwarded-For` has it.
     pub address: HeaderValue,
     /// The client came by TLS.
@@ -34,28 +32,28 @@ pub(crate) struct Downstream {
     begun: Cell<u64>,
     /// Those whose answers have not ended.
     running: Cell<u32>,
-    last_look: Cell<Look>,
-    wanted: Cell<Wanted>,
+    last_seen: Cell<Activity>,
+    command: Cell<Command>,
     /// What its task is woken by.
-    pub bell: Bell,
+    pub wakes: WakeFilter,
     /// Something written waits in hyper or in the kernel's way.
     unwritten: Cell<bool>,
     /// How often all that was to be written was.
     flushes: Cell<u64>,
     /// Who waits for the next time.
     flush_waiter: RefCell<Option<Waker>>,
-    watched: RefCell<Vec<Weak<dyn Watched>>>,
+    watched: RefCell<Vec<Weak<dyn StallCheck>>>,
 }
 
 /// An answer that the regular look at its connection looks at too.
-pub(crate) trait Watched: fmt::Debug {
+pub(crate) trait StallCheck: fmt::Debug {
     /// `limit`: how long a client may take nothing.
-    fn look(&self, now: Instant, limit: Duration);
+    fn check_stall(&self, now: Instant, limit: Duration);
 }
 
 /// What the worker wants of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Command {
     #[default]
     Serve,
     /// The process is to end: answers say that the connection does, HTTP/2 takes no new requests.
@@ -66,30 +64,22 @@ pub(crate) enum Wanted {
 
 /// What was seen of a connection, and how many looks in a row saw the same.
 #[derive(Clone, Copy, Debug, Default)]
-struct Look {
+struct Activity {
     begun: u64,
     idle: u32,
 }
 
-impl Downstream {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        upstreams: Rc<Upstreams>,
-        client: Client,
-        address: HeaderValue,
-        secure: bool,
-    ) -> Self {
+impl Connection {
+    pub(crate) fn new(share: Share, address: HeaderValue, secure: bool) -> Self {
         Self {
-            shared,
-            upstreams,
-            client,
+            share,
             address,
             secure,
             begun: Cell::default(),
             running: Cell::default(),
-            last_look: Cell::default(),
-            wanted: Cell::default(),
-            bell: Bell::new(),
+            last_seen: Cell::default(),
+            command: Cell::default(),
+            wakes: WakeFilter::new(),
             unwritten: Cell::default(),
             flushes: Cell::default(),
             flush_waiter: RefCell::default(),
@@ -101,7 +91,7 @@ impl Downstream {
         self.begun.set(self.begun.get() + 1);
         if self.is_leaving() {
             // An HTTP/2 connection that came late ends after its first requests.
-            self.bell.ring();
+            self.wakes.wake();
         }
         self.running.set(self.running.get() + 1);
     }
@@ -111,7 +101,7 @@ impl Downstream {
     }
 
     /// Watches `answer` for as long as it lives.
-    pub(crate) fn watch<W: Watched + 'static>(&self, answer: &Rc<W>) {
+    pub(crate) fn watch<W: StallCheck + 'static>(&self, answer: &Rc<W>) {
         let answer: Weak<W> = Rc::downgrade(answer);
         self.watched.borrow_mut().push(answer);
     }
@@ -137,14 +127,14 @@ impl Downstream {
         }
     }
 
-    /// What is wanted now; the bell rings when that changes.
-    pub(crate) fn wanted(&self) -> Wanted {
-        self.wanted.get()
+    /// What the worker wants now; the task is woken when that changes.
+    pub(crate) fn command(&self) -> Command {
+        self.command.get()
     }
 
     /// Whether it is to end soon.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.wanted.get() != Wanted::Serve
+        self.command.get() != Command::Serve
     }
 
     /// Whether it has asked for anything yet.
@@ -152,14 +142,14 @@ impl Downstream {
         self.begun.get() > 0
     }
 
-    fn want(&self, wanted: Wanted) {
-        self.wanted.set(wanted);
-        self.bell.ring();
+    fn give(&self, command: Command) {
+        self.command.set(command);
+        self.wakes.wake();
     }
 
-    /// What is wanted came too late: a request has begun.
-    pub(crate) fn serve_on(&self, known: Wanted) {
-        self.wanted.set(known);
+    /// What is command came too late: a request has begun.
+    pub(crate) fn serve_on(&self, known: Command) {
+        self.command.set(known);
     }
 
     /// Nobody waits for anything of it.
@@ -169,33 +159,34 @@ impl Downstream {
 
     /// One of the regular looks; after `limit` of them in a row that saw nothing happen, the
     /// connection is to close.
-    fn look(&self, limit: u32) {
-        let stall = self.shared.settings.client_stall;
+    fn check(&self, limit: u32, stall: Duration) {
         let now = Instant::now();
         self.watched.borrow_mut().retain(|answer| {
             let answer = answer.upgrade();
-            answer.inspect(|answer| answer.look(now, stall)).is_some()
+            answer
+                .inspect(|answer| answer.check_stall(now, stall))
+                .is_some()
         });
-        let last = self.last_look.get();
+        let last = self.last_seen.get();
         let idle = if self.is_idle() && self.begun.get() == last.begun {
             last.idle + 1
         } else {
             0
         };
         let begun = self.begun.get();
-        self.last_look.set(Look { begun, idle });
-        if idle >= limit && self.wanted.get() != Wanted::Close {
-            self.want(Wanted::Close);
+        self.last_seen.set(Activity { begun, idle });
+        if idle >= limit && self.command.get() != Command::Close {
+            self.give(Command::Close);
         }
     }
 }
 
-impl fmt::Debug for Downstream {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Downstream")
+        f.debug_struct("Connection")
             .field("address", &self.address)
             .field("running", &self.running)
-            .field("wanted", &self.wanted)
+            .field("command", &self.command)
             .finish_non_exhaustive()
     }
 }
@@ -205,11 +196,11 @@ impl fmt::Debug for Downstream {
 #[derive(Debug)]
 pub(crate) struct ClientIo {
     stream: Io,
-    from: Rc<Downstream>,
+    from: Rc<Connection>,
 }
 
 impl ClientIo {
-    pub(crate) fn new(stream: Io, from: Rc<Downstream>) -> Self {
+    pub(crate) fn new(stream: Io, from: Rc<Connection>) -> Self {
         Self { stream, from }
     }
 }
@@ -262,28 +253,28 @@ impl AsyncWrite for ClientIo {
 
 /// All connections of one worker.
 #[derive(Debug, Default)]
-pub(crate) struct Downstreams {
-    open: RefCell<HashMap<u64, Rc<Downstream>>>,
+pub(crate) struct Connections {
+    open: RefCell<HashMap<u64, Rc<Connection>>>,
     next: Cell<u64>,
     leaving: Cell<bool>,
 }
 
 /// Takes a connection off its worker's list when dropped.
 #[derive(Debug)]
-pub(crate) struct Listed {
-    of: Rc<Downstreams>,
+pub(crate) struct Registration {
+    of: Rc<Connections>,
     number: u64,
 }
 
-impl Downstreams {
-    pub(crate) fn add(self: &Rc<Self>, downstream: &Rc<Downstream>) -> Listed {
+impl Connections {
+    pub(crate) fn add(self: &Rc<Self>, connection: &Rc<Connection>) -> Registration {
         let number = self.next.get();
         self.next.set(number + 1);
-        self.open.borrow_mut().insert(number, downstream.clone());
+        self.open.borrow_mut().insert(number, connection.clone());
         if self.leaving.get() {
-            downstream.want(Wanted::Leave);
+            connection.give(Command::Leave);
         }
-        Listed {
+        Registration {
             of: self.clone(),
             number,
         }
@@ -292,20 +283,20 @@ impl Downstreams {
     /// Asks all to end, and those that are still to come.
     pub(crate) fn leave(&self) {
         self.leaving.set(true);
-        for downstream in self.open.borrow().values() {
-            downstream.want(Wanted::Leave);
+        for connection in self.open.borrow().values() {
+            connection.give(Command::Leave);
         }
     }
 
-    /// One of the regular looks at all of them; see [`Downstream::look`].
-    pub(crate) fn look(&self, limit: u32) {
-        for downstream in self.open.borrow().values() {
-            downstream.look(limit);
+    /// One of the regular looks at all of them; see [`Connection::check`].
+    pub(crate) fn check(&self, limit: u32, stall: Duration) {
+        for connection in self.open.borrow().values() {
+            connection.check(limit, stall);
         }
     }
 }
 
-impl Drop for Listed {
+impl Drop for Registration {
     fn drop(&mut self) {
         self.of.open.borrow_mut().remove(&self.number);
     }
@@ -313,23 +304,31 @@ impl Drop for Listed {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{clients::Clients, config::Settings};
+    use std::sync::Arc;
 
-    fn connection(list: &Rc<Downstreams>) -> (Rc<Downstream>, Listed) {
-        let shared = Shared::new(Settings::default());
-        let upstreams = Rc::new(Upstreams::new(shared.clone()));
+    use super::super::share::{Limits, Shares};
+    use super::*;
+
+    const STALL: Duration = Duration::from_secs(60);
+
+    fn connection(list: &Rc<Connections>) -> (Rc<Connection>, Registration) {
         let address = HeaderValue::from_static("10.0.0.9");
-        let client = Clients::new(1).admit([10, 0, 0, 9].into()).unwrap();
-        let downstream = Downstream::new(shared, upstreams, client, address, false);
-        let downstream = Rc::new(downstream);
-        let listed = list.add(&downstream);
-        (downstream, listed)
+        let limits = Limits {
+            connections: 1,
+            kept_bytes: 0,
+            all_kept_bytes: 0,
+        };
+        let shares = Shares::new(limits, Arc::default());
+        let share = shares.admit([10, 0, 0, 9].into()).unwrap();
+        let connection = Connection::new(share, address, false);
+        let connection = Rc::new(connection);
+        let listed = list.add(&connection);
+        (connection, listed)
     }
 
     #[test]
     fn only_a_connection_without_requests_for_so_long_is_closed() {
-        let list = Rc::new(Downstreams::default());
+        let list = Rc::new(Connections::default());
         let (idle, _listed) = connection(&list);
         let (busy, _listed) = connection(&list);
         let (slow, _listed) = connection(&list);
@@ -337,27 +336,27 @@ mod tests {
         for _ in 0..3 {
             busy.request_begins();
             busy.request_ended();
-            list.look(3);
+            list.check(3, STALL);
         }
-        assert_eq!(idle.wanted(), Wanted::Close);
-        assert_eq!(busy.wanted(), Wanted::Serve);
-        assert_eq!(slow.wanted(), Wanted::Serve);
+        assert_eq!(idle.command(), Command::Close);
+        assert_eq!(busy.command(), Command::Serve);
+        assert_eq!(slow.command(), Command::Serve);
         slow.request_ended();
-        list.look(3);
-        list.look(3);
-        assert_eq!(slow.wanted(), Wanted::Serve);
-        list.look(3);
-        assert_eq!(slow.wanted(), Wanted::Close);
+        list.check(3, STALL);
+        list.check(3, STALL);
+        assert_eq!(slow.command(), Command::Serve);
+        list.check(3, STALL);
+        assert_eq!(slow.command(), Command::Close);
     }
 
     #[test]
     fn the_end_reaches_connections_that_come_after_it_too() {
-        let list = Rc::new(Downstreams::default());
+        let list = Rc::new(Connections::default());
         let (before, _listed) = connection(&list);
         list.leave();
         let (after, listed) = connection(&list);
-        assert_eq!(before.wanted(), Wanted::Leave);
-        assert_eq!(after.wanted(), Wanted::Leave);
+        assert_eq!(before.command(), Command::Leave);
+        assert_eq!(after.command(), Command::Leave);
         drop(listed);
         assert_eq!(list.open.borrow().len(), 1);
     }

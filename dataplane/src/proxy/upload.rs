@@ -12,15 +12,17 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
+
+use super::{chunks::Chunks, kept::Allowance, pace::Pace};
 
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Upload(Option<Rc<Cell<(Progress, std::time::Instant)>>>);
+pub(super) struct Upload(Option<Rc<Cell<(Progress, std::time::Instant)>>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(super) enum Progress {
     /// What has come is the backend's to take.
     Passing,
     /// The backend has taken it: the client has more to send.
@@ -34,18 +36,18 @@ pub(crate) enum Progress {
 
 impl Upload {
     /// `whole`: all of it is here before anything is sent.
-    pub(crate) fn new(whole: bool) -> Self {
+    pub(super) fn new(whole: bool) -> Self {
         let begins = || (Progress::Passing, std::time::Instant::now());
         Self((!whole).then(|| Rc::new(Cell::new(begins()))))
     }
 
-    pub(crate) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> Progress {
         self.0.as_ref().map_or(Progress::Whole, |cell| cell.get().0)
     }
 
     /// Since when the backend could have answered, as far as the upload goes, if that is later
     /// than `start`: the time that it waited for the client is not its own.
-    pub(crate) fn waits_since(&self, start: std::time::Instant) -> std::time::Instant {
+    pub(super) fn waits_since(&self, start: std::time::Instant) -> std::time::Instant {
         match self.0.as_ref().map(|cell| cell.get()) {
             None => start,
             Some((Progress::Awaited, _)) => std::time::Instant::now(),
@@ -60,43 +62,9 @@ impl Upload {
     }
 }
 
-/// Parts of a body in memory; a copy shares them.
-#[derive(Clone, Debug)]
-pub(crate) enum Chunks {
-    One(Bytes),
-    Many(Rc<[Bytes]>),
-}
-
-impl Chunks {
-    fn as_slice(&self) -> &[Bytes] {
-        match self {
-            Self::One(chunk) => std::slice::from_ref(chunk),
-            Self::Many(chunks) => chunks,
-        }
-    }
-
-    /// The part at `place`, which is let go of where nobody else shares it.
-    fn take(&mut self, place: usize) -> Option<Bytes> {
-        let own = match self {
-            Self::One(chunk) => Some(std::slice::from_mut(chunk)),
-            Self::Many(chunks) => Rc::get_mut(chunks),
-        };
-        match own {
-            Some(chunks) => chunks.get_mut(place).map(std::mem::take),
-            None => self.as_slice().get(place).cloned(),
-        }
-    }
-}
-
-impl Default for Chunks {
-    fn default() -> Self {
-        Self::One(Bytes::new())
-    }
-}
-
 /// What is sent to a backend: the chunks that were kept, then what the client still sends.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(super) struct Outgoing {
     chunks: Chunks,
     /// The next of them.
     next: usize,
@@ -105,21 +73,32 @@ pub(crate) struct Outgoing {
     rest: Option<Box<Rest>>,
 }
 
+/// A body that can be sent once: part of it is here, the rest is still to come.
+#[derive(Debug)]
+pub(super) struct Once {
+    pub chunks: Chunks,
+    /// What `chunks` take of the memory for bodies.
+    pub kept: Allowance,
+    pub rest: Incoming,
+    pub pace: Pace,
+}
+
 #[derive(Debug)]
 struct Rest {
     body: Incoming,
+    kept: Allowance,
     upload: Upload,
-    limit: Duration,
-    idle: Pin<Box<Sleep>>,
+    pace: Pace,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// The client's part of the exchange failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the client's body did not come whole")]
-pub(crate) struct Unfinished;
+pub(super) struct Unfinished;
 
 impl Outgoing {
-    pub(crate) fn whole(chunks: Chunks) -> Self {
+    pub(super) fn whole(chunks: Chunks) -> Self {
         let left = chunks.as_slice().iter().map(|chunk| chunk.len() as u64);
         Self {
             left: left.sum(),
@@ -129,17 +108,17 @@ impl Outgoing {
         }
     }
 
-    /// `limit`: the longest silence of the client.
-    pub(crate) fn passing(chunks: Chunks, body: Incoming, upload: Upload, limit: Duration) -> Self {
+    pub(super) fn passing(body: Once, upload: Upload) -> Self {
         let rest = Rest {
-            body,
+            body: body.rest,
+            kept: body.kept,
             upload,
-            limit,
-            idle: Box::pin(tokio::time::sleep(limit)),
+            pace: body.pace,
+            timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
         };
         Self {
             rest: Some(Box::new(rest)),
-            ..Self::whole(chunks)
+            ..Self::whole(body.chunks)
         }
     }
 }
@@ -151,16 +130,27 @@ impl Rest {
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
-            Poll::Pending if self.idle.as_mut().poll(cx).is_ready() => {
-                self.upload.set(Progress::Stalled);
-                return Poll::Ready(Some(Err(Unfinished)));
-            }
             Poll::Pending => {
-                self.upload.set(Progress::Awaited);
-                return Poll::Pending;
+                let deadline = self.pace.deadline();
+                if self.timer.deadline() != deadline {
+                    self.timer.as_mut().reset(deadline);
+                }
+                let late = self.timer.as_mut().poll(cx).is_ready();
+                self.upload.set(if late {
+                    Progress::Stalled
+                } else {
+                    Progress::Awaited
+                });
+                return if late {
+                    Poll::Ready(Some(Err(Unfinished)))
+                } else {
+                    Poll::Pending
+                };
             }
         };
-        self.idle.as_mut().reset(Instant::now() + self.limit);
+        if let Some(Ok(frame)) = &frame {
+            self.pace.came(frame.data_ref().map_or(0, Bytes::len));
+        }
         self.upload.set(match frame {
             Some(Err(_)) => Progress::Left,
             Some(Ok(_)) if !self.body.is_end_stream() => Progress::Passing,
@@ -194,6 +184,10 @@ impl Body for Outgoing {
         while let Some(chunk) = this.chunks.take(this.next) {
             this.next += 1;
             this.left = this.left.saturating_sub(chunk.len() as u64);
+            if let Some(rest) = &mut this.rest {
+                // Sent once and no more.
+                rest.kept.give_back(chunk.len());
+            }
             if !chunk.is_empty() {
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
             }

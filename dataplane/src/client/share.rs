@@ -12,6 +12,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::state::kept::KeptBytes;
+
 /// Requests that one HTTP/2 connection may run at once: the least that RFC 9113, 6.5.2 advises.
 const MAX_STREAMS: usize = 100;
 
@@ -23,11 +25,23 @@ const STREAM_WEIGHT: usize = 2;
 /// with many such connections has some on each.
 const PART: usize = 4;
 
-/// The clients that hold anything now, by address.
-#[derive(Debug)]
-pub(crate) struct Clients {
+/// What there is to share.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
     /// Connections of one address.
-    limit: usize,
+    pub connections: usize,
+    /// Bytes of its bodies that are kept for a retry.
+    pub kept_bytes: usize,
+    /// Those of all addresses.
+    pub all_kept_bytes: usize,
+}
+
+/// What the clients hold that hold anything now, by address.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    limits: Limits,
+    /// Of all of them together.
+    kept: Arc<KeptBytes>,
     held: Mutex<HashMap<IpAddr, Arc<Holding>>>,
 }
 
@@ -35,35 +49,36 @@ pub(crate) struct Clients {
 #[derive(Debug, Default)]
 struct Holding {
     connections: AtomicUsize,
-    kept_bytes: AtomicUsize,
+    kept: KeptBytes,
 }
 
 /// One connection's part of what its client holds, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Client {
-    of: Arc<Clients>,
+pub(crate) struct Share {
+    of: Arc<Shares>,
     address: IpAddr,
     holding: Arc<Holding>,
     weight: AtomicUsize,
 }
 
-impl Clients {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+impl Shares {
+    pub(crate) fn new(limits: Limits, kept: Arc<KeptBytes>) -> Arc<Self> {
         Arc::new(Self {
-            limit,
+            limits,
+            kept,
             held: Mutex::default(),
         })
     }
 
     /// One more connection of `address`; `None` when it has all that it may have.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Client> {
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         let mut held = self.held.lock();
         let holding = held.entry(address).or_default();
         // Under the lock, as the end of a connection is: a holding that is used is never removed.
-        if holding.take(1, self.limit) == 0 {
+        if holding.take(1, self.limits.connections) == 0 {
             return None;
         }
-        Some(Client {
+        Some(Share {
             of: self.clone(),
             address,
             holding: holding.clone(),
@@ -84,7 +99,7 @@ impl Holding {
     }
 }
 
-impl Client {
+impl Share {
     pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
@@ -92,30 +107,41 @@ impl Client {
     /// How many requests this connection, which turned out to be HTTP/2, may run at once.
     pub(crate) fn streams(&self) -> u32 {
         let held = self.holding.connections.load(Ordering::Relaxed);
-        let left = self.of.limit.saturating_sub(held);
+        let left = self.of.limits.connections.saturating_sub(held);
         let streams = (left / PART / STREAM_WEIGHT).min(MAX_STREAMS);
         // Its own weight is one: with nothing left it still has one stream.
-        let taken = self.holding.take(streams * STREAM_WEIGHT, self.of.limit);
+        let taken = self
+            .holding
+            .take(streams * STREAM_WEIGHT, self.of.limits.connections);
         self.weight.fetch_add(taken, Ordering::Relaxed);
         (taken / STREAM_WEIGHT).max(1) as u32
     }
 
-    /// Takes `bytes` of what its client may have kept; false when that is used up.
-    pub(crate) fn keep(&self, bytes: usize, limit: usize) -> bool {
-        let before = self.holding.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes <= limit {
-            return true;
+    /// Takes `bytes` of what its client, and all of them, may have kept; false when one of these is
+    /// used up.
+    pub(crate) fn keep(&self, bytes: usize) -> bool {
+        let Limits {
+            kept_bytes,
+            all_kept_bytes,
+            ..
+        } = self.of.limits;
+        if !self.holding.kept.take(bytes, kept_bytes) {
+            return false;
         }
-        self.release(bytes);
-        false
+        let kept = self.of.kept.take(bytes, all_kept_bytes);
+        if !kept {
+            self.holding.kept.release(bytes);
+        }
+        kept
     }
 
     pub(crate) fn release(&self, bytes: usize) {
-        self.holding.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.of.kept.release(bytes);
+        self.holding.kept.release(bytes);
     }
 }
 
-impl Drop for Client {
+impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.of.held.lock();
         let weight = self.weight.load(Ordering::Relaxed);
@@ -136,9 +162,18 @@ mod tests {
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
     const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
+    fn shares(connections: usize) -> Arc<Shares> {
+        let limits = Limits {
+            connections,
+            kept_bytes: 100,
+            all_kept_bytes: 250,
+        };
+        Shares::new(limits, Arc::default())
+    }
+
     #[test]
     fn one_client_at_its_bound_leaves_others_alone() {
-        let clients = Clients::new(2);
+        let clients = shares(2);
         let (first, _second) = (clients.admit(ONE).unwrap(), clients.admit(ONE).unwrap());
         assert!(clients.admit(ONE).is_none());
         assert!(clients.admit(OTHER).is_some());
@@ -148,10 +183,10 @@ mod tests {
 
     #[test]
     fn nothing_is_remembered_of_clients_that_left() {
-        let clients = Clients::new(64);
+        let clients = shares(64);
         let one = clients.admit(ONE).unwrap();
         one.streams();
-        assert!(one.keep(10, 10));
+        assert!(one.keep(10));
         one.release(10);
         drop(one);
         assert!(clients.held.lock().is_empty());
@@ -159,7 +194,7 @@ mod tests {
 
     #[test]
     fn many_http2_connections_of_one_client_share_its_streams() {
-        let clients = Clients::new(1024);
+        let clients = shares(1024);
         let mut open = Vec::new();
         let mut streams = Vec::new();
         while let Some(client) = clients.admit(ONE) {
@@ -176,12 +211,17 @@ mod tests {
 
     #[test]
     fn a_client_keeps_no_more_than_its_share() {
-        let clients = Clients::new(8);
+        let clients = shares(8);
         let (a, b) = (clients.admit(ONE).unwrap(), clients.admit(ONE).unwrap());
         let other = clients.admit(OTHER).unwrap();
-        assert!(a.keep(60, 100) && !b.keep(60, 100) && b.keep(40, 100));
-        assert!(other.keep(100, 100));
+        let third = clients.admit([10, 0, 0, 3].into()).unwrap();
+        assert!(a.keep(60) && !b.keep(60) && b.keep(40));
+        assert!(other.keep(100));
         a.release(60);
-        assert!(b.keep(60, 100));
+        assert!(b.keep(60));
+        assert!(
+            !third.keep(60) && third.keep(50),
+            "all together have a bound too"
+        );
     }
 }

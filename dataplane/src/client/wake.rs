@@ -3,7 +3,7 @@
 //! The halves of an HTTP connection wake each other through the waker that both were polled
 //! with: who takes a chunk wakes who may now read the next. Where one task polls both, such a
 //! wake only makes it poll everything once more, in vain, for each request and each token. A
-//! bell stands between: while its owner polls, rings are only noted.
+//! filter stands between: wakes that come while its owner polls are only noted.
 
 use std::{
     cell::Cell,
@@ -17,21 +17,21 @@ use std::{
 use futures::task::AtomicWaker;
 
 #[derive(Debug)]
-pub(crate) struct Bell {
+pub(crate) struct WakeFilter {
     shared: Arc<Shared>,
-    /// Rings it.
+    /// Goes through it.
     waker: Waker,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The task that polls what rings.
+    /// The task that polls.
     task: AtomicWaker,
-    muted: AtomicBool,
-    rung: AtomicBool,
+    polling: AtomicBool,
+    woken: AtomicBool,
 }
 
-impl Bell {
+impl WakeFilter {
     pub(crate) fn new() -> Self {
         let shared = Arc::new(Shared::default());
         Self {
@@ -40,7 +40,7 @@ impl Bell {
         }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         self.waker.wake_by_ref();
     }
 
@@ -49,16 +49,16 @@ impl Bell {
         self.shared.task.register(cx.waker());
     }
 
-    /// Polls with this bell's waker. The task is woken for what rings afterwards; and for what
-    /// rang meanwhile if the result is still to come.
+    /// Polls with this filter's waker. The task is woken by wakes that come afterwards, and by those
+    /// that came meanwhile if the result is still to come.
     pub(crate) fn poll<T>(&self, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
-        self.shared.muted.store(true, Ordering::Relaxed);
-        // A swap, so that what was done before a ring that this takes back is seen by the poll.
-        self.shared.rung.swap(false, Ordering::SeqCst);
+        self.shared.polling.store(true, Ordering::Relaxed);
+        // A swap, so that what was done before a wake that this takes back is seen by the poll.
+        self.shared.woken.swap(false, Ordering::SeqCst);
         let result = poll(&mut Context::from_waker(&self.waker));
         // In this order, and the other way round in `wake_by_ref`: one of the two sees the other.
-        self.shared.muted.store(false, Ordering::SeqCst);
-        if result.is_pending() && self.shared.rung.load(Ordering::SeqCst) {
+        self.shared.polling.store(false, Ordering::SeqCst);
+        if result.is_pending() && self.shared.woken.load(Ordering::SeqCst) {
             self.shared.task.wake();
         }
         result
@@ -71,34 +71,34 @@ impl Wake for Shared {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if HUSH.get() != Hush::No {
-            HUSH.set(Hush::Rang);
+        if QUIET.get() != Quiet::No {
+            QUIET.set(Quiet::Woken);
             return;
         }
-        self.rung.store(true, Ordering::SeqCst);
-        if !self.muted.load(Ordering::SeqCst) {
+        self.woken.store(true, Ordering::SeqCst);
+        if !self.polling.load(Ordering::SeqCst) {
             self.task.wake();
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hush {
+enum Quiet {
     No,
     Yes,
-    Rang,
+    Woken,
 }
 
 thread_local! {
-    static HUSH: Cell<Hush> = const { Cell::new(Hush::No) };
+    static QUIET: Cell<Quiet> = const { Cell::new(Quiet::No) };
 }
 
-/// What `act` gives, and whether it rang a bell. That ring is not passed on: whoever cannot tell
-/// that nobody needs it has to [`Bell::ring`].
-pub(crate) fn hushed<T>(act: impl FnOnce() -> T) -> (T, bool) {
-    HUSH.set(Hush::Yes);
+/// What `act` gives, and whether it woke a filter's task. That wake is not passed on: whoever cannot
+/// tell that nobody needs it has to [`WakeFilter::wake`].
+pub(crate) fn quietly<T>(act: impl FnOnce() -> T) -> (T, bool) {
+    QUIET.set(Quiet::Yes);
     let result = act();
-    (result, HUSH.replace(Hush::No) == Hush::Rang)
+    (result, QUIET.replace(Quiet::No) == Quiet::Woken)
 }
 
 #[cfg(test)]
@@ -117,18 +117,18 @@ mod tests {
     }
 
     struct Scene {
-        bell: Bell,
+        filter: WakeFilter,
         task: Arc<Task>,
     }
 
     impl Scene {
         fn new() -> Self {
             let scene = Self {
-                bell: Bell::new(),
+                filter: WakeFilter::new(),
                 task: Arc::default(),
             };
             scene
-                .bell
+                .filter
                 .listen(&Context::from_waker(&scene.task.clone().into()));
             scene
         }
@@ -139,9 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_while_polled_to_a_result_wakes_nobody() {
+    fn a_wake_while_polled_to_a_result_wakes_nobody() {
         let scene = Scene::new();
-        let result = scene.bell.poll(|cx| {
+        let result = scene.filter.poll(|cx| {
             cx.waker().wake_by_ref();
             Poll::Ready(1)
         });
@@ -150,9 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_while_polled_in_vain_wakes_the_task() {
+    fn a_wake_while_polled_in_vain_wakes_the_task() {
         let scene = Scene::new();
-        let result: Poll<()> = scene.bell.poll(|cx| {
+        let result: Poll<()> = scene.filter.poll(|cx| {
             cx.waker().wake_by_ref();
             Poll::Pending
         });
@@ -161,27 +161,27 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_afterwards_wakes_the_task() {
+    fn a_wake_afterwards_wakes_the_task() {
         let scene = Scene::new();
-        assert_eq!(scene.bell.poll(|_| Poll::<()>::Pending), Poll::Pending);
-        scene.bell.ring();
+        assert_eq!(scene.filter.poll(|_| Poll::<()>::Pending), Poll::Pending);
+        scene.filter.wake();
         assert_eq!(scene.woken(), 1);
     }
 
     #[test]
-    fn only_a_ring_of_this_thread_is_hushed() {
+    fn only_a_wake_of_this_thread_is_quietly() {
         let scene = Scene::new();
-        let ((), rang) = hushed(|| scene.bell.ring());
-        assert!(rang);
+        let ((), was_woken) = quietly(|| scene.filter.wake());
+        assert!(was_woken);
         assert_eq!(scene.woken(), 0);
-        let ((), rang) = hushed(|| {
+        let ((), was_woken) = quietly(|| {
             std::thread::scope(|scope| {
-                scope.spawn(|| scene.bell.ring());
+                scope.spawn(|| scene.filter.wake());
             });
         });
-        assert!(!rang);
+        assert!(!was_woken);
         assert_eq!(scene.woken(), 1);
-        let ((), rang) = hushed(|| {});
-        assert!(!rang);
+        let ((), was_woken) = quietly(|| {});
+        assert!(!was_woken);
     }
 }

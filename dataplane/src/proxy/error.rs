@@ -11,50 +11,56 @@ pub(crate) enum ProxyError {
     // The client's side.
     #[error("there is nothing at {path}: see /olla/…, /v1/… and /api/…")]
     NotFound { path: String },
-    #[error("{method} is not passed on: it would show what only backends may see")]
+    #[error("method {method} is not allowed through the proxy")]
     MethodNotAllowed { method: Method },
     #[error("{message}")]
     BadRequest {
         reason: &'static str,
         message: String,
     },
-    #[error("the request's body came too slowly: less than 1 KiB a second for {}s", limit.as_secs())]
+    #[error("the request body arrived too slowly: less than 1 KiB per second for {}s", limit.as_secs())]
     BodyTimeout { limit: Duration },
     #[error(
-        "the request came through here {hops} times: an endpoint leads back to this data plane"
+        "the request passed through this data plane {hops} times: an endpoint points back to it"
     )]
     LoopDetected { hops: usize },
-    #[error("upgrades of a connection (WebSocket) are not passed on: use plain HTTP")]
+    #[error("protocol upgrades (WebSocket) are not supported: use plain HTTP")]
     UpgradeUnsupported,
-    #[error("{what} would change one backend of many: ask that backend itself")]
+    #[error(
+        "{what} changes the model store of a single backend and cannot be load-balanced: call that backend directly"
+    )]
     NotImplemented { what: String },
     // Ours: what the table says.
     #[error(
-        "{path} is neither inference nor a list of models, and the credential of endpoint \
-         {endpoint} is used for nothing else: set spec.auth.paths: All on it to allow every path"
+        "{path} is neither inference nor a model listing, and the credential of endpoint {endpoint} \
+         is used for nothing else: set spec.auth.paths: All on it to allow every path"
     )]
     AdministrationPath { path: String, endpoint: String },
     #[error(
-        "no route takes this request: create an OllaRoute that matches its path, model and headers"
+        "no route matches this request: create an OllaRoute that matches its path, model and headers"
     )]
     NoRoute,
-    #[error("no endpoint of the route answers here{}: check the endpoints' types", kind(.what))]
+    #[error("no endpoint of the route has a type that serves this path{}: check the endpoints' types", kind(.what))]
     NoEndpoint { what: String },
     #[error(
         "no endpoint serves model \"{model}\" (is it pulled or loaded? /olla/models lists what is there)"
     )]
     ModelNotFound { model: String },
-    #[error("no endpoint that serves model \"{model}\", or may serve it, can take requests now")]
+    #[error(
+        "model \"{model}\" is temporarily unavailable: every endpoint that serves it is unhealthy, saturated, or has an open circuit breaker"
+    )]
     ModelUnavailable {
         model: String,
         retry_after: Duration,
     },
-    #[error("no endpoint can take requests now")]
+    #[error(
+        "temporarily unavailable: every endpoint of the route is unhealthy, saturated, or has an open circuit breaker"
+    )]
     Unavailable { retry_after: Duration },
     // The backends' side. Endpoints are named, addresses are not.
-    #[error("endpoint {endpoint} {}, and no other was left to try", unanswered(*.cause))]
+    #[error("endpoint {endpoint} {}, and no other endpoint was available", unanswered(*.cause))]
     Upstream { cause: Cause, endpoint: String },
-    #[error("the request took longer than its route allows ({}ms)", limit.as_millis())]
+    #[error("the request exceeded the timeout of its route (timeouts.request: {}ms)", limit.as_millis())]
     RequestTimeout { limit: Duration },
 }
 
@@ -62,23 +68,25 @@ pub(crate) enum ProxyError {
 fn unanswered(cause: Cause) -> &'static str {
     match cause {
         Cause::ConnectFailure | Cause::ConnectTimeout => "could not be reached",
-        Cause::FirstTokenTimeout => "did not begin to answer in time",
-        Cause::Unhealthy => "failed its health check before it answered",
-        _ => "broke off before it answered",
+        Cause::FirstTokenTimeout => "did not start to respond in time",
+        Cause::Unhealthy => "failed its health check before responding",
+        _ => "closed the connection before responding",
     }
 }
 
 /// Why an answer that has begun cannot be finished: what the client reads in its last event.
 pub(crate) fn broken_off(cause: Cause, endpoint: &str) -> String {
     let why = match cause {
-        Cause::StreamIdleTimeout => format!("endpoint {endpoint} sent nothing more in time"),
-        Cause::RequestTimeout => "the request took longer than its route allows".to_owned(),
-        Cause::BodyTimeout => "the rest of the request's body did not come in time".to_owned(),
-        Cause::BodyUnreadable => "the request's body broke off".to_owned(),
-        Cause::ClientStalled => "the client took nothing of the answer for too long".to_owned(),
-        _ => format!("endpoint {endpoint} broke off its answer"),
+        Cause::StreamIdleTimeout => {
+            format!("endpoint {endpoint} stopped sending in the middle of its response")
+        }
+        Cause::RequestTimeout => "the request exceeded the timeout of its route".to_owned(),
+        Cause::BodyTimeout => "the rest of the request body did not arrive in time".to_owned(),
+        Cause::BodyUnreadable => "the client aborted the request body".to_owned(),
+        Cause::ClientStalled => "the client stopped reading the response".to_owned(),
+        _ => format!("endpoint {endpoint} closed the connection in the middle of its response"),
     };
-    format!("{why}: what came before this is not complete")
+    format!("{why}: the response is incomplete")
 }
 
 fn kind(what: &str) -> String {
@@ -98,7 +106,7 @@ impl ProxyError {
         let model = model.unwrap_or_default().to_owned();
         match refusal {
             Refusal::NoRoute => Self::NoRoute,
-            Refusal::NoEndpoint => Self::NoEndpoint {
+            Refusal::NoEndpoint | Refusal::NotPermitted => Self::NoEndpoint {
                 what: what.to_owned(),
             },
             Refusal::ModelNotFound => Self::ModelNotFound { model },

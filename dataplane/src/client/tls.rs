@@ -14,23 +14,14 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::TlsFiles;
+
 /// Between two looks at the files. A certificate is renewed days before it ends.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
-/// Where the certificate lies.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// The certificate, and those between it and a root, PEM.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
-}
-
-impl Files {
-    fn unusable(&self, cause: rustls::Error) -> Error {
-        let files = self.clone();
-        Error::Unusable { files, cause }
-    }
+fn unusable(files: &TlsFiles, cause: rustls::Error) -> Error {
+    let files = files.clone();
+    Error::Unusable { files, cause }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,18 +33,21 @@ pub enum Error {
     #[error("{}: holds no private key in PEM", path.display())]
     NoKey { path: PathBuf },
     #[error("{} and {}: {cause}", files.certificate.display(), files.key.display())]
-    Unusable { files: Files, cause: rustls::Error },
+    Unusable {
+        files: TlsFiles,
+        cause: rustls::Error,
+    },
 }
 
 /// The certificate in use.
 #[derive(Debug)]
 pub(crate) struct Certificate {
-    files: Files,
+    files: TlsFiles,
     pair: ArcSwap<CertifiedKey>,
 }
 
 impl Certificate {
-    pub(crate) fn read(files: Files) -> Result<Arc<Self>, Error> {
+    pub(crate) fn read(files: TlsFiles) -> Result<Arc<Self>, Error> {
         let pair = ArcSwap::from_pointee(read(&files)?);
         Ok(Arc::new(Self { files, pair }))
     }
@@ -63,7 +57,7 @@ impl Certificate {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|cause| self.files.unusable(cause))?
+            .map_err(|cause| unusable(&self.files, cause))?
             .with_no_client_auth()
             .with_cert_resolver(self.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -91,7 +85,10 @@ impl Certificate {
                 Err(error) => error.to_string(),
             };
             if !problem.is_empty() && problem != told {
-                tracing::warn!(problem, "certificate not read anew: the one in use stays");
+                tracing::warn!(
+                    problem,
+                    "certificate not reloaded: the previous one stays in use"
+                );
             }
             told = problem;
         }
@@ -105,7 +102,7 @@ impl ResolvesServerCert for Certificate {
 }
 
 /// The pair, if the two belong together.
-fn read(files: &Files) -> Result<CertifiedKey, Error> {
+fn read(files: &TlsFiles) -> Result<CertifiedKey, Error> {
     let bytes = |path: &PathBuf| {
         fs::read(path).map_err(|cause| Error::Read {
             path: path.clone(),
@@ -125,5 +122,5 @@ fn read(files: &Files) -> Result<CertifiedKey, Error> {
         path: files.key.clone(),
     })?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|cause| files.unusable(cause))
+    CertifiedKey::from_der(chain, key, &provider).map_err(|cause| unusable(files, cause))
 }

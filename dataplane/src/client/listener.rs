@@ -7,6 +7,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     future::{Future, poll_fn},
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -21,9 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::FutureExt as _;
-use http::HeaderValue;
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -37,14 +41,11 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    backend::upstream::Upstreams,
-    clients::{Client, Clients},
-    downstream::{ClientIo, Downstream, Downstreams, Wanted},
-    io::Io,
-    proxy, socket,
-    state::Shared,
+use super::{
+    connection::{ClientIo, Command, Connection, Connections},
+    share::{Limits, Share, Shares},
 };
+use crate::{io::Io, socket, state::Shared};
 
 /// What HTTP/2 holds of an answer that its client does not take, beside the chunk that passed
 /// this bound: for each stream, so no more than a few events of a stream.
@@ -91,12 +92,30 @@ fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// What answers the requests of clients: one for each worker, made on its thread.
+pub(crate) trait Service: 'static {
+    /// What the requests of one connection share.
+    type Caller: 'static;
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
+
+    fn caller(&self, connection: &Rc<Connection>) -> Rc<Self::Caller>;
+
+    /// Never fails: what goes wrong is an answer too.
+    fn answer(
+        caller: Rc<Self::Caller>,
+        req: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + 'static;
+
+    /// Called every few seconds.
+    fn tidy(&self);
+}
+
 /// A connection as it is handed to a worker.
 #[derive(Debug)]
 struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
-    client: Client,
+    share: Share,
 }
 
 /// A worker as the acceptor sees it.
@@ -107,9 +126,10 @@ pub(crate) struct Worker {
 }
 
 /// Starts the workers. Each ends when its sender is dropped and its connections are done.
-pub(crate) fn start_workers(
+pub(crate) fn start_workers<S: Service>(
     shared: &Arc<Shared>,
     tls: Option<&TlsAcceptor>,
+    make: fn(&Arc<Shared>) -> S,
 ) -> io::Result<(Vec<Worker>, Vec<JoinHandle<()>>)> {
     let mut workers = Vec::new();
     let mut threads = Vec::new();
@@ -124,7 +144,7 @@ pub(crate) fn start_workers(
         let thread = std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                LocalSet::new().block_on(&runtime, serve(shared, tls, receiver, counter));
+                LocalSet::new().block_on(&runtime, serve(shared, tls, receiver, counter, make));
             })?;
         workers.push(Worker {
             connections: sender,
@@ -137,8 +157,14 @@ pub(crate) fn start_workers(
 
 /// Accepts until the drain begins, then lets go of the workers.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
+    let settings = &shared.settings;
+    let limits = Limits {
+        connections: settings.client_connections,
+        kept_bytes: settings.replay_client_bytes,
+        all_kept_bytes: settings.replay_total_bytes,
+    };
     let mut acceptor = Acceptor {
-        clients: Clients::new(shared.settings.client_connections),
+        shares: Shares::new(limits, shared.kept.clone()),
         workers,
         warned: None,
         shared: shared.clone(),
@@ -146,7 +172,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
     loop {
         let accepted = tokio::select! {
             biased;
-            () = shared.drain.cancelled() => break,
+            () = shared.life.drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -167,7 +193,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
 /// Who gives connections to the workers.
 struct Acceptor {
     shared: Arc<Shared>,
-    clients: Arc<Clients>,
+    shares: Arc<Shares>,
     workers: Vec<Worker>,
     /// When it last said that a client has too many connections.
     warned: Option<Instant>,
@@ -176,7 +202,7 @@ struct Acceptor {
 impl Acceptor {
     async fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
         let settings = &self.shared.settings;
-        let Some(client) = self.clients.admit(peer.ip().to_canonical()) else {
+        let Some(share) = self.shares.admit(peer.ip().to_canonical()) else {
             // Closed at once: an answer would cost what is to be saved.
             self.shared.metrics.refused_connections.inc();
             if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
@@ -201,7 +227,7 @@ impl Acceptor {
             let accepted = Accepted {
                 stream,
                 peer,
-                client,
+                share,
             };
             if worker.connections.send(accepted).await.is_err() {
                 tracing::error!("a worker is gone");
@@ -211,37 +237,39 @@ impl Acceptor {
 }
 
 /// A worker's life: connections come in until the acceptor lets go, then the last ones end.
-async fn serve(
+async fn serve<S: Service>(
     shared: Arc<Shared>,
     tls: Option<TlsAcceptor>,
     mut connections: mpsc::Receiver<Accepted>,
     open: Arc<AtomicUsize>,
+    make: fn(&Arc<Shared>) -> S,
 ) {
-    let upstreams = Rc::new(Upstreams::new(shared.clone()));
-    let downstreams = Rc::new(Downstreams::default());
+    let service = Rc::new(make(&shared));
+    let all = Rc::new(Connections::default());
     let tracker = TaskTracker::new();
     let tidy = tokio::task::spawn_local({
-        let (upstreams, downstreams) = (upstreams.clone(), downstreams.clone());
+        let (service, all) = (service.clone(), all.clone());
         let every = shared.settings.look_every;
-        // Looks in a row that see nothing happen.
+        let stall = shared.settings.client_stall;
+        // Checks in a row that see nothing happen.
         let idle = shared.settings.client_idle.div_duration_f64(every).ceil() as u32;
         async move {
             loop {
                 tokio::time::sleep(every).await;
-                upstreams.tidy();
-                downstreams.look(idle);
+                service.tidy();
+                all.check(idle, stall);
             }
         }
     });
     let drain = tokio::task::spawn_local({
-        let (shared, downstreams) = (shared.clone(), downstreams.clone());
+        let (shared, all) = (shared.clone(), all.clone());
         async move {
-            shared.leaving.cancelled().await;
-            downstreams.leave();
-            shared.drain.cancelled().await;
+            shared.life.leaving.cancelled().await;
+            all.leave();
+            shared.life.drain.cancelled().await;
             // Who was just answered may be writing the next request.
             loop {
-                downstreams.look(LAST_LOOKS);
+                all.check(LAST_LOOKS, shared.settings.client_stall);
                 tokio::time::sleep(LAST_LOOK_EVERY).await;
             }
         }
@@ -250,7 +278,7 @@ async fn serve(
         let Accepted {
             stream,
             peer,
-            client,
+            share,
         } = accepted;
         let open = Open::new(&shared, open.clone());
         let Ok(stream) = TcpStream::from_std(stream) else {
@@ -258,14 +286,12 @@ async fn serve(
         };
         let address = peer.ip().to_canonical().to_string();
         let address = HeaderValue::try_from(address).unwrap_or(HeaderValue::from_static("unknown"));
-        let (shared, upstreams) = (shared.clone(), upstreams.clone());
-        let from = Downstream::new(shared, upstreams, client, address, tls.is_some());
-        let from = Rc::new(from);
-        let listed = downstreams.add(&from);
-        let tls = tls.clone();
+        let from = Rc::new(Connection::new(share, address, tls.is_some()));
+        let registration = all.add(&from);
+        let (shared, tls, service) = (shared.clone(), tls.clone(), service.clone());
         tracker.spawn_local(async move {
-            connection(from, tls, stream, peer).await;
-            drop((listed, open));
+            connection(&shared, from, tls, stream, peer, &service).await;
+            drop((registration, open));
         });
     }
     tracker.close();
@@ -274,33 +300,35 @@ async fn serve(
     drain.abort();
 }
 
-async fn connection(
-    from: Rc<Downstream>,
+async fn connection<S: Service>(
+    shared: &Shared,
+    from: Rc<Connection>,
     tls: Option<TlsAcceptor>,
     stream: TcpStream,
     peer: SocketAddr,
+    service: &Rc<S>,
 ) {
-    let limit = from.shared.settings.client_idle;
+    let limit = shared.settings.client_idle;
     let greeting = tokio::select! {
         greeting = tokio::time::timeout(limit, greet(tls, stream)) => greeting,
         // Nothing was asked yet.
-        () = too_late(&from.shared) => return,
+        () = too_late(shared) => return,
     };
     let (stream, h2) = match greeting {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "no connection came about"),
         Err(_) => return,
     };
+    let caller = service.caller(&from);
     let service = service_fn(|req| {
         // Boxed: hyper keeps the room of a connection's future for as long as an answer streams.
-        let answering = Box::pin(proxy::handle(from.clone(), req, crate::admin::answer));
-        answering.map(Ok::<_, Infallible>)
+        Box::pin(S::answer(caller.clone(), req)).map(Ok::<_, Infallible>)
     });
     let ended = if h2 {
         let io = TokioIo::new(stream);
         let serving = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
-            .max_concurrent_streams(from.client.streams())
+            .max_concurrent_streams(from.share.streams())
             .max_send_buf_size(H2_SEND_BUFFER)
             .keep_alive_interval(Some(H2_KEEP_ALIVE))
             .serve_connection(io, service);
@@ -317,8 +345,8 @@ async fn connection(
             .max_buf_size(H1_BUFFER)
             .serve_connection(io, service);
         let serving = std::pin::pin!(serving);
-        until_ended(&from, false, serving, |_, wanted| {
-            if wanted == Wanted::Close {
+        until_ended(&from, false, serving, |_, command| {
+            if command == Command::Close {
                 // A graceful end would wait for the rest of a head that has begun.
                 return Poll::Ready(Ok(()));
             }
@@ -335,30 +363,30 @@ async fn connection(
 
 /// Serves a connection to its end, or until `end` has ended it because the worker wants it to.
 async fn until_ended<C: Future<Output = hyper::Result<()>>>(
-    from: &Downstream,
+    from: &Connection,
     h2: bool,
     mut serving: Pin<&mut C>,
-    end: impl Fn(Pin<&mut C>, Wanted) -> Poll<C::Output>,
+    end: impl Fn(Pin<&mut C>, Command) -> Poll<C::Output>,
 ) -> C::Output {
-    let mut known = Wanted::Serve;
+    let mut known = Command::Serve;
     poll_fn(|cx| {
-        from.bell.listen(cx);
+        from.wakes.listen(cx);
         loop {
-            let ended = from.bell.poll(|cx| serving.as_mut().poll(cx));
-            let wanted = from.wanted();
-            if ended.is_ready() || wanted == known {
+            let ended = from.wakes.poll(|cx| serving.as_mut().poll(cx));
+            let command = from.command();
+            if ended.is_ready() || command == known {
                 return ended;
             }
-            if wanted == Wanted::Leave && h2 && !from.has_asked() {
+            if command == Command::Leave && h2 && !from.has_asked() {
                 // One that comes so late is answered once, as others are.
                 return ended;
             }
-            if wanted == Wanted::Close && !from.is_idle() {
+            if command == Command::Close && !from.is_idle() {
                 from.serve_on(known);
                 return ended;
             }
-            known = wanted;
-            if let Poll::Ready(ended) = end(serving.as_mut(), wanted) {
+            known = command;
+            if let Poll::Ready(ended) = end(serving.as_mut(), command) {
                 return Poll::Ready(ended);
             }
         }
@@ -369,7 +397,7 @@ async fn until_ended<C: Future<Output = hyper::Result<()>>>(
 /// Resolves when the data plane has stopped accepting, and a client that had just connected
 /// would have spoken.
 async fn too_late(shared: &Shared) {
-    shared.drain.cancelled().await;
+    shared.life.drain.cancelled().await;
     tokio::time::sleep(LAST_LOOK_EVERY * LAST_LOOKS).await;
 }
 

@@ -5,14 +5,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use dataplane_core::Mono;
 
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     began: Instant,
     /// Seconds since 1970 when the process began.
     began_unix: u64,
 }
 
 impl Clock {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let began_unix = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -23,15 +23,15 @@ impl Clock {
         }
     }
 
-    pub fn now(&self) -> Mono {
+    pub(crate) fn now(&self) -> Mono {
         self.at(Instant::now())
     }
 
-    pub fn at(&self, instant: Instant) -> Mono {
+    pub(crate) fn at(&self, instant: Instant) -> Mono {
         Mono::from_micros(instant.saturating_duration_since(self.began).as_micros() as u64)
     }
 
-    pub fn began_unix(&self) -> u64 {
+    pub(crate) fn began_unix(&self) -> u64 {
         self.began_unix
     }
 }

@@ -6,8 +6,7 @@ use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
 
 use crate::{
-    error::ProxyError,
-    proxy::{Surface, folded, normalised, refuse_ambiguous, surface_of},
+    proxy::{ProxyError, Scope, Surface, folded, normalised, refuse_ambiguous, surface_of},
     state::Shared,
 };
 
@@ -25,7 +24,13 @@ pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanati
         return Explanation::without_backend(None, format!("{path} is answered here: {what}"));
     }
     match surface_of(&Method::POST, path, &headers) {
-        Surface::Forward(to) => shared.explain(&bare_query(path, model, to.prefix, to.dialect)),
+        Surface::Forward(to) => {
+            let scope = Scope::new(&Method::POST, to.path);
+            shared.explain(&Query {
+                permits: Some(&|endpoint| scope.permits(endpoint)),
+                ..bare_query(path, model, to.prefix, to.dialect)
+            })
+        }
         Surface::OneBackendOnly { path, .. } => refused(&ProxyError::NotImplemented {
             what: path.to_owned(),
         }),
@@ -64,5 +69,6 @@ pub(crate) fn bare_query<'a>(
         model,
         prefix,
         dialect,
+        permits: None,
     }
 }

@@ -1,0 +1,76 @@
+//! Which endpoints take a request, by what it asks for. A credential is for inference and lists of
+//! models unless its endpoint says otherwise, and no pool changes the store of one server. Both
+//! are judged by what the backend sees: the path of the endpoint's URL and the request's together.
+
+use std::cell::RefCell;
+
+use dataplane_protocol::table::{Credential, Endpoint, PathScope};
+use http::Method;
+use translate::paths::Operation;
+
+use super::{error::ProxyError, surface};
+
+pub(crate) struct Scope<'a> {
+    method: &'a Method,
+    /// As a backend without a path in its URL sees it, normalised.
+    path: &'a str,
+    operation: Operation,
+    /// Why the first endpoint that does not take it does not.
+    denied: RefCell<Option<ProxyError>>,
+}
+
+impl<'a> Scope<'a> {
+    pub(crate) fn new(method: &'a Method, path: &'a str) -> Self {
+        Self {
+            method,
+            path,
+            operation: Operation::of(method.as_str(), path),
+            denied: RefCell::default(),
+        }
+    }
+
+    /// All endpoints take it, whatever their URL and credential.
+    pub(crate) fn is_for_all(&self) -> bool {
+        self.operation != Operation::Other && !self.operation.depends_on_base(self.path)
+    }
+
+    /// What it asks this endpoint for.
+    pub(crate) fn operation_at(&self, endpoint: &Endpoint) -> Operation {
+        if self.is_for_all() {
+            return self.operation;
+        }
+        Operation::below(&endpoint.base_path, self.method.as_str(), self.path)
+    }
+
+    pub(crate) fn permits(&self, endpoint: &Endpoint) -> bool {
+        let denied = || self.denied_at(endpoint);
+        let Some(error) = (!self.is_for_all()).then(denied).flatten() else {
+            return true;
+        };
+        self.denied.borrow_mut().get_or_insert(error);
+        false
+    }
+
+    fn denied_at(&self, endpoint: &Endpoint) -> Option<ProxyError> {
+        let base = endpoint.base_path.as_str();
+        if !base.is_empty() && surface::changes_store(&[base, self.path].concat()) {
+            let what = self.path.to_owned();
+            return Some(ProxyError::NotImplemented { what });
+        }
+        let is_other = self.operation_at(endpoint) == Operation::Other;
+        (is_other && is_guarded(endpoint)).then(|| ProxyError::AdministrationPath {
+            path: self.path.to_owned(),
+            endpoint: endpoint.id.to_string(),
+        })
+    }
+
+    /// Why an endpoint that was asked about does not take it, if one does not.
+    pub(crate) fn denied(&self) -> Option<ProxyError> {
+        self.denied.take()
+    }
+}
+
+/// Its credential is for inference and lists of models alone.
+fn is_guarded(endpoint: &Endpoint) -> bool {
+    !matches!(endpoint.credential, Credential::None) && endpoint.paths == PathScope::Inference
+}
