@@ -15,7 +15,7 @@ use compile::{Kind, Verdict, Verdicts};
 use dataplane_protocol::resource::ResourceSet;
 use http_body_util::BodyExt as _;
 use hyper::{Request, Response};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::{Client, client::Body};
 use operator::{
     events::{Events, Happening},
@@ -80,12 +80,15 @@ impl World {
                     });
                     continue;
                 }
+                let apply = request.headers()["content-type"] == "application/apply-patch+yaml";
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 log.lock()
                     .unwrap()
                     .push((path, serde_json::from_slice(&body).unwrap()));
                 let response = match code.load(Ordering::Relaxed) {
                     0 => Response::new(Body::from(body.to_vec())),
+                    // An object that the schema has no place for.
+                    500 if !apply => Response::new(Body::from(body.to_vec())),
                     code => refusal(code),
                 };
                 match delay.load(Ordering::Relaxed) {
@@ -200,7 +203,7 @@ impl World {
 fn refusal(code: u16) -> Response<Body> {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
-        "message": "no", "reason": "Refused",
+        "message": "not typed", "reason": "Refused",
     });
     let mut response = Response::new(Body::from(status.to_string().into_bytes()));
     *response.status_mut() = code.try_into().unwrap();
@@ -254,6 +257,30 @@ async fn a_status_that_somebody_else_changed_is_put_right() {
     world.ledger.saw("a", Kind::OllaRoute, "r", changed);
     pass(3000).await;
     assert_eq!(world.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conditions_of_others_outlive_two_merges_in_a_row() {
+    let world = World::start(Duration::ZERO);
+    world.refusing.store(500, Ordering::Relaxed);
+    let foreign: Condition = serde_json::from_value(json!({
+        "type": "Audited", "status": "True", "reason": "Audited", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }))
+    .unwrap();
+    let status = ObjectStatus {
+        conditions: vec![foreign],
+        ..ObjectStatus::default()
+    };
+    world.route(1, status);
+    pass(1000).await;
+    let before = world.count();
+    let _plane = world.data_plane("one");
+    pass(3000).await;
+    assert!(world.count() > before, "written twice");
+    let conditions = world.last().1["status"]["conditions"].clone();
+    let conditions = conditions.as_array().unwrap();
+    assert!(conditions.iter().any(|it| it["type"] == "Audited"));
 }
 
 #[tokio::test(start_paused = true)]

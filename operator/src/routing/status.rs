@@ -35,18 +35,15 @@ impl ObjectStatus {
             .find(|condition| condition.type_ == type_)
     }
 
-    /// Whether `newer` differs in more than messages and counts.
+    /// Whether `newer` differs in more than messages and counts. Conditions that it does not have
+    /// are of others, and not looked at.
     pub fn moved(&self, newer: &Self) -> bool {
-        let essence = |status: &Self| {
-            let mut conditions: Vec<(String, String, String)> = status
-                .conditions
-                .iter()
-                .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
-                .collect();
-            conditions.sort();
-            (status.observed_generation, conditions)
+        let essence = |condition: Option<&Condition>| {
+            condition.map(|it| (it.status.clone(), it.reason.clone()))
         };
-        essence(self) != essence(newer)
+        let mut conditions = newer.conditions.iter();
+        self.observed_generation != newer.observed_generation
+            || conditions.any(|it| essence(self.condition(&it.type_)) != essence(Some(it)))
     }
 }
 

@@ -235,7 +235,9 @@ impl Writer {
             Ok(()) => {
                 self.count("ok");
                 self.tell(namespace, &update);
-                let (uid, written) = (&update.uid, status.clone());
+                let mut written = status.clone();
+                written.conditions.extend(update.others.iter().cloned());
+                let uid = &update.uid;
                 self.ledger.wrote(namespace, kind, name, uid, written);
                 Outcome::Written
             }
