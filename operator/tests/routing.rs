@@ -35,6 +35,7 @@ type Started = Arc<Mutex<Vec<(Source, u64, mpsc::Sender<Change>)>>>;
 
 struct World {
     hub: Arc<Hub>,
+    ledger: Arc<Ledger>,
     ready: Arc<AtomicBool>,
     occupied: watch::Receiver<BTreeSet<String>>,
     started: Started,
@@ -56,12 +57,13 @@ impl World {
             tokio::spawn(std::future::pending())
         });
         let (hub, ready) = (Arc::<Hub>::default(), Arc::<AtomicBool>::default());
+        let ledger = Arc::<Ledger>::default();
         let (occupied_tx, occupied) = watch::channel(BTreeSet::new());
         let stop = CancellationToken::new();
         let routing = Routing::new(
             starter,
             hub.clone(),
-            Arc::<Ledger>::default(),
+            ledger.clone(),
             occupied_tx,
             ready.clone(),
             Arc::<Metrics>::default(),
@@ -69,6 +71,7 @@ impl World {
         tokio::spawn(routing.run(stop.clone()));
         Self {
             hub,
+            ledger,
             ready,
             occupied,
             started,
@@ -339,6 +342,22 @@ async fn a_namespace_that_loses_its_last_object_gets_an_empty_table() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_namespace_that_is_forgotten() {
+    let world = listed(vec![endpoint("a", "e", url())]).await;
+    let (namespace, name) = ("a".to_owned(), "e".to_owned());
+    let deleted = What::Delete { namespace, name };
+    world.says(&Source::Endpoints, deleted).await;
+    world.settle().await;
+    world.ledger.marked().await;
+    let other = What::Apply(endpoint("b", "e", url()));
+    world.says(&Source::Endpoints, other).await;
+    world.settle().await;
+    assert!(world.table("a").is_none());
+    let marked = world.ledger.marked().await;
+    assert!(marked["a"].all, "so that the writer forgets it, too");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_of_another_shape_is_a_verdict_and_the_rest_goes_on() {
     let list = vec![
         endpoint("a", "e", url()),
@@ -385,6 +404,15 @@ async fn a_secret_that_is_deleted_and_made_anew_takes_its_endpoint_out_at_no_tim
     sleep(Duration::from_secs(9)).await;
     let table = world.table("a").unwrap();
     assert_eq!((table.number, instances(&table)), (before + 1, 1));
+    // Its watch breaks meanwhile, and what it sees is a list without the Secret.
+    for pause in [1, 3] {
+        world.says(&source, What::Reset(vec![])).await;
+        sleep(Duration::from_secs(pause)).await;
+        assert_eq!(instances(&world.table("a").unwrap()), 1);
+    }
+    world.says(&source, What::Reset(vec![key("eQ==")])).await;
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(instances(&world.table("a").unwrap()), 1);
     world.says(&source, deleted()).await;
     sleep(Duration::from_secs(6)).await;
     let table = world.table("a").unwrap();

@@ -73,7 +73,7 @@ pub(crate) struct Judged {
 /// What the table has of a route.
 pub(crate) enum Placed {
     Route(Arc<Route>),
-    /// It is refused, and no accepted form of it is known.
+    /// It is refused, and an older form that was accepted may be in use.
     Unknown,
     /// It is known, and has lost its requests to an older route.
     Nowhere,
@@ -235,12 +235,18 @@ impl Candidate {
         Outcome { used, problem }
     }
 
+    /// The newest form is the only one that there has been, and makes sense: if a data plane has
+    /// this route, it has this form, also if the operator has seen no older one since it started.
+    fn never_edited(&self) -> bool {
+        self.newest.is_ok() && self.verdict.generation == 1
+    }
+
     fn judged(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> Judged {
         let mut verdict = self.verdict.clone();
         let refs = |parsed: &Parsed| resolved(&parsed.route.endpoints, endpoints);
         let placed = match &outcome.used {
             Some(parsed) => Placed::Route(parsed.route.clone()),
-            None if self.accepted.is_none() => Placed::Unknown,
+            None if self.accepted.is_none() && !self.never_edited() => Placed::Unknown,
             None => Placed::Nowhere,
         };
         match (&outcome.problem, &outcome.used, &self.accepted) {

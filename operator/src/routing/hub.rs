@@ -118,8 +118,8 @@ impl Hub {
             .publish(Arc::new(snapshot));
     }
 
-    /// These namespaces hold objects; the others get an empty table.
-    pub fn set_occupied(&self, occupied: BTreeSet<String>) {
+    /// These namespaces hold objects; the others get an empty table. Out: those that are forgotten.
+    pub fn set_occupied(&self, occupied: BTreeSet<String>) -> Vec<String> {
         let mut state = self.state.lock();
         for (namespace, tables) in &state.namespaces {
             if !occupied.contains(namespace) && tables.newest.borrow().is_none() {
@@ -127,11 +127,13 @@ impl Hub {
             }
         }
         // An empty namespace that nobody listens to needs no place here.
-        state
+        let forgotten = state
             .namespaces
-            .retain(|namespace, tables| occupied.contains(namespace) || !tables.unused());
+            .extract_if(|namespace, tables| !occupied.contains(namespace) && tables.unused());
+        let forgotten = forgotten.map(|(namespace, _)| namespace).collect();
         state.listed = true;
         state.occupied = occupied;
+        forgotten
     }
 
     /// A reader has left.

@@ -89,6 +89,12 @@ impl Index {
         }
     }
 
+    /// Whether the Secret is there, as far as is known.
+    pub fn has_secret(&self, namespace: &str, name: &str) -> bool {
+        let known = self.namespaces.get(namespace);
+        known.is_some_and(|known| known.secret_names().any(|it| it == name))
+    }
+
     /// Sources that this namespace's endpoints need beside our own kinds: their newest forms, and
     /// those that may be in use until these are accepted.
     pub fn needs(&self, namespace: &str) -> BTreeSet<Source> {

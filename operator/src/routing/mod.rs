@@ -139,18 +139,14 @@ impl Routing {
             return;
         }
         let Change { source, what, .. } = change;
-        match what {
-            What::Reset(_) => {
-                self.waits.end(&source);
-                self.grace.end(&source);
-            }
-            What::Apply(_) => self.grace.end(&source),
-            What::Delete { .. } if matches!(source, Source::Secret { .. }) => {
-                self.grace.begin(source, Instant::now());
-                return;
-            }
-            What::Delete { .. } => {}
+        if matches!(what, What::Reset(_)) {
+            self.waits.end(&source);
         }
+        if self.is_deleted_secret(&source, &what) {
+            self.grace.begin(source, Instant::now());
+            return;
+        }
+        self.grace.end(&source);
         self.note_statuses(&source, &what);
         // Our own status writes come back, too, and change nothing here.
         let is_list = matches!(what, What::Reset(_));
@@ -173,6 +169,18 @@ impl Routing {
         self.objects_changed |= source.namespace().is_none() && (is_list || !touched.is_empty());
         if source == Source::Endpoints {
             self.follow_needs(touched);
+        }
+    }
+
+    /// A list that comes without it says so, too: after a watch that broke it is all there is.
+    fn is_deleted_secret(&self, source: &Source, what: &What) -> bool {
+        let Source::Secret { namespace, name } = source else {
+            return false;
+        };
+        match what {
+            What::Apply(_) => false,
+            What::Delete { .. } => true,
+            What::Reset(list) => list.is_empty() && self.index.has_secret(namespace, name),
         }
     }
 
@@ -268,7 +276,9 @@ impl Routing {
 
     fn tell_occupied(&self) {
         let occupied = self.index.occupied();
-        self.hub.set_occupied(occupied.clone());
+        for forgotten in self.hub.set_occupied(occupied.clone()) {
+            self.ledger.mark_all(&forgotten);
+        }
         self.occupied.send_if_modified(|known| {
             let changed = *known != occupied;
             if changed {

@@ -67,6 +67,7 @@ mod tests {
         for (claims, good) in [
             (r#"{"aud":["olla-operator"],"exp":1000}"#, true),
             (r#"{"aud":"olla-operator"}"#, true),
+            (r#"{"aud":"olla-operator","exp":9223372036854775807}"#, true),
             (r#"{"aud":["olla-operator"],"exp":900}"#, false),
             (
                 r#"{"aud":["https://kubernetes.default.svc"],"exp":2000}"#,

@@ -7,6 +7,7 @@ use compile::{
     facts::{PodFact, ServicePort, SliceAddress, SliceFact},
     namespace::{Service, Slice},
 };
+use dataplane_protocol::ResourceKey;
 use serde_json::json;
 
 use super::*;
@@ -349,17 +350,35 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     assert!(index.needs("a").is_empty());
 }
 
+fn route(name: &str, generation: i64, prefix: &str) -> Item {
+    let object = json!({
+        "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
+        "metadata": { "namespace": "a", "name": name, "generation": generation },
+        "spec": { "matches": [{ "pathPrefix": prefix }] },
+    });
+    let route = serde_json::from_value(object).unwrap();
+    item("a", name, Fact::Route(Form::Object(Arc::new(route))))
+}
+
+#[test]
+fn after_a_restart_a_route_that_lost_its_requests_is_kept_only_if_it_was_edited() {
+    // Data planes may have its first form, which lost nothing.
+    let mut index = Index::default();
+    index.apply(route("one", 1, "/one"));
+    index.apply(route("two", 2, "/one"));
+    let kept = compiled(&mut index, "a").table.keep;
+    assert_eq!(kept, [ResourceKey::Route("two".into())].into());
+    // They may have this form, which lost its requests to an edit that no operator saw happen.
+    let mut index = Index::default();
+    index.apply(route("one", 2, "/one"));
+    index.apply(route("two", 1, "/one"));
+    let after = compiled(&mut index, "a");
+    assert!(after.table.keep.is_empty(), "{:?}", after.table.keep);
+    assert_eq!(after.table.routes.len(), 1);
+}
+
 #[test]
 fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
-    let route = |name: &str, generation: i64, prefix: &str| {
-        let object = json!({
-            "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
-            "metadata": { "namespace": "a", "name": name, "generation": generation },
-            "spec": { "matches": [{ "pathPrefix": prefix }] },
-        });
-        let route = serde_json::from_value(object).unwrap();
-        item("a", name, Fact::Route(Form::Object(Arc::new(route))))
-    };
     let mut index = Index::default();
     index.apply(route("one", 1, "/one"));
     index.apply(route("two", 1, "/two"));
