@@ -20,10 +20,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    metrics::Metrics,
+use serving::{
+    listen::accept,
     slots::{Slot, SlotLimits, Slots},
 };
+
+use crate::metrics::Metrics;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -53,16 +55,9 @@ impl Admin {
         loop {
             let (stream, peer) = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => (stream, peer.ip()),
-                    Err(error) => {
-                        tracing::warn!(%error, "accept on the admin port");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+                accepted = accept(&listener, "admin") => accepted,
             };
-            let Some(slot) = slots.take(peer) else {
+            let Some(slot) = slots.take(peer.ip()) else {
                 tracing::debug!(%peer, "connection to the admin port refused: too many");
                 continue;
             };

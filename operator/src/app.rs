@@ -3,14 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use kube::Client;
-use socket2::{Domain, Protocol, Socket, Type};
+use serving::listen;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -35,6 +34,9 @@ use crate::{
 
 /// The API server's longest silence on a connection that something is expected on.
 const API_SILENCE: Duration = Duration::from_secs(90);
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
 
 #[derive(Debug)]
 pub struct App;
@@ -108,7 +110,7 @@ impl App {
             stop.clone(),
         );
         let pages = Admin { ready, metrics };
-        let tls = identity.server_config();
+        let tls = identity.server_config()?;
 
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("routing", routing.run(stop.clone()));
@@ -186,53 +188,13 @@ impl Drop for Tasks {
 }
 
 fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    let any = address.is_ipv6() && address.ip().is_unspecified();
-    let bound = match bind_one(address) {
-        // `[::]` is IPv4 alone where the machine has no IPv6.
-        Err(error) if any && error.kind() != io::ErrorKind::AddrInUse => {
-            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    };
-    bound.map_err(|source| Error::Listen {
+    listen::bind(address, BACKLOG).map_err(|source| Error::Listen {
         purpose,
         address,
         source,
     })
 }
 
-/// `[::]` takes IPv4 as well, whatever the machine's default is.
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{Ipv6Addr, TcpStream};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn the_default_address_takes_ipv4_and_ipv6() {
-        let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
-        let listener = bind("a test", any).unwrap();
-        let bound = address(&listener, any);
-        TcpStream::connect((Ipv4Addr::LOCALHOST, bound.port())).unwrap();
-        if bound.is_ipv6() {
-            TcpStream::connect((Ipv6Addr::LOCALHOST, bound.port())).unwrap();
-        }
-    }
 }

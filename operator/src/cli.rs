@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use serving::logs;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, config::Config};
 
@@ -57,16 +57,10 @@ struct Run {
     tls_san: Vec<String>,
     /// `json` when standard error is no terminal, else `text`.
     #[arg(long, value_enum)]
-    log_format: Option<LogFormat>,
+    log_format: Option<logs::Format>,
     /// Level, or directives as of tracing's EnvFilter.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log_level: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Json,
-    Text,
 }
 
 impl Cli {
@@ -87,7 +81,9 @@ impl Run {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .map_err(|_| anyhow!("a TLS provider was installed before ours"))?;
-        start_logs(self.log_format, &self.log_level)?;
+        let (level, terminal) = (&self.log_level, io::stderr().is_terminal());
+        logs::start(level, self.log_format, terminal, io::stderr)
+            .with_context(|| format!("--log-level {level:?}"))?;
         let config = Config {
             listen: self.listen,
             admin: self.admin,
@@ -139,24 +135,6 @@ fn print_crds() -> Result<()> {
     for crd in crds::all() {
         let yaml = crds::to_yaml(&crd).map_err(|error| anyhow!("print a CRD: {error}"))?;
         write!(out, "---\n{yaml}")?;
-    }
-    Ok(())
-}
-
-fn start_logs(format: Option<LogFormat>, level: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    let terminal = io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
-    match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(terminal).init(),
     }
     Ok(())
 }

@@ -19,7 +19,6 @@ pub mod limiter;
 pub mod metrics;
 pub mod rbac;
 pub mod routing;
-pub mod slots;
 pub mod tls;
 pub mod tokens;
 

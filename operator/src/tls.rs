@@ -10,20 +10,15 @@ pub mod store;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::{ServerConfig, sign::CertifiedKey};
 use serde_json::json;
+use serving::certificate::{self, Certificate};
 use tokio::{
     sync::watch,
     time::{Instant, interval, interval_at, timeout},
@@ -53,15 +48,14 @@ const CONCURRENCY: usize = 8;
 /// The certificate in use.
 #[derive(Debug)]
 pub struct Identity {
-    leaf: ArcSwap<CertifiedKey>,
+    leaf: Arc<Certificate>,
     ca: watch::Sender<String>,
 }
 
 impl Identity {
     pub fn new(material: &Material) -> Result<Arc<Self>, Error> {
-        let leaf = certified(material)?;
         Ok(Arc::new(Self {
-            leaf: ArcSwap::from_pointee(leaf),
+            leaf: Certificate::new(pair(material)?),
             ca: watch::Sender::new(material.ca.clone()),
         }))
     }
@@ -72,29 +66,19 @@ impl Identity {
     }
 
     /// TLS for the data planes' port; only HTTP/2 is spoken there.
-    pub fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Arc::new(config)
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.leaf.server_config(&[b"h2"]).map_err(unusable)
     }
 
     /// New connections get this one.
     pub fn replace(&self, material: &Material) -> Result<(), Error> {
-        self.leaf.store(Arc::new(certified(material)?));
+        self.leaf.replace(pair(material)?);
         self.ca.send_if_modified(|ca| {
             let changed = *ca != material.ca;
             ca.clone_from(&material.ca);
             changed
         });
         Ok(())
-    }
-}
-
-impl ResolvesServerCert for Identity {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.leaf.load_full())
     }
 }
 
@@ -221,17 +205,13 @@ async fn read(dir: &Path, name: &str) -> Result<String, Error> {
         .map_err(|source| Error::Read { path, source })
 }
 
-fn certified(material: &Material) -> Result<CertifiedKey, Error> {
-    let unusable = |problem: String| Error::UnusableCertificate {
+fn pair(material: &Material) -> Result<CertifiedKey, Error> {
+    certificate::pair(material.certificate.as_bytes(), material.key.as_bytes()).map_err(unusable)
+}
+
+fn unusable(problem: certificate::Error) -> Error {
+    Error::UnusableCertificate {
         origin: "tls.crt and tls.key".into(),
-        problem,
-    };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(material.certificate.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|error| unusable(error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes())
-        .map_err(|_| unusable("tls.key holds no private key in PEM".into()))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|error| unusable(error.to_string()))
+        problem: problem.to_string(),
+    }
 }

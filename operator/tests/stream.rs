@@ -16,14 +16,12 @@ use dataplane_protocol::{
     table::Instance,
 };
 use http_body_util::BodyExt as _;
-use operator::{
-    routing::{
-        ledger::Entry,
-        serve::Limits,
-        status::{ObjectStatus, Said, desired_status},
-    },
-    slots::SlotLimits,
+use operator::routing::{
+    ledger::Entry,
+    serve::Limits,
+    status::{ObjectStatus, Said, desired_status},
 };
+use serving::slots::SlotLimits;
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };

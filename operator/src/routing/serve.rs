@@ -19,6 +19,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use serving::{
+    listen::accept,
+    slots::{Slot, SlotLimits, Slots},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -36,7 +40,6 @@ use super::{
 use crate::{
     events::Events,
     metrics::Metrics,
-    slots::{Slot, SlotLimits, Slots},
     tokens::{Identity, Refusal, Tokens},
 };
 
@@ -145,16 +148,9 @@ impl Server {
         loop {
             let (stream, peer) = tokio::select! {
                 () = self.stop.cancelled() => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => (stream, peer.ip()),
-                    Err(error) => {
-                        // Out of file descriptors, most likely: some will be given back.
-                        tracing::warn!(%error, "accept on the data planes' port");
-                        sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+                accepted = accept(&listener, "data planes") => accepted,
             };
+            let peer = peer.ip();
             let Some(slot) = slots.take(peer) else {
                 self.metrics.connections_refused.inc();
                 tracing::debug!(%peer, "connection refused: too many of this address, or of all");

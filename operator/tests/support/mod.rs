@@ -127,7 +127,7 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
         ledger: server.ledger.clone(),
         happenings,
         stop: server.stop.clone(),
-        task: tokio::spawn(server.run(listener, identity.server_config())),
+        task: tokio::spawn(server.run(listener, identity.server_config().unwrap())),
         ca,
     }
 }
