@@ -22,11 +22,11 @@ use crate::{
     routing::{
         Routing,
         hub::Hub,
-        ledger::Ledger,
         serve::{Limits, Server},
         sessions::Sessions,
+        status_cache::StatusCache,
         watch::by_client,
-        writer::{Writer, Writes},
+        writer::{StatusPatcher, Writer},
     },
     tls,
     tokens::{self, Tokens},
@@ -61,10 +61,10 @@ impl App {
         let push = bind("data planes", config.listen)?;
         let admin = bind("health and metrics", config.admin)?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
-        let identity = tls::Identity::new(&tls::load(&config, &client).await?)?;
+        let certificate = tls::ServingCertificate::new(&tls::load(&config, &client).await?)?;
 
         let metrics = Arc::new(Metrics::default());
-        let (hub, ledger) = (Arc::new(Hub::default()), Arc::new(Ledger::default()));
+        let (hub, status_cache) = (Arc::new(Hub::default()), Arc::new(StatusCache::default()));
         let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
         let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
@@ -74,7 +74,7 @@ impl App {
         let routing = Routing::new(
             by_client(client.clone(), metrics.clone()),
             hub.clone(),
-            ledger.clone(),
+            status_cache.clone(),
             occupied_tx,
             ready.clone(),
             metrics.clone(),
@@ -83,7 +83,7 @@ impl App {
             tokens: Tokens::new(tokens::by_client(client.clone()), metrics.clone()),
             hub: hub.clone(),
             sessions: sessions.clone(),
-            ledger: ledger.clone(),
+            status_cache: status_cache.clone(),
             events: tell.clone(),
             metrics: metrics.clone(),
             limits: Limits::default(),
@@ -91,16 +91,20 @@ impl App {
             conversations: TaskTracker::new(),
         });
         let writer = Writer {
-            writes: Writes::by_client(client.clone()),
+            patcher: StatusPatcher::by_client(client.clone()),
             hub,
             sessions,
-            ledger,
+            status_cache,
             events: tell,
             metrics: metrics.clone(),
             settle: config.settle,
         };
-        let publish_ca =
-            tls::publish_ca(client.clone(), identity.clone(), occupied_rx, stop.clone());
+        let publish_ca = tls::publish_ca(
+            client.clone(),
+            certificate.clone(),
+            occupied_rx,
+            stop.clone(),
+        );
         let instance = config.instance.clone();
         let events = events::publish(
             client.clone(),
@@ -110,7 +114,7 @@ impl App {
             stop.clone(),
         );
         let pages = Admin { ready, metrics };
-        let tls = identity.server_config()?;
+        let tls = certificate.server_config()?;
 
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("routing", routing.run(stop.clone()));
@@ -118,7 +122,7 @@ impl App {
         tasks.spawn("data planes' port", server.run(push, tls));
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
         tasks.spawn("CA publisher", publish_ca);
-        let fresh = tls::keep_fresh(config, client, identity, stop.clone());
+        let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
         tasks.spawn("certificate renewal", fresh);
         tasks.spawn("events", events);
         let (push_address, admin_address) = addresses;

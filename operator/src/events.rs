@@ -1,10 +1,10 @@
 //! Kubernetes Events: what happened to an object, for `kubectl describe`.
 //!
-//! In: [`Happening`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
-//! counts repetitions instead of writing them again. Each namespace has its [`Share`] of them, and
-//! of the writes under way, so that one whose breakers flap, or whose writes hang, drowns nobody's.
+//! In: [`ObjectEvent`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
+//! counts repetitions instead of writing them again. Each namespace has its [`EventBudget`], and its
+//! part of the writes under way, so that one whose breakers flap, or whose writes hang, drowns nobody's.
 
-mod share;
+mod budget;
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::share::{Share, Taken};
+use self::budget::{Admission, EventBudget};
 use crate::{
     MANAGER,
     limiter::{Limiter, Limits},
@@ -46,7 +46,7 @@ const MAX_NOTE: usize = 1000;
 
 /// Something that a person looking at the object should read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct ObjectEvent {
     pub kind: Kind,
     pub namespace: String,
     pub name: String,
@@ -63,33 +63,37 @@ pub struct Happening {
 
 #[derive(Clone, Debug)]
 pub struct Events {
-    tx: mpsc::Sender<Happening>,
-    share: Arc<Mutex<Share>>,
+    tx: mpsc::Sender<ObjectEvent>,
+    budget: Arc<Mutex<EventBudget>>,
     metrics: Arc<Metrics>,
 }
 
 impl Events {
     /// The sending end for all rooms, the receiving one for [`publish`].
-    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Happening>) {
+    pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<ObjectEvent>) {
         let (tx, rx) = mpsc::channel(QUEUE);
-        let share = Arc::default();
-        let events = Self { tx, share, metrics };
+        let budget = Arc::default();
+        let events = Self {
+            tx,
+            budget,
+            metrics,
+        };
         (events, rx)
     }
 
-    pub fn tell(&self, happening: Happening) {
-        let taken = self.share.lock().take(&happening.namespace, Instant::now());
+    pub fn emit(&self, event: ObjectEvent) {
+        let taken = self.budget.lock().take(&event.namespace, Instant::now());
         let why = match taken {
-            Taken::Told => match self.tx.try_send(happening) {
+            Admission::Allowed => match self.tx.try_send(event) {
                 Ok(()) | Err(TrySendError::Closed(_)) => return,
                 Err(TrySendError::Full(_)) => "the API server does not keep up",
             },
-            Taken::First => {
-                let namespace = happening.namespace;
+            Admission::FirstDrop => {
+                let namespace = event.namespace;
                 tracing::warn!(namespace, "events dropped: too many of this namespace");
                 "too many of this namespace"
             }
-            Taken::More => "too many of this namespace",
+            Admission::Drop => "too many of this namespace",
         };
         tracing::debug!(why, "event dropped");
         self.metrics.events_dropped.inc();
@@ -100,7 +104,7 @@ impl Events {
 pub async fn publish(
     client: Client,
     instance: String,
-    rx: mpsc::Receiver<Happening>,
+    rx: mpsc::Receiver<ObjectEvent>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
@@ -109,7 +113,7 @@ pub async fn publish(
         instance: Some(instance),
     };
     let recorder = Recorder::new(client, reporter);
-    let write = |happening| write(recorder.clone(), happening);
+    let write = |event| write(recorder.clone(), event);
     let all = write_all(rx, &metrics, write);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -119,19 +123,19 @@ pub async fn publish(
 
 /// Each in its namespace's turn.
 async fn write_all<F: Future<Output = ()>>(
-    mut rx: mpsc::Receiver<Happening>,
+    mut rx: mpsc::Receiver<ObjectEvent>,
     metrics: &Metrics,
-    write: impl Fn(Happening) -> F,
+    write: impl Fn(ObjectEvent) -> F,
 ) {
     let limiter = Limiter::new(LIMITS);
     let mut writes = FuturesUnordered::new();
     loop {
-        let happening = tokio::select! {
-            happening = rx.recv() => happening,
+        let event = tokio::select! {
+            event = rx.recv() => event,
             Some(()) = writes.next() => continue,
         };
-        let Some(happening) = happening else { return };
-        let namespace = happening.namespace.clone();
+        let Some(event) = event else { return };
+        let namespace = event.namespace.clone();
         let slow = limiter.is_slow(&namespace);
         let most = if slow { WAITING_SLOW } else { WAITING };
         if limiter.pending(&namespace) >= most {
@@ -139,7 +143,7 @@ async fn write_all<F: Future<Output = ()>>(
             metrics.events_dropped.inc();
             continue;
         }
-        let (limiter, write) = (&limiter, write(happening));
+        let (limiter, write) = (&limiter, write(event));
         writes.push(async move {
             let written = limiter.run(&namespace, write).await;
             if written.is_none() {
@@ -149,49 +153,49 @@ async fn write_all<F: Future<Output = ()>>(
     }
 }
 
-async fn write(recorder: Recorder, happening: Happening) {
-    let (event, reference) = event(&happening);
-    let Err(error) = recorder.publish(&event, &reference).await else {
+async fn write(recorder: Recorder, event: ObjectEvent) {
+    let (written, reference) = to_kubernetes(&event);
+    let Err(error) = recorder.publish(&written, &reference).await else {
         return;
     };
     tracing::debug!(
-        namespace = happening.namespace,
-        name = happening.name,
-        reason = happening.reason,
+        namespace = event.namespace,
+        name = event.name,
+        reason = event.reason,
         %error,
         "event not written"
     );
 }
 
-fn event(happening: &Happening) -> (Event, ObjectReference) {
-    let mut note = happening.note.clone();
+fn to_kubernetes(event: &ObjectEvent) -> (Event, ObjectReference) {
+    let mut note = event.note.clone();
     note.truncate(note.floor_char_boundary(MAX_NOTE));
-    let event = Event {
-        type_: if happening.warning {
+    let written = Event {
+        type_: if event.warning {
             EventType::Warning
         } else {
             EventType::Normal
         },
-        reason: happening.reason.clone(),
+        reason: event.reason.clone(),
         note: Some(note),
-        action: happening.action.to_owned(),
-        secondary: happening.pod.as_ref().map(|pod| ObjectReference {
+        action: event.action.to_owned(),
+        secondary: event.pod.as_ref().map(|pod| ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
-            namespace: Some(happening.namespace.clone()),
+            namespace: Some(event.namespace.clone()),
             name: Some(pod.clone()),
             ..ObjectReference::default()
         }),
     };
     let reference = ObjectReference {
         api_version: Some(format!("{GROUP}/{VERSION}")),
-        kind: Some(happening.kind.to_string()),
-        namespace: Some(happening.namespace.clone()),
-        name: Some(happening.name.clone()),
-        uid: Some(happening.uid.clone()),
+        kind: Some(event.kind.to_string()),
+        namespace: Some(event.namespace.clone()),
+        name: Some(event.name.clone()),
+        uid: Some(event.uid.clone()),
         ..ObjectReference::default()
     };
-    (event, reference)
+    (written, reference)
 }
 
 #[cfg(test)]
@@ -200,8 +204,8 @@ mod tests {
 
     use super::*;
 
-    fn happening(namespace: &str) -> Happening {
-        Happening {
+    fn event(namespace: &str) -> ObjectEvent {
+        ObjectEvent {
             kind: Kind::LlmEndpoint,
             namespace: namespace.into(),
             name: "e".into(),
@@ -219,10 +223,10 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let (events, rx) = Events::channel(metrics.clone());
         let written = Mutex::new(0);
-        let write = |happening: Happening| {
+        let write = |event: ObjectEvent| {
             let written = &written;
             async move {
-                if happening.namespace == "hanging" {
+                if event.namespace == "hanging" {
                     std::future::pending::<()>().await;
                 }
                 *written.lock() += 1;
@@ -230,8 +234,8 @@ mod tests {
         };
         let tell = async {
             for turn in 1..=300 {
-                events.tell(happening("hanging"));
-                events.tell(happening("good"));
+                events.emit(event("hanging"));
+                events.emit(event("good"));
                 tokio::time::sleep(Duration::from_secs(2)).await;
                 assert_eq!(*written.lock(), turn);
             }
@@ -245,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_long_note_is_cut_to_what_the_api_takes() {
-        let happening = Happening {
+        let event = ObjectEvent {
             note: "ü".repeat(1000),
-            ..happening("a")
+            ..event("a")
         };
-        let (event, reference) = event(&happening);
-        assert!(event.note.unwrap().len() <= MAX_NOTE);
+        let (written, reference) = to_kubernetes(&event);
+        assert!(written.note.unwrap().len() <= MAX_NOTE);
         assert_eq!(reference.kind.as_deref(), Some("LlmEndpoint"));
-        assert_eq!(event.secondary.unwrap().name.as_deref(), Some("p"));
+        assert_eq!(written.secondary.unwrap().name.as_deref(), Some("p"));
     }
 }

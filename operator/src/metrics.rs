@@ -166,7 +166,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::item::Source;
+    use crate::routing::object::Source;
 
     #[test]
     fn every_series_is_there_before_its_first_event() {

@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use authority::{Material, VALID_FOR_MORE};
+pub use authority::{PemBundle, VALID_FOR_MORE};
 
 use crate::{Error, MANAGER, config::Config};
 
@@ -47,13 +47,13 @@ const CONCURRENCY: usize = 8;
 
 /// The certificate in use.
 #[derive(Debug)]
-pub struct Identity {
+pub struct ServingCertificate {
     leaf: Arc<Certificate>,
     ca: watch::Sender<String>,
 }
 
-impl Identity {
-    pub fn new(material: &Material) -> Result<Arc<Self>, Error> {
+impl ServingCertificate {
+    pub fn new(material: &PemBundle) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
             leaf: Certificate::new(pair(material)?),
             ca: watch::Sender::new(material.ca.clone()),
@@ -71,7 +71,7 @@ impl Identity {
     }
 
     /// New connections get this one.
-    pub fn replace(&self, material: &Material) -> Result<(), Error> {
+    pub fn replace(&self, material: &PemBundle) -> Result<(), Error> {
         self.leaf.replace(pair(material)?);
         self.ca.send_if_modified(|ca| {
             let changed = *ca != material.ca;
@@ -83,9 +83,9 @@ impl Identity {
 }
 
 /// From files if the configuration says so, else from the Secret, made where it is missing.
-pub async fn load(config: &Config, client: &Client) -> Result<Material, Error> {
+pub async fn load(config: &Config, client: &Client) -> Result<PemBundle, Error> {
     match &config.cert_dir {
-        Some(dir) => Ok(Material {
+        Some(dir) => Ok(PemBundle {
             ca: read(dir, "ca.crt").await?,
             certificate: read(dir, "tls.crt").await?,
             key: read(dir, "tls.key").await?,
@@ -98,7 +98,7 @@ pub async fn load(config: &Config, client: &Client) -> Result<Material, Error> {
 pub async fn keep_fresh(
     config: Config,
     client: Client,
-    identity: Arc<Identity>,
+    certificate: Arc<ServingCertificate>,
     stop: CancellationToken,
 ) {
     let mut check = interval(match &config.cert_dir {
@@ -113,7 +113,7 @@ pub async fn keep_fresh(
             _ = check.tick() => {}
         }
         let fresh = match load(&config, &client).await {
-            Ok(material) => identity.replace(&material),
+            Ok(material) => certificate.replace(&material),
             Err(error) => Err(error),
         };
         let problem = fresh
@@ -131,11 +131,11 @@ pub async fn keep_fresh(
 /// Keeps the CA where data planes look for it.
 pub async fn publish_ca(
     client: Client,
-    identity: Arc<Identity>,
+    certificate: Arc<ServingCertificate>,
     mut namespaces: watch::Receiver<BTreeSet<String>>,
     stop: CancellationToken,
 ) {
-    let mut ca = identity.ca.subscribe();
+    let mut ca = certificate.ca.subscribe();
     let mut done: BTreeSet<String> = BTreeSet::new();
     let mut again = interval_at(Instant::now() + REAPPLY, REAPPLY);
     loop {
@@ -205,7 +205,7 @@ async fn read(dir: &Path, name: &str) -> Result<String, Error> {
         .map_err(|source| Error::Read { path, source })
 }
 
-fn pair(material: &Material) -> Result<CertifiedKey, Error> {
+fn pair(material: &PemBundle) -> Result<CertifiedKey, Error> {
     certificate::pair(material.certificate.as_bytes(), material.key.as_bytes()).map_err(unusable)
 }
 

@@ -18,15 +18,15 @@ use hyper::{Request, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::{Client, client::Body};
 use operator::{
-    events::{Events, Happening},
+    events::{Events, ObjectEvent},
     metrics::Metrics,
     routing::{
         hub::Hub,
-        ledger::{Entry, Ledger},
         sessions::{Session, Sessions},
         snapshot::{Content, Snapshot},
         status::ObjectStatus,
-        writer::{Writer, Writes},
+        status_cache::{CachedStatus, StatusCache},
+        writer::{StatusPatcher, Writer},
     },
 };
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ use tower_test::mock;
 
 struct World {
     hub: Arc<Hub>,
-    ledger: Arc<Ledger>,
+    status_cache: Arc<StatusCache>,
     sessions: Arc<Sessions>,
     /// Path and body of each patch.
     patches: Arc<Mutex<Vec<(String, Value)>>>,
@@ -49,7 +49,7 @@ struct World {
     slow: Arc<AtomicU64>,
     /// Most patches that it had before it at a time.
     most: Arc<AtomicUsize>,
-    happenings: mpsc::Receiver<Happening>,
+    happenings: mpsc::Receiver<ObjectEvent>,
     stop: CancellationToken,
 }
 
@@ -106,16 +106,16 @@ impl World {
                 }
             }
         });
-        let (hub, ledger) = (Arc::<Hub>::default(), Arc::<Ledger>::default());
+        let (hub, status_cache) = (Arc::<Hub>::default(), Arc::<StatusCache>::default());
         let sessions = Arc::<Sessions>::default();
         let stop = CancellationToken::new();
         let metrics = Arc::<Metrics>::default();
         let (events, happenings) = Events::channel(metrics.clone());
         let writer = Writer {
-            writes: Writes::by_client(Client::new(service, "default")),
+            patcher: StatusPatcher::by_client(Client::new(service, "default")),
             hub: hub.clone(),
             sessions: sessions.clone(),
-            ledger: ledger.clone(),
+            status_cache: status_cache.clone(),
             events,
             metrics,
             settle,
@@ -123,7 +123,7 @@ impl World {
         tokio::spawn(writer.run(stop.clone()));
         Self {
             hub,
-            ledger,
+            status_cache,
             sessions,
             patches,
             refusing,
@@ -145,8 +145,9 @@ impl World {
 
     fn route_in(&self, namespace: &str, uid: &str, generation: i64, status: ObjectStatus) {
         let uid = uid.to_owned();
-        let entry = Entry { uid, status };
-        self.ledger.saw(namespace, Kind::OllaRoute, "r", entry);
+        let entry = CachedStatus { uid, status };
+        self.status_cache
+            .observe(namespace, Kind::OllaRoute, "r", entry);
         let metadata = ObjectMeta {
             generation: Some(generation),
             ..ObjectMeta::default()
@@ -160,13 +161,13 @@ impl World {
         if let Some(next) = Snapshot::next(before.as_deref(), namespace, content) {
             self.hub.publish(next);
         }
-        self.ledger.mark_all(namespace);
+        self.status_cache.mark_all_dirty(namespace);
     }
 
     fn data_plane(&self, name: &str) -> Session {
         let session = self.sessions.open("a", name, 99, Instant::now()).unwrap();
         session.ack(1, Instant::now());
-        self.ledger.mark_all("a");
+        self.status_cache.mark_all_dirty("a");
         session
     }
 
@@ -183,7 +184,7 @@ impl World {
     /// As a data plane's reports do, over this many seconds.
     async fn reports(&self, seconds: u64) {
         for _ in 0..seconds {
-            self.ledger.mark_all("a");
+            self.status_cache.mark_all_dirty("a");
             pass(1000).await;
         }
     }
@@ -239,9 +240,9 @@ async fn the_echo_of_our_own_write_is_not_answered() {
     let written: ObjectStatus = serde_json::from_value(world.last().1["status"].clone()).unwrap();
     let uid = "u".to_owned();
     let status = written;
-    let echo = Entry { uid, status };
-    world.ledger.saw("a", Kind::OllaRoute, "r", echo);
-    world.ledger.mark_all("a");
+    let echo = CachedStatus { uid, status };
+    world.status_cache.observe("a", Kind::OllaRoute, "r", echo);
+    world.status_cache.mark_all_dirty("a");
     pass(5000).await;
     assert_eq!(world.count(), 1);
 }
@@ -253,8 +254,10 @@ async fn a_status_that_somebody_else_changed_is_put_right() {
     pass(1000).await;
     let uid = "u".to_owned();
     let status = ObjectStatus::default();
-    let changed = Entry { uid, status };
-    world.ledger.saw("a", Kind::OllaRoute, "r", changed);
+    let changed = CachedStatus { uid, status };
+    world
+        .status_cache
+        .observe("a", Kind::OllaRoute, "r", changed);
     pass(3000).await;
     assert_eq!(world.count(), 2);
 }
@@ -391,13 +394,13 @@ async fn a_data_plane_that_joins_turns_no_route_to_pending() {
     world.route(1, ObjectStatus::default());
     pass(3000).await;
     let two = world.sessions.open("a", "two", 99, Instant::now()).unwrap();
-    world.ledger.mark_all("a");
+    world.status_cache.mark_all_dirty("a");
     pass(5000).await;
     assert_eq!(world.count(), 1);
     pass(6000).await;
     assert_eq!(world.programmed(), "1 of 2 data planes use it");
     two.ack(1, Instant::now());
-    world.ledger.mark_all("a");
+    world.status_cache.mark_all_dirty("a");
     pass(3000).await;
     assert_eq!(world.programmed(), "all connected data planes use it");
 }

@@ -17,9 +17,9 @@ use dataplane_protocol::{
 };
 use http_body_util::BodyExt as _;
 use operator::routing::{
-    ledger::Entry,
     serve::Limits,
-    status::{ObjectStatus, Said, desired_status},
+    status::{DataPlaneReports, ObjectStatus, desired_status},
+    status_cache::CachedStatus,
 };
 use serving::slots::SlotLimits;
 use support::{
@@ -265,7 +265,7 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let revision = plane.transaction().await.revision;
     let programmed = || {
         let view = served.view("a");
-        let said = Said {
+        let said = DataPlaneReports {
             view: &view,
             seen: &std::collections::BTreeMap::new(),
             number: snapshot.route_numbers["r"],
@@ -297,13 +297,13 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
 async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
     let mut served = serve().await;
     served.publish("a", &[instance("pod-1", "10.0.0.1")]);
-    let entry = Entry {
+    let entry = CachedStatus {
         uid: "uid-1".into(),
         status: ObjectStatus::default(),
     };
     served
-        .ledger
-        .saw("a", compile::Kind::LlmEndpoint, "e", entry);
+        .status_cache
+        .observe("a", compile::Kind::LlmEndpoint, "e", entry);
     let mut plane = served.plane("a", None).await;
     plane.transaction().await;
     for breaker in [Breaker::Closed, Breaker::Open, Breaker::Closed] {

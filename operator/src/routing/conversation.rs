@@ -3,9 +3,9 @@
 //! In: its lines, and the namespace's snapshots. Out: transactions, newest only: what was
 //! published while it read slowly is one difference. Its Acks, Nacks and reports go to `sessions`.
 
-mod base;
 mod lines;
-mod write;
+mod send;
+mod sent_tables;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,17 +23,17 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    base::{Base, Sent},
     lines::Lines,
-    write::{Writer, send},
+    send::{TableSender, send},
+    sent_tables::{SentTable, SentTables},
 };
 use super::{
     hub::{Hub, Receiver},
-    ledger::Ledger,
-    sessions::{BreakerChange, Concerned, Session, Sessions},
+    sessions::{AffectedRoutes, BreakerChange, Session, Sessions},
+    status_cache::StatusCache,
 };
 use crate::{
-    events::{Events, Happening},
+    events::{Events, ObjectEvent},
     metrics::{Metrics, ResultLabel},
     tokens::Identity,
 };
@@ -46,7 +46,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Context {
     pub hub: Arc<Hub>,
     pub sessions: Arc<Sessions>,
-    pub ledger: Arc<Ledger>,
+    pub status_cache: Arc<StatusCache>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     /// Data planes of one namespace at a time.
@@ -59,7 +59,7 @@ pub struct Context {
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum EndReason {
     #[error("the data plane closed the stream")]
     Closed,
     #[error("the stream broke")]
@@ -95,22 +95,22 @@ pub async fn hold(
     lines: Incoming,
     mut tx: Sender<Bytes>,
     stop: CancellationToken,
-) -> Option<Joined> {
+) -> Option<DataPlane> {
     let mut lines = Lines::new(lines, context.line);
     let talked = tokio::select! {
-        () = stop.cancelled() => Err(End::Stopped),
+        () = stop.cancelled() => Err(EndReason::Stopped),
         talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
     };
     let end = match talked {
-        Ok(joined) => {
+        Ok(data_plane) => {
             let namespace = identity.namespace;
-            tracing::debug!(namespace, end = %End::Expired, "data plane is sent round");
-            return Some(joined);
+            tracing::debug!(namespace, end = %EndReason::Expired, "data plane is sent round");
+            return Some(data_plane);
         }
         Err(end) => end,
     };
     tracing::info!(namespace = identity.namespace, %end, "data plane left");
-    let End::Refused(reason) = end else {
+    let EndReason::Refused(reason) = end else {
         return None;
     };
     if let Ok(line) = encode(&ToDataPlane::Refused { reason }, MAX_TABLE_LINE) {
@@ -126,24 +126,24 @@ async fn talk(
     identity: &Identity,
     lines: &mut Lines,
     tx: &mut Sender<Bytes>,
-) -> Result<Joined, End> {
+) -> Result<DataPlane, EndReason> {
     let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
         Ok(Ok(ToOperator::Hello(hello))) => hello,
-        Ok(Ok(_)) => return Err(End::Refused("the first line must be a hello".into())),
+        Ok(Ok(_)) => return Err(EndReason::Refused("the first line must be a hello".into())),
         Ok(Err(end)) => return Err(end),
-        Err(_) => return Err(End::NoHello),
+        Err(_) => return Err(EndReason::NoHello),
     };
     let Some(format) = common_format(&hello.formats) else {
         let theirs = &hello.formats;
-        return Err(End::Refused(format!(
+        return Err(EndReason::Refused(format!(
             "the data plane speaks formats {theirs:?}, the operator {FORMATS:?}: upgrade one of \
              them to a neighbouring release of the other"
         )));
     };
     lines.allow_reports();
-    let Some(joined) = Joined::open(context, &identity.namespace, &hello.data_plane) else {
+    let Some(data_plane) = DataPlane::open(context, &identity.namespace, &hello.data_plane) else {
         let reason = "this namespace has too many data planes connected";
-        return Err(End::Refused(reason.into()));
+        return Err(EndReason::Refused(reason.into()));
     };
     tracing::info!(
         namespace = identity.namespace,
@@ -152,15 +152,15 @@ async fn talk(
         version = hello.version,
         "data plane connected"
     );
-    let _counted = Counted::new(context);
+    let _connected = ConnectedGuard::new(context);
     let welcome = ToDataPlane::Welcome { format };
     send(tx, &encode(&welcome, MAX_TABLE_LINE)?).await?;
     // From when on it counts, if it does not answer.
-    context.ledger.mark(&identity.namespace, []);
-    match joined.converse(hello.revision, lines, tx).await {
-        End::Expired => {
-            joined.expect_back();
-            Ok(joined)
+    context.status_cache.mark_dirty(&identity.namespace, []);
+    match data_plane.converse(hello.revision, lines, tx).await {
+        EndReason::Expired => {
+            data_plane.expect_back();
+            Ok(data_plane)
         }
         end => Err(end),
     }
@@ -170,27 +170,27 @@ async fn talk(
 /// numbers of tables that it acknowledged would mean nothing if the namespace were forgotten.
 /// Dropping it, however its stream ended, takes it out of all statuses.
 #[derive(Debug)]
-pub struct Joined {
+pub struct DataPlane {
     session: Session,
     tables: Receiver,
     /// Last: it is dropped after the others.
-    left: Left,
+    cleanup: Cleanup,
 }
 
 #[derive(Debug)]
-struct Left {
+struct Cleanup {
     context: Context,
     namespace: String,
 }
 
-impl Drop for Left {
+impl Drop for Cleanup {
     fn drop(&mut self) {
         self.context.hub.release(&self.namespace);
-        self.context.ledger.mark_all(&self.namespace);
+        self.context.status_cache.mark_all_dirty(&self.namespace);
     }
 }
 
-impl Joined {
+impl DataPlane {
     /// `None` when the namespace has too many.
     pub fn open(context: &Context, namespace: &str, data_plane: &str) -> Option<Self> {
         let (limit, now) = (context.limit, Instant::now());
@@ -198,7 +198,7 @@ impl Joined {
         Some(Self {
             session,
             tables: context.hub.subscribe(namespace),
-            left: Left {
+            cleanup: Cleanup {
                 context: context.clone(),
                 namespace: namespace.to_owned(),
             },
@@ -215,40 +215,40 @@ impl Joined {
         resumed: Option<Revision>,
         lines: &mut Lines,
         tx: &mut Sender<Bytes>,
-    ) -> End {
-        let base = Mutex::new(Base::default());
-        let writer = Writer {
+    ) -> EndReason {
+        let sent_tables = Mutex::new(SentTables::default());
+        let writer = TableSender {
             tables: self.tables.clone(),
             resumed,
-            base: &base,
-            expiry: Instant::now() + self.left.context.lifetime,
+            sent_tables: &sent_tables,
+            expiry: Instant::now() + self.cleanup.context.lifetime,
         };
         tokio::select! {
             end = writer.run(tx) => end,
-            end = self.read(lines, &base) => end,
+            end = self.read(lines, &sent_tables) => end,
         }
     }
 
-    async fn read(&self, lines: &mut Lines, base: &Mutex<Base>) -> End {
+    async fn read(&self, lines: &mut Lines, sent_tables: &Mutex<SentTables>) -> EndReason {
         loop {
             let line = match lines.next().await {
                 Ok(line) => line,
                 Err(end) => return end,
             };
             match line {
-                ToOperator::Hello(_) => return End::Refused("a second hello".into()),
+                ToOperator::Hello(_) => return EndReason::Refused("a second hello".into()),
                 ToOperator::Ack { revision } => {
-                    let acked = base.lock().acked(revision);
+                    let acked = sent_tables.lock().acked(revision);
                     self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
-                    tracing::warn!(namespace = self.left.namespace, %revision, reason, "table refused");
-                    let refused = base.lock().nacked(revision);
+                    tracing::warn!(namespace = self.cleanup.namespace, %revision, reason, "table refused");
+                    let refused = sent_tables.lock().nacked(revision);
                     self.count("nack");
                     if let Some(refused) = refused {
                         let now = Instant::now();
-                        let concerned = self.session.nack(refused.number, &reason, now);
-                        self.mark(concerned);
+                        let affected = self.session.nack(refused.number, &reason, now);
+                        self.mark(affected);
                     }
                 }
                 ToOperator::Report(report) => self.reported(&report),
@@ -257,29 +257,29 @@ impl Joined {
     }
 
     /// An answer to what was not sent counts for nothing.
-    fn acked(&self, acked: Option<Sent>) {
+    fn acked(&self, acked: Option<SentTable>) {
         self.count("ack");
         let Some(acked) = acked else {
             return;
         };
         let waited = acked.at.elapsed().as_secs_f64();
-        self.left.context.metrics.push_to_ack.observe(waited);
+        self.cleanup.context.metrics.push_to_ack.observe(waited);
         self.mark(self.session.ack(acked.number, Instant::now()));
     }
 
-    fn mark(&self, concerned: Concerned) {
-        let ledger = &self.left.context.ledger;
-        match concerned {
-            Concerned::None => {}
-            Concerned::All => ledger.mark_all(&self.left.namespace),
-            Concerned::After(number) => {
+    fn mark(&self, affected: AffectedRoutes) {
+        let status_cache = &self.cleanup.context.status_cache;
+        match affected {
+            AffectedRoutes::None => {}
+            AffectedRoutes::All => status_cache.mark_all_dirty(&self.cleanup.namespace),
+            AffectedRoutes::After(number) => {
                 let snapshot = self.tables.newest();
                 let routes: Vec<_> = (snapshot.iter())
                     .flat_map(|snapshot| snapshot.routes_numbered(number, u64::MAX))
                     .map(|name| (Kind::OllaRoute, name.to_owned()))
                     .collect();
                 if !routes.is_empty() {
-                    ledger.mark(&self.left.namespace, routes);
+                    status_cache.mark_dirty(&self.cleanup.namespace, routes);
                 }
             }
         }
@@ -295,20 +295,20 @@ impl Joined {
         if !news.endpoints.is_empty() {
             let endpoints = news.endpoints.into_iter();
             let endpoints = endpoints.map(|id| (Kind::LlmEndpoint, id.as_str().to_owned()));
-            self.left
+            self.cleanup
                 .context
-                .ledger
-                .mark(&self.left.namespace, endpoints);
+                .status_cache
+                .mark_dirty(&self.cleanup.namespace, endpoints);
         }
     }
 
     fn tell(&self, change: BreakerChange) {
         let name = change.endpoint.as_str();
-        let entry = self
-            .left
-            .context
-            .ledger
-            .entry(&self.left.namespace, Kind::LlmEndpoint, name);
+        let entry =
+            self.cleanup
+                .context
+                .status_cache
+                .get(&self.cleanup.namespace, Kind::LlmEndpoint, name);
         let Some(entry) = entry else { return };
         let instance = &change.instance;
         let (reason, note) = if change.open {
@@ -321,9 +321,9 @@ impl Joined {
             let note = format!("instance {instance} answers again and gets traffic");
             ("BreakerClosed", note)
         };
-        self.left.context.events.tell(Happening {
+        self.cleanup.context.events.emit(ObjectEvent {
             kind: Kind::LlmEndpoint,
-            namespace: self.left.namespace.clone(),
+            namespace: self.cleanup.namespace.clone(),
             name: name.to_owned(),
             uid: entry.uid,
             warning: change.open,
@@ -338,7 +338,7 @@ impl Joined {
     }
 
     fn count(&self, result: &'static str) {
-        self.left
+        self.cleanup
             .context
             .metrics
             .acks
@@ -348,16 +348,16 @@ impl Joined {
 }
 
 /// One in the gauge of data planes.
-struct Counted<'a>(&'a Metrics);
+struct ConnectedGuard<'a>(&'a Metrics);
 
-impl<'a> Counted<'a> {
+impl<'a> ConnectedGuard<'a> {
     fn new(context: &'a Context) -> Self {
         context.metrics.data_planes.inc();
         Self(&context.metrics)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for ConnectedGuard<'_> {
     fn drop(&mut self) {
         self.0.data_planes.dec();
     }

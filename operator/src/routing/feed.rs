@@ -54,7 +54,7 @@ struct State {
     /// The newest last.
     tables: VecDeque<Arc<Snapshot>>,
     /// All that somebody holds, the oldest first.
-    rendered: Vec<Rendered>,
+    rendered: Vec<Entry>,
     /// Those to the newest table that most readers need: the whole, and the step from the one
     /// before.
     cached: Vec<Arc<Transaction>>,
@@ -64,7 +64,7 @@ struct State {
 type Step = (Option<u64>, u64);
 
 #[derive(Debug)]
-struct Rendered {
+struct Entry {
     step: Step,
     transaction: Weak<Transaction>,
 }
@@ -87,7 +87,7 @@ impl fmt::Debug for Transaction {
 
 /// What a reader has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum Base {
     Nothing,
     /// The content of the table that is to be sent.
     Same,
@@ -111,19 +111,19 @@ impl Feed {
         }
     }
 
-    /// Brings a reader that holds `held` to `table`.
+    /// Brings a reader that holds `base` to `table`.
     pub fn transaction(
         &self,
         table: &Snapshot,
-        held: Held,
+        base: Base,
     ) -> Result<Arc<Transaction>, frame::Error> {
         let _rendering = self.rendering.lock();
         let state = self.state.lock();
-        let older = match held {
-            Held::Same => return Ok(Transaction::new(table.same_lines()?)),
-            Held::Nothing => None,
+        let older = match base {
+            Base::Same => return Ok(Transaction::new(table.same_lines()?)),
+            Base::Nothing => None,
             // One that is forgotten is no ground for a step.
-            Held::Number(number) => state.table(number),
+            Base::Number(number) => state.table(number),
         };
         let step = (older.as_ref().map(|older| older.number), table.number);
         if let Some(transaction) = state.rendered(step) {
@@ -165,7 +165,7 @@ impl State {
         self.rendered.retain(|it| it.transaction.strong_count() > 0);
         let room = bounds.line_bytes.saturating_sub(transaction.lines.len());
         self.end_oldest(room);
-        self.rendered.push(Rendered {
+        self.rendered.push(Entry {
             step,
             transaction: Arc::downgrade(transaction),
         });
@@ -261,10 +261,10 @@ mod tests {
         feed.publish(first.clone(), true);
         let second = Arc::new(follow(Some(&first), &[2], vec![]));
         feed.publish(second.clone(), true);
-        for held in [Held::Nothing, Held::Number(1)] {
-            let one = feed.transaction(&second, held).unwrap();
-            let other = feed.transaction(&second, held).unwrap();
-            assert!(Arc::ptr_eq(&one, &other), "{held:?}");
+        for base in [Base::Nothing, Base::Number(1)] {
+            let one = feed.transaction(&second, base).unwrap();
+            let other = feed.transaction(&second, base).unwrap();
+            assert!(Arc::ptr_eq(&one, &other), "{base:?}");
         }
     }
 
@@ -279,9 +279,9 @@ mod tests {
             feed.publish(newest.clone(), true);
         }
         let oldest = newest.number - BOUNDS.tables as u64;
-        let step = feed.transaction(&newest, Held::Number(oldest)).unwrap();
+        let step = feed.transaction(&newest, Base::Number(oldest)).unwrap();
         assert!(text(&step).contains(r#""full":false"#), "{}", text(&step));
-        let whole = feed.transaction(&newest, Held::Number(oldest - 1)).unwrap();
+        let whole = feed.transaction(&newest, Base::Number(oldest - 1)).unwrap();
         assert!(text(&whole).contains(r#""full":true"#), "{whole:?}");
     }
 
@@ -314,7 +314,7 @@ mod tests {
         let (mut newest, mut sending) = (large(None, 0), Vec::new());
         for turn in 1..80 {
             feed.publish(newest.clone(), true);
-            sending.push(feed.transaction(&newest, Held::Nothing).unwrap());
+            sending.push(feed.transaction(&newest, Base::Nothing).unwrap());
             newest = large(Some(&newest), turn);
         }
         let alive = sending.iter().filter(|it| !it.cancelled.is_cancelled());
@@ -337,7 +337,7 @@ mod tests {
         let feed = feed();
         let table = Arc::new(follow(None, &[1], vec![]));
         feed.publish(table.clone(), true);
-        let transaction = feed.transaction(&table, Held::Nothing).unwrap();
+        let transaction = feed.transaction(&table, Base::Nothing).unwrap();
         assert!(text(&transaction).contains("10.0.0.1"));
         assert!(!format!("{transaction:?} {feed:?}").contains("10.0.0.1"));
     }

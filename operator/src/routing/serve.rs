@@ -32,15 +32,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    conversation::{self, Context, Joined},
+    conversation::{self, Context, DataPlane},
     hub::Hub,
-    ledger::Ledger,
     sessions::Sessions,
+    status_cache::StatusCache,
 };
 use crate::{
     events::Events,
     metrics::Metrics,
-    tokens::{Identity, Refusal, Tokens},
+    tokens::{AuthError, Identity, Tokens},
 };
 
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +68,7 @@ pub struct Server {
     pub tokens: Tokens,
     pub hub: Arc<Hub>,
     pub sessions: Arc<Sessions>,
-    pub ledger: Arc<Ledger>,
+    pub status_cache: Arc<StatusCache>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
@@ -114,24 +114,24 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 struct Connection {
     peer: IpAddr,
-    carried: Carried,
+    streams: StreamCount,
     slot: Arc<Slot>,
 }
 
 /// How many conversations a connection carries.
-type Carried = watch::Sender<usize>;
+type StreamCount = watch::Sender<usize>;
 
 /// One of them, until dropped.
-struct Conversing(Carried);
+struct StreamGuard(StreamCount);
 
-impl Conversing {
-    fn new(carried: &Carried) -> Self {
-        carried.send_modify(|count| *count += 1);
-        Self(carried.clone())
+impl StreamGuard {
+    fn new(streams: &StreamCount) -> Self {
+        streams.send_modify(|count| *count += 1);
+        Self(streams.clone())
     }
 }
 
-impl Drop for Conversing {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -158,7 +158,7 @@ impl Server {
             };
             let connection = Connection {
                 peer,
-                carried: Carried::new(0),
+                streams: StreamCount::new(0),
                 slot: Arc::new(slot),
             };
             let (server, acceptor) = (self.clone(), acceptor.clone());
@@ -202,7 +202,7 @@ impl Server {
             Err(_) => return,
         };
         let server = self.clone();
-        let idle = idle(connection.carried.subscribe(), self.limits.idle);
+        let idle = idle(connection.streams.subscribe(), self.limits.idle);
         let mut serve = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -262,14 +262,14 @@ impl Server {
             ));
         }
         connection.slot.authenticate();
-        Ok(self.converse(identity, request.into_body(), &connection.carried))
+        Ok(self.converse(identity, request.into_body(), &connection.streams))
     }
 
     async fn identify(
         &self,
         request: &Request<Incoming>,
         peer: IpAddr,
-    ) -> Result<Identity, Refusal> {
+    ) -> Result<Identity, AuthError> {
         let token = request
             .headers()
             .get(AUTHORIZATION)
@@ -279,7 +279,7 @@ impl Server {
             .map(|(_, token)| token.trim());
         match token {
             Some(token) => self.tokens.identify(token, peer).await,
-            None => Err(Refusal::Invalid("no bearer token was sent".into())),
+            None => Err(AuthError::Invalid("no bearer token was sent".into())),
         }
     }
 
@@ -287,13 +287,13 @@ impl Server {
         self: Arc<Self>,
         identity: Identity,
         lines: Incoming,
-        carried: &Carried,
+        streams: &StreamCount,
     ) -> Response<Body> {
         let (tx, body) = Channel::new(CHANNEL);
         let context = Context {
             hub: self.hub.clone(),
             sessions: self.sessions.clone(),
-            ledger: self.ledger.clone(),
+            status_cache: self.status_cache.clone(),
             events: self.events.clone(),
             metrics: self.metrics.clone(),
             limit: self.limits.streams_per_namespace,
@@ -301,12 +301,12 @@ impl Server {
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
         let stop = self.stop.clone();
-        let conversing = Conversing::new(carried);
+        let guard = StreamGuard::new(streams);
         self.conversations.spawn(async move {
             let left = conversation::hold(context, identity, lines, tx, stop.clone()).await;
-            drop(conversing);
-            if let Some(joined) = left {
-                await_return(joined, &stop).await;
+            drop(guard);
+            if let Some(data_plane) = left {
+                await_return(data_plane, &stop).await;
             }
         });
         let mut response = Response::new(body.boxed());
@@ -319,12 +319,12 @@ impl Server {
 }
 
 /// Returns when the connection has carried no conversation for this long.
-async fn idle(mut carried: watch::Receiver<usize>, patience: Duration) {
+async fn idle(mut streams: watch::Receiver<usize>, patience: Duration) {
     loop {
-        if carried.wait_for(|count| *count == 0).await.is_err() {
+        if streams.wait_for(|count| *count == 0).await.is_err() {
             return;
         }
-        if timeout(patience, carried.wait_for(|count| *count > 0))
+        if timeout(patience, streams.wait_for(|count| *count > 0))
             .await
             .is_err()
         {
@@ -340,19 +340,19 @@ fn jittered(lifetime: Duration, random: f64) -> Duration {
 }
 
 /// Lets go of a data plane that had time enough to open a new stream.
-async fn await_return(joined: Joined, stop: &CancellationToken) {
+async fn await_return(data_plane: DataPlane, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(BACK_WITHIN) => {}
     }
-    drop(joined);
+    drop(data_plane);
 }
 
-fn not_identified(refusal: &Refusal) -> Response<Body> {
+fn not_identified(refusal: &AuthError) -> Response<Body> {
     let (status, reason) = match refusal {
-        Refusal::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
-        Refusal::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
-        Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
+        AuthError::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        AuthError::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
+        AuthError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
     };
     // No more than this: whoever has no token could fill the log. The metric counts them.
     tracing::debug!(reason, %refusal, "data plane not let in");
@@ -383,7 +383,7 @@ mod tests {
         Context {
             hub: Arc::default(),
             sessions: Arc::default(),
-            ledger: Arc::default(),
+            status_cache: Arc::default(),
             events: Events::channel(metrics.clone()).0,
             metrics,
             limit: 9,
@@ -396,14 +396,14 @@ mod tests {
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
         let context = context();
         context.hub.set_occupied(BTreeSet::new());
-        let joined = Joined::open(&context, "a", "one").unwrap();
-        joined.expect_back();
+        let data_plane = DataPlane::open(&context, "a", "one").unwrap();
+        data_plane.expect_back();
         let connected = || {
             let later = Instant::now() + Duration::from_secs(10);
             context.sessions.view("a", later).connected
         };
         let stop = CancellationToken::new();
-        let mut waiting = std::pin::pin!(await_return(joined, &stop));
+        let mut waiting = std::pin::pin!(await_return(data_plane, &stop));
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
         assert_eq!(connected(), 1);
@@ -411,7 +411,7 @@ mod tests {
         assert!(kept.is_some(), "what it acknowledged has this numbering");
         waiting.await;
         assert_eq!(connected(), 0);
-        assert!(context.ledger.marked().await["a"].all);
+        assert!(context.status_cache.next_dirty().await["a"].all);
         assert!(context.hub.current("a").is_none());
     }
 
@@ -419,8 +419,8 @@ mod tests {
     async fn a_data_plane_that_leaves_before_it_is_welcomed_is_out_of_all_statuses() {
         let context = context();
         context.hub.set_occupied(BTreeSet::new());
-        drop(Joined::open(&context, "a", "one").unwrap());
-        assert!(context.ledger.marked().await["a"].all);
+        drop(DataPlane::open(&context, "a", "one").unwrap());
+        assert!(context.status_cache.next_dirty().await["a"].all);
         assert!(context.hub.current("a").is_none());
         assert_eq!(context.sessions.connected("a"), 0);
     }

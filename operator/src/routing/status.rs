@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::sessions::{Seen, View};
+use super::sessions::{InstanceView, View};
 
 /// The status of either kind; a route has no `instances`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,10 +49,10 @@ impl ObjectStatus {
 
 /// What data planes say that matters for one object.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
+pub struct DataPlaneReports<'a> {
     pub view: &'a View,
     /// What is said of an endpoint's instances; empty for a route.
-    pub seen: &'a BTreeMap<InstanceId, Seen>,
+    pub seen: &'a BTreeMap<InstanceId, InstanceView>,
     /// Number of the first table that held the route's current generation; unused for an endpoint.
     pub number: u64,
     /// False shortly after the operator's start: data planes are expected to come back, and what
@@ -63,7 +63,7 @@ pub struct Said<'a> {
 /// The status that the object should have, or nothing when `previous` says it already.
 pub fn desired_status(
     verdict: &Verdict,
-    said: Said<'_>,
+    said: DataPlaneReports<'_>,
     previous: &ObjectStatus,
     now: Timestamp,
 ) -> Option<ObjectStatus> {
@@ -112,14 +112,14 @@ pub fn desired_status(
 }
 
 /// A condition before it is known whether it is a transition.
-struct State {
+struct ConditionState {
     type_: &'static str,
     status: &'static str,
     reason: Reason,
     message: String,
 }
 
-impl State {
+impl ConditionState {
     fn condition(self, generation: i64, previous: &ObjectStatus, now: Timestamp) -> Condition {
         let since = previous
             .condition(self.type_)
@@ -141,15 +141,15 @@ fn judged(
     judgement: &Result<(), Problem>,
     good: Reason,
     message: &str,
-) -> State {
+) -> ConditionState {
     match judgement {
-        Ok(()) => State {
+        Ok(()) => ConditionState {
             type_,
             status: "True",
             reason: good,
             message: message.to_owned(),
         },
-        Err(problem) => State {
+        Err(problem) => ConditionState {
             type_,
             status: match problem.reason {
                 Reason::Pending => "Unknown",
@@ -162,11 +162,11 @@ fn judged(
 }
 
 /// Of an object that is not used nobody has looked at the references.
-fn references(verdict: &Verdict) -> State {
+fn references(verdict: &Verdict) -> ConditionState {
     if let Err(problem) = &verdict.accepted
         && verdict.in_use.is_none()
     {
-        return State {
+        return ConditionState {
             type_: condition::RESOLVED_REFS,
             status: "Unknown",
             reason: problem.reason,
@@ -181,8 +181,8 @@ fn references(verdict: &Verdict) -> State {
     )
 }
 
-fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
-    let state = |status, reason, message| State {
+fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
+    let state = |status, reason, message| ConditionState {
         type_: condition::PROGRAMMED,
         status,
         reason,
@@ -228,8 +228,8 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
 
 /// Of an older form that is in use it speaks as an endpoint's does. Unknown, not False, where it
 /// is not programmed: `Programmed` says why, and after each change that is so for a moment.
-fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
-    let state = |status, reason, message| State {
+fn route_readiness(verdict: &Verdict, programmed: &Condition) -> ConditionState {
+    let state = |status, reason, message| ConditionState {
         type_: condition::READY,
         status,
         reason,
@@ -249,7 +249,7 @@ fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
     }
 }
 
-fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
+fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, InstanceCounts) {
     let reported = said.seen.len();
     let mut ready = 0;
     let mut why = None;
@@ -267,7 +267,7 @@ fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
         ready: ready.try_into().unwrap_or(i32::MAX),
         summary: format!("{ready}/{total}"),
     };
-    let state = |status, reason, message| State {
+    let state = |status, reason, message| ConditionState {
         type_: condition::READY,
         status,
         reason,
@@ -316,9 +316,9 @@ fn unlisted(verdict: &Verdict) -> Result<(), &Problem> {
 /// The last condition as it was, where nobody is there yet to say otherwise.
 fn kept(
     verdict: &Verdict,
-    said: Said<'_>,
+    said: DataPlaneReports<'_>,
     previous: &ObjectStatus,
-    last: &State,
+    last: &ConditionState,
 ) -> Option<Condition> {
     let unsaid = match verdict.kind {
         // No data plane has reported on it.

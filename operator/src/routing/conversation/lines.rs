@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::End;
+use super::EndReason;
 
 /// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
 const MAX_HELLO_LINE: usize = 16 << 10;
@@ -48,7 +48,7 @@ impl Lines {
         self.decoder.allow(MAX_REPORT_LINE);
     }
 
-    pub(super) async fn next(&mut self) -> Result<ToOperator, End> {
+    pub(super) async fn next(&mut self) -> Result<ToOperator, EndReason> {
         loop {
             if let Some(line) = self.decoder.next()? {
                 self.begun = None;
@@ -61,13 +61,13 @@ impl Lines {
             let frame = match self.begun {
                 Some(begun) => timeout_at(begun + self.limit, self.body.frame())
                     .await
-                    .map_err(|_| End::Unfinished)?,
+                    .map_err(|_| EndReason::Unfinished)?,
                 None => self.body.frame().await,
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Err(End::Broken(error)),
-                None => return Err(End::Closed),
+                Some(Err(error)) => return Err(EndReason::Broken(error)),
+                None => return Err(EndReason::Closed),
             };
             if let Some(bytes) = frame.data_ref() {
                 self.decoder.push(bytes);

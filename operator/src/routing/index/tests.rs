@@ -12,39 +12,39 @@ use serde_json::json;
 
 use super::*;
 
-fn endpoint(namespace: &str, name: &str, spec: serde_json::Value) -> Item {
+fn endpoint(namespace: &str, name: &str, spec: serde_json::Value) -> CachedObject {
     let object = json!({
         "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
         "metadata": { "namespace": namespace, "name": name }, "spec": spec,
     });
-    let fact = Fact::Endpoint(Form::Object(Arc::new(
+    let data = ObjectData::Endpoint(Form::Object(Arc::new(
         serde_json::from_value(object).unwrap(),
     )));
-    item(namespace, name, fact)
+    item(namespace, name, data)
 }
 
-fn item(namespace: &str, name: &str, fact: Fact) -> Item {
-    Item {
+fn item(namespace: &str, name: &str, data: ObjectData) -> CachedObject {
+    CachedObject {
         namespace: namespace.into(),
         name: name.into(),
-        fact,
+        data,
     }
 }
 
-fn url(namespace: &str, name: &str) -> Item {
+fn url(namespace: &str, name: &str) -> CachedObject {
     endpoint(namespace, name, json!({ "url": "http://x" }))
 }
 
-fn pod(namespace: &str, name: &str, ready: bool) -> Item {
-    let fact = Fact::Pod(PodFact {
+fn pod(namespace: &str, name: &str, ready: bool) -> CachedObject {
+    let data = ObjectData::Pod(PodFact {
         ready,
         ..PodFact::default()
     });
-    item(namespace, name, fact)
+    item(namespace, name, data)
 }
 
-fn slice(name: &str, service: &str, family: &str) -> Item {
-    let fact = Fact::Slice(Slice {
+fn slice(name: &str, service: &str, family: &str) -> CachedObject {
+    let data = ObjectData::Slice(Slice {
         service: service.into(),
         family: family.into(),
         slice: Arc::new(SliceFact {
@@ -56,7 +56,7 @@ fn slice(name: &str, service: &str, family: &str) -> Item {
             }],
         }),
     });
-    item("a", name, fact)
+    item("a", name, data)
 }
 
 /// What a namespace means now.
@@ -164,7 +164,7 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
             external_name: None,
             family: Some("IPv6".into()),
         };
-        index.apply(item("a", name, Fact::Service(service)));
+        index.apply(item("a", name, ObjectData::Service(service)));
     }
     index.apply(slice("s-4", "s", "IPv4"));
     index.apply(slice("s-6", "s", "IPv6"));
@@ -205,7 +205,7 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
         item(
             "a",
             "p",
-            Fact::Pod(PodFact {
+            ObjectData::Pod(PodFact {
                 labels,
                 ip,
                 ready,
@@ -244,9 +244,9 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
     assert!(index.delete(&pods, "a", "p"));
 }
 
-fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
+fn at(generation: i64, uid: &str, spec: serde_json::Value) -> CachedObject {
     let mut item = endpoint("a", "e", spec);
-    let Fact::Endpoint(Form::Object(object)) = &mut item.fact else {
+    let ObjectData::Endpoint(Form::Object(object)) = &mut item.data else {
         panic!("no endpoint")
     };
     let object = Arc::make_mut(object);
@@ -255,11 +255,11 @@ fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
     item
 }
 
-fn good(generation: i64) -> Item {
+fn good(generation: i64) -> CachedObject {
     at(generation, "u", json!({ "url": "http://good" }))
 }
 
-fn undecodable(generation: i64) -> Item {
+fn undecodable(generation: i64) -> CachedObject {
     let object = Unreadable {
         kind: Kind::LlmEndpoint,
         name: "e".into(),
@@ -268,8 +268,8 @@ fn undecodable(generation: i64) -> Item {
         labels: BTreeMap::new(),
         message: "spec: unknown variant".into(),
     };
-    let fact = Fact::Endpoint(Form::Unreadable(object.into()));
-    item("a", "e", fact)
+    let data = ObjectData::Endpoint(Form::Unreadable(object.into()));
+    item("a", "e", data)
 }
 
 /// Host of `e` in the table, if it is there, and its verdict.
@@ -350,14 +350,14 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     assert!(index.needs("a").is_empty());
 }
 
-fn route(name: &str, generation: i64, prefix: &str) -> Item {
+fn route(name: &str, generation: i64, prefix: &str) -> CachedObject {
     let object = json!({
         "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
         "metadata": { "namespace": "a", "name": name, "generation": generation },
         "spec": { "matches": [{ "pathPrefix": prefix }] },
     });
     let route = serde_json::from_value(object).unwrap();
-    item("a", name, Fact::Route(Form::Object(Arc::new(route))))
+    item("a", name, ObjectData::Route(Form::Object(Arc::new(route))))
 }
 
 #[test]

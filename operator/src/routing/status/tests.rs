@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::{
-    sessions::{Refusal, Seen},
+    sessions::{InstanceView, Nack},
     testing::{endpoint_verdict, problem, route_verdict},
 };
 
@@ -14,7 +14,7 @@ fn at(second: i64) -> Timestamp {
 #[derive(Default)]
 struct Planes {
     view: View,
-    seen: BTreeMap<InstanceId, Seen>,
+    seen: BTreeMap<InstanceId, InstanceView>,
 }
 
 fn planes(acked: &[u64]) -> Planes {
@@ -32,7 +32,7 @@ fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> Planes {
     let seen = instances
         .iter()
         .map(|(id, usable, reason)| {
-            let seen = Seen {
+            let seen = InstanceView {
                 reported: 1,
                 usable: *usable,
                 open: 0,
@@ -50,8 +50,8 @@ fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> Planes {
     }
 }
 
-fn said(planes: &Planes, number: u64) -> Said<'_> {
-    Said {
+fn said(planes: &Planes, number: u64) -> DataPlaneReports<'_> {
+    DataPlaneReports {
         view: &planes.view,
         seen: &planes.seen,
         number,
@@ -94,7 +94,7 @@ fn programmed_counts_the_data_planes_that_have_the_current_generation() {
 #[test]
 fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
     let mut view = planes(&[4, 6]);
-    view.view.refusals = vec![Refusal {
+    view.view.refusals = vec![Nack {
         data_plane: "gw-0".into(),
         acked: 4,
         refused: 6,
@@ -302,7 +302,7 @@ fn a_restarted_operator_keeps_what_data_planes_said_until_they_are_back() {
     let verdict = route_verdict("r", 1);
     let before = status(&verdict, &planes(&[7, 7]), 7);
     let none = planes(&[]);
-    let starting = Said {
+    let starting = DataPlaneReports {
         settled: false,
         ..said(&none, 1)
     };
@@ -319,7 +319,7 @@ fn ready_does_not_flicker_over_a_restart_while_data_planes_come_back_to_report()
     let verdict = endpoint_verdict("e", 1, 1);
     let before = status(&verdict, &seeing(1, &[("e/1", 1, "")]), 1);
     let back = planes(&[1]);
-    let starting = Said {
+    let starting = DataPlaneReports {
         settled: false,
         ..said(&back, 1)
     };

@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
-    End,
-    base::{Base, Sent},
+    EndReason,
+    sent_tables::{SentTable, SentTables},
 };
 use crate::routing::{
-    feed::{Held, Transaction},
+    feed::{Base, Transaction},
     hub::Receiver,
 };
 
@@ -28,24 +28,24 @@ const STALL: Duration = Duration::from_secs(30);
 /// Bytes a second over a whole transaction, beside [`STALL`]: a table of 4 MiB may take a minute.
 const LEAST_RATE: usize = 128 << 10;
 
-pub(super) struct Writer<'a> {
+pub(super) struct TableSender<'a> {
     pub(super) tables: Receiver,
     /// What the data plane held when it came.
     pub(super) resumed: Option<Revision>,
-    pub(super) base: &'a Mutex<Base>,
+    pub(super) sent_tables: &'a Mutex<SentTables>,
     /// It comes between two transactions.
     pub(super) expiry: Instant,
 }
 
-impl Writer<'_> {
-    pub(super) async fn run(mut self, tx: &mut Sender<Bytes>) -> End {
+impl TableSender<'_> {
+    pub(super) async fn run(mut self, tx: &mut Sender<Bytes>) -> EndReason {
         let mut written: Option<u64> = None;
         loop {
             tokio::select! {
                 biased;
-                () = sleep_until(self.expiry) => return End::Expired,
+                () = sleep_until(self.expiry) => return EndReason::Expired,
                 newer = self.tables.newer(written) => if newer.is_none() {
-                    return End::Stopped;
+                    return EndReason::Stopped;
                 },
             }
             let transaction = match self.next(&mut written) {
@@ -54,7 +54,7 @@ impl Writer<'_> {
             };
             let sent = tokio::select! {
                 sent = send(tx, &transaction.lines) => sent,
-                () = transaction.cancelled.cancelled() => Err(End::Behind),
+                () = transaction.cancelled.cancelled() => Err(EndReason::Behind),
             };
             if let Err(end) = sent {
                 return end;
@@ -62,20 +62,20 @@ impl Writer<'_> {
         }
     }
     /// What is to be sent now.
-    fn next(&self, written: &mut Option<u64>) -> Result<Arc<Transaction>, End> {
-        let newest = self.tables.newest().ok_or(End::Stopped)?;
-        let held = match self.base.lock().newest() {
-            Some(number) => Held::Number(number),
-            None if written.is_none() && self.resumed == Some(newest.revision) => Held::Same,
-            None => Held::Nothing,
+    fn next(&self, written: &mut Option<u64>) -> Result<Arc<Transaction>, EndReason> {
+        let newest = self.tables.newest().ok_or(EndReason::Stopped)?;
+        let base = match self.sent_tables.lock().newest() {
+            Some(number) => Base::Number(number),
+            None if written.is_none() && self.resumed == Some(newest.revision) => Base::Same,
+            None => Base::Nothing,
         };
-        let transaction = self.tables.feed.transaction(&newest, held);
+        let transaction = self.tables.feed.transaction(&newest, base);
         let transaction = transaction.map_err(|error| {
             tracing::error!(namespace = newest.namespace, %error, "table cannot be sent");
-            End::Refused(format!("the table cannot be sent: {error}"))
+            EndReason::Refused(format!("the table cannot be sent: {error}"))
         })?;
         *written = Some(newest.number);
-        self.base.lock().sent(Sent {
+        self.sent_tables.lock().sent(SentTable {
             number: newest.number,
             revision: newest.revision,
             at: Instant::now(),
@@ -85,15 +85,15 @@ impl Writer<'_> {
 }
 
 /// In pieces of their own, so that what lies in a connection's queue does not keep all of the lines.
-pub(super) async fn send(tx: &mut Sender<Bytes>, lines: &[u8]) -> Result<(), End> {
+pub(super) async fn send(tx: &mut Sender<Bytes>, lines: &[u8]) -> Result<(), EndReason> {
     let end = Instant::now() + STALL + Duration::from_secs((lines.len() / LEAST_RATE) as u64);
     for chunk in lines.chunks(CHUNK) {
         let chunk = tx.send_data(Bytes::copy_from_slice(chunk));
         match timeout_at(end, timeout(STALL, chunk)).await {
             Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(_))) => return Err(End::Closed),
-            Ok(Err(_)) => return Err(End::Stalled),
-            Err(_) => return Err(End::TooSlow),
+            Ok(Ok(Err(_))) => return Err(EndReason::Closed),
+            Ok(Err(_)) => return Err(EndReason::Stalled),
+            Err(_) => return Err(EndReason::TooSlow),
         }
     }
     Ok(())
@@ -115,7 +115,7 @@ mod tests {
         });
         let (table, begun) = (vec![b'x'; 4 << 20], Instant::now());
         let sent = send(&mut tx, &table).await;
-        assert!(matches!(sent, Err(End::TooSlow)), "{sent:?}");
+        assert!(matches!(sent, Err(EndReason::TooSlow)), "{sent:?}");
         assert!(begun.elapsed() <= Duration::from_secs(62));
         reader.abort();
     }

@@ -28,18 +28,18 @@ const LIMITS: Limits = Limits {
 
 /// How a status is written.
 #[derive(Clone)]
-pub struct Writes {
+pub struct StatusPatcher {
     client: Client,
     limiter: Arc<Limiter>,
 }
 
-impl std::fmt::Debug for Writes {
+impl std::fmt::Debug for StatusPatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Writes")
+        f.write_str("StatusPatcher")
     }
 }
 
-impl Writes {
+impl StatusPatcher {
     pub fn by_client(client: Client) -> Self {
         Self {
             client,

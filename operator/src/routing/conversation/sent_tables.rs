@@ -13,22 +13,22 @@ use tokio::time::Instant;
 const UNANSWERED: usize = 16;
 
 #[derive(Debug, Default)]
-pub(super) struct Base {
+pub(super) struct SentTables {
     acked: Option<u64>,
     /// Oldest first.
-    sent: VecDeque<Sent>,
+    sent: VecDeque<SentTable>,
 }
 
 /// A table without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(super) struct SentTable {
     pub(super) number: u64,
     pub(super) revision: Revision,
     pub(super) at: Instant,
 }
 
-impl Base {
-    pub(super) fn sent(&mut self, sent: Sent) {
+impl SentTables {
+    pub(super) fn sent(&mut self, sent: SentTable) {
         if self.sent.len() >= UNANSWERED {
             self.sent.pop_front();
         }
@@ -36,7 +36,7 @@ impl Base {
     }
 
     /// Which one it is; nothing if it is not among those without an answer.
-    pub(super) fn acked(&mut self, revision: Revision) -> Option<Sent> {
+    pub(super) fn acked(&mut self, revision: Revision) -> Option<SentTable> {
         // The oldest: answers come in order, and the same content may have been sent twice.
         let at = self.sent.iter().position(|it| it.revision == revision);
         let Some(at) = at else {
@@ -50,7 +50,7 @@ impl Base {
     }
 
     /// Which one it is. What was sent after it was a step from it, and cannot be right either.
-    pub(super) fn nacked(&mut self, revision: Revision) -> Option<Sent> {
+    pub(super) fn nacked(&mut self, revision: Revision) -> Option<SentTable> {
         let mut sent = self.sent.drain(..);
         sent.find(|it| it.revision == revision)
     }
@@ -66,11 +66,11 @@ impl Base {
 mod tests {
     use super::*;
 
-    fn tables(count: u64) -> Vec<Sent> {
+    fn tables(count: u64) -> Vec<SentTable> {
         let at = Instant::now();
         let numbers = 1..=count;
         numbers
-            .map(|number| Sent {
+            .map(|number| SentTable {
                 number,
                 revision: Revision(u128::from(number) * 100),
                 at,
@@ -83,30 +83,33 @@ mod tests {
     #[test]
     fn a_step_starts_from_what_was_sent_last_unless_it_was_refused() {
         let all = tables(3);
-        let mut base = Base::default();
-        assert_eq!(base.newest(), None);
-        base.sent(all[0]);
-        assert_eq!(base.newest(), Some(1));
-        base.nacked(UNKNOWN);
-        assert_eq!(base.newest(), None, "it holds nothing that we know");
-        base.sent(all[1]);
-        assert_eq!(base.acked(all[1].revision), Some(all[1]));
-        base.sent(all[2]);
-        assert_eq!(base.newest(), Some(3));
-        base.nacked(UNKNOWN);
-        assert_eq!(base.newest(), Some(2));
+        let mut sent_tables = SentTables::default();
+        assert_eq!(sent_tables.newest(), None);
+        sent_tables.sent(all[0]);
+        assert_eq!(sent_tables.newest(), Some(1));
+        sent_tables.nacked(UNKNOWN);
+        assert_eq!(sent_tables.newest(), None, "it holds nothing that we know");
+        sent_tables.sent(all[1]);
+        assert_eq!(sent_tables.acked(all[1].revision), Some(all[1]));
+        sent_tables.sent(all[2]);
+        assert_eq!(sent_tables.newest(), Some(3));
+        sent_tables.nacked(UNKNOWN);
+        assert_eq!(sent_tables.newest(), Some(2));
     }
 
     #[test]
     fn a_data_plane_that_never_answers_takes_no_more_memory() {
-        let mut base = Base::default();
+        let mut sent_tables = SentTables::default();
         for sent in tables(40) {
-            base.sent(sent);
+            sent_tables.sent(sent);
         }
-        assert_eq!((base.sent.len(), base.newest()), (UNANSWERED, Some(40)));
+        assert_eq!(
+            (sent_tables.sent.len(), sent_tables.newest()),
+            (UNANSWERED, Some(40))
+        );
         // Of an answer to what is forgotten nothing is made.
-        assert!(base.acked(UNKNOWN).is_none());
-        base.nacked(UNKNOWN);
-        assert_eq!(base.newest(), None);
+        assert!(sent_tables.acked(UNKNOWN).is_none());
+        sent_tables.nacked(UNKNOWN);
+        assert_eq!(sent_tables.newest(), None);
     }
 }
