@@ -1,12 +1,12 @@
 //! What is known of the cluster, by namespace, and which namespaces changed.
 //!
 //! In: apply, delete and reset of [`CachedObject`]s, each from one [`Source`]. Out: the namespaces
-//! to update, and the sources they need. Pure. A change marks only its own namespace; one that changes nothing that a table is made of (our own status writes, a pod's
-//! annotations) marks none.
+//! to update, and the sources they need. Pure. A change marks only its own namespace; one that
+//! changes nothing that a table is made of (our own status writes, a pod's annotations) marks none.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use compile::{Namespace, Updated, facts::Unlisted};
+use compile::{Changes, Namespace, facts::Unlisted};
 use crds::common::is_subdomain;
 
 pub use super::object::{CachedObject, ObjectData, Source};
@@ -164,7 +164,7 @@ impl Index {
 
     /// The namespace with its table and verdicts made of what is known now, and what that changed;
     /// nothing if nothing is known of it.
-    pub fn update(&mut self, namespace: &str) -> Option<(&Namespace, Updated)> {
+    pub fn update(&mut self, namespace: &str) -> Option<(&Namespace, Changes)> {
         let unlisted = self.unlisted(namespace);
         let known = self.namespaces.get_mut(namespace)?;
         known.set_unlisted(unlisted);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use compile::{Kind, Updated, Verdict, Verdicts};
+use compile::{Changes, Kind, Verdict, Verdicts};
 use dataplane_protocol::{
     Resource, ResourceKey, Revision,
     frame::{self, encode},
@@ -64,7 +64,7 @@ pub struct Content {
     pub set: ResourceSet,
     pub verdicts: Verdicts,
     /// Where it may differ from the snapshot before.
-    pub updated: Updated,
+    pub updated: Changes,
 }
 
 impl Content {
@@ -76,7 +76,7 @@ impl Content {
         let upserts = difference.upserts.iter().map(Resource::key);
         let gone = difference.removes.into_iter().chain(difference.keeps);
         let names = previous.verdicts.keys().chain(verdicts.keys());
-        let updated = Updated {
+        let updated = Changes {
             resources: upserts.chain(gone).collect(),
             verdicts: names
                 .filter(|name| previous.verdicts.get(*name) != verdicts.get(*name))
@@ -163,7 +163,7 @@ impl Snapshot {
             .map(|(_, name)| name.as_str())
     }
 
-    fn number_routes(&mut self, previous: &Self, updated: &Updated) {
+    fn number_routes(&mut self, previous: &Self, updated: &Changes) {
         // Another object of that name begins at generation 1 again.
         let of = |verdict: &Verdict| (verdict.uid.clone(), verdict.generation);
         let routes = updated.verdicts.iter();

@@ -1,8 +1,9 @@
 //! What a data plane holds, as far as it has said: the table that the next step starts from. Pure.
 //!
 //! In: the tables that are sent to it, and its answers. Out: the number of the newest one that was
-//! not refused. Numbers alone: a slow data plane keeps no table in memory. A refused one is no ground to build on, or the next step would make a table that is not
-//! meant, which costs a new connection and the whole table.
+//! not refused. Numbers alone: a slow data plane keeps no table in memory. A refused one is no
+//! ground to build on: the next step would make a table that is not meant, which costs a new
+//! connection and the whole table.
 
 use std::collections::VecDeque;
 
