@@ -58,7 +58,7 @@ impl Admin {
                 accepted = accept(&listener, "admin") => accepted,
             };
             let Some(slot) = slots.take(peer.ip()) else {
-                tracing::debug!(%peer, "connection to the admin port refused: too many");
+                tracing::debug!(%peer, "connection to the admin port refused: too many connections");
                 continue;
             };
             let (admin, stop) = (self.clone(), stop.clone());
@@ -101,11 +101,11 @@ impl Admin {
             "/readyz" => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 PLAIN,
-                "waiting for the first lists of the API server (see the log; are the CRDs installed?)\n"
+                "waiting for the initial lists from the API server (see the log; are the CRDs installed?)\n"
                     .into(),
             ),
             "/metrics" => (StatusCode::OK, OPENMETRICS, self.metrics.text()),
-            _ => (StatusCode::NOT_FOUND, PLAIN, "no such page\n".into()),
+            _ => (StatusCode::NOT_FOUND, PLAIN, "not found\n".into()),
         }
     }
 }

@@ -27,38 +27,38 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM. In a pod by its service account, elsewhere by KUBECONFIG.
+    /// Run the operator until SIGTERM. Uses the pod's service account in a cluster, else KUBECONFIG.
     Run(Run),
     /// Print all CustomResourceDefinitions as YAML.
     Crds,
-    /// Print the release.
+    /// Print the version.
     Version,
 }
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Where data planes connect (TLS, HTTP/2). `[::]` is IPv4 and IPv6.
+    /// Listen address for data planes (HTTP/2 over TLS). `[::]` accepts IPv4 and IPv6.
     #[arg(long, env = "OLLA_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
-    /// /healthz, /readyz and /metrics (plain HTTP).
+    /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
-    /// The operator's own namespace, where the Secret with its certificate lives.
+    /// Namespace of the operator, where the Secret with its certificate is stored.
     #[arg(long, env = "POD_NAMESPACE", default_value = "olla-system")]
     namespace: String,
-    /// Who Events are from.
+    /// Instance name reported in Kubernetes Events.
     #[arg(long, env = "POD_NAME", default_value = "olla-operator")]
     instance: String,
-    /// Folder with tls.crt, tls.key and ca.crt to use instead of a self-made certificate.
+    /// Directory with tls.crt, tls.key and ca.crt to use instead of the self-signed certificate.
     #[arg(long)]
     cert_dir: Option<PathBuf>,
-    /// Further names or addresses in the self-made certificate.
+    /// Additional DNS names or IP addresses for the self-signed certificate.
     #[arg(long = "tls-san", conflicts_with = "cert_dir")]
     tls_san: Vec<String>,
-    /// `json` when standard error is no terminal, else `text`.
+    /// Log format. Default: `text` if standard error is a terminal, else `json`.
     #[arg(long, value_enum)]
     log_format: Option<logs::Format>,
-    /// Level, or directives as of tracing's EnvFilter.
+    /// Log level, or filter directives as tracing's EnvFilter takes them.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log_level: String,
 }
@@ -125,7 +125,7 @@ async fn serve(config: Config) -> Result<()> {
         .await
         .is_err()
     {
-        tracing::warn!("some connections did not end in time and are cut");
+        tracing::warn!("some connections did not close in time and are aborted");
     }
     Ok(())
 }

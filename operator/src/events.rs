@@ -90,10 +90,13 @@ impl Events {
             },
             Admission::FirstDrop => {
                 let namespace = event.namespace;
-                tracing::warn!(namespace, "events dropped: too many of this namespace");
-                "too many of this namespace"
+                tracing::warn!(
+                    namespace,
+                    "Events dropped: the namespace exceeds its rate limit"
+                );
+                "the namespace exceeds its rate limit"
             }
-            Admission::Drop => "too many of this namespace",
+            Admission::Drop => "the namespace exceeds its rate limit",
         };
         tracing::debug!(why, "event dropped");
         self.metrics.events_dropped.inc();
@@ -139,7 +142,10 @@ async fn write_all<F: Future<Output = ()>>(
         let slow = limiter.is_slow(&namespace);
         let most = if slow { WAITING_SLOW } else { WAITING };
         if limiter.pending(&namespace) >= most {
-            tracing::debug!(namespace, "event dropped: too many of this namespace wait");
+            tracing::debug!(
+                namespace,
+                "Event dropped: too many of this namespace are waiting"
+            );
             metrics.events_dropped.inc();
             continue;
         }

@@ -122,7 +122,10 @@ pub async fn keep_fresh(
             .unwrap_or_default();
         // Files are looked at often: what is wrong with them is told once.
         if !problem.is_empty() && (problem != told || config.cert_dir.is_none()) {
-            tracing::error!(problem, "certificate not renewed, the one in use stays");
+            tracing::error!(
+                problem,
+                "certificate not renewed; the current one stays in use"
+            );
         }
         told = problem;
     }
@@ -194,7 +197,11 @@ async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer within 10s".to_owned(),
     };
-    tracing::warn!(namespace, problem, "CA not published, will be tried again");
+    tracing::warn!(
+        namespace,
+        problem,
+        "CA ConfigMap not written; will be retried"
+    );
     false
 }
 

@@ -53,10 +53,10 @@ pub enum AuthError {
     #[error("the token is not valid for audience {AUDIENCE}: {0}")]
     Invalid(String),
     /// 403
-    #[error("{0:?} is no ServiceAccount, so it belongs to no namespace")]
+    #[error("{0:?} is not a ServiceAccount and belongs to no namespace")]
     NotServiceAccount(String),
     /// 503
-    #[error("the token cannot be checked now: {0}")]
+    #[error("the token cannot be verified at the moment: {0}")]
     Unavailable(String),
 }
 
@@ -118,7 +118,7 @@ impl Tokens {
             return verdict;
         }
         let own = self.places_of(peer);
-        let stops = |_| AuthError::Unavailable("the operator stops".into());
+        let stops = |_| AuthError::Unavailable("the operator is shutting down".into());
         let _own = own.acquire().await.map_err(stops)?;
         let _place = self.places.acquire().await.map_err(stops)?;
         // Another stream may have brought the same one meanwhile.

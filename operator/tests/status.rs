@@ -229,7 +229,7 @@ async fn a_change_and_its_ack_are_one_write_by_server_side_apply() {
     );
     assert!(path.contains("fieldManager=olla-operator") && path.contains("force=true"));
     assert_eq!(body["status"]["observedGeneration"], 1);
-    assert_eq!(world.programmed(), "all connected data planes use it");
+    assert_eq!(world.programmed(), "in use by all connected data planes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -296,7 +296,7 @@ async fn data_planes_that_come_one_by_one_do_not_cause_a_write_each() {
         planes.push(world.data_plane(&n.to_string()));
     }
     pass(3000).await;
-    assert_eq!(world.programmed(), "all connected data planes use it");
+    assert_eq!(world.programmed(), "in use by all connected data planes");
     assert!(world.count() <= 5, "{} writes", world.count());
 }
 
@@ -318,7 +318,10 @@ async fn a_restart_is_not_seen_in_a_status_unless_data_planes_stay_away() {
     // And one that comes back is told at once, not at the end of some wait.
     let _plane = restarted.data_plane("one");
     pass(500).await;
-    assert_eq!(restarted.programmed(), "all connected data planes use it");
+    assert_eq!(
+        restarted.programmed(),
+        "in use by all connected data planes"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -329,7 +332,7 @@ async fn a_data_plane_that_connects_while_others_are_awaited_is_told_at_once() {
     assert_eq!(world.programmed(), "no data plane is connected");
     let _plane = world.data_plane("one");
     pass(500).await;
-    assert_eq!(world.programmed(), "all connected data planes use it");
+    assert_eq!(world.programmed(), "in use by all connected data planes");
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,11 +401,11 @@ async fn a_data_plane_that_joins_turns_no_route_to_pending() {
     pass(5000).await;
     assert_eq!(world.count(), 1);
     pass(6000).await;
-    assert_eq!(world.programmed(), "1 of 2 data planes use it");
+    assert_eq!(world.programmed(), "in use by 1 of 2 connected data planes");
     two.ack(1, Instant::now());
     world.status_cache.mark_all_dirty("a");
     pass(3000).await;
-    assert_eq!(world.programmed(), "all connected data planes use it");
+    assert_eq!(world.programmed(), "in use by all connected data planes");
 }
 
 #[tokio::test(start_paused = true)]

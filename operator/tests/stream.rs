@@ -281,14 +281,14 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let reason = "no memory".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
     until("the Nack is in", || {
-        programmed() == "Refused: data plane gateway-0 keeps its last good table: no memory"
+        programmed() == "Refused: data plane gateway-0 rejected the routing table and keeps serving the previous one: no memory"
     })
     .await;
     served.publish("a", &[instance("1", "10.0.0.2")]);
     let revision = plane.transaction().await.revision;
     plane.say(&ToOperator::Ack { revision }).await;
     until("the Ack is in", || {
-        programmed() == "Programmed: all connected data planes use it"
+        programmed() == "Programmed: in use by all connected data planes"
     })
     .await;
 }

@@ -277,7 +277,7 @@ fn conflict(owner: Owner<'_>, newcomer: Owner<'_>, field: &str) -> Problem {
         "is older"
     };
     let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
+        "matches the same requests as OllaRoute `{}`, which takes precedence because it {why}; change one of the matches",
         owner.name
     );
     Problem::new(Reason::Conflicted, field, message)

@@ -122,7 +122,7 @@ fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a s
 
 fn not_listed(what: &str) -> Problem {
     let message = format!(
-        "the API server has not listed {what} yet; data planes keep what they have until it does"
+        "{what} not listed by the API server yet; data planes keep their current state until then"
     );
     Problem::new(Reason::Pending, "", message)
 }
@@ -202,7 +202,7 @@ impl<'a> Target<'a> {
             (None, Some(service), None) => Ok(Self::Service(service)),
             (None, None, Some(pods)) if pods.selector.is_empty() => Err(Problem::invalid(
                 "spec.podSelector",
-                "set matchLabels or matchExpressions, or every pod would be a backend",
+                "set matchLabels or matchExpressions; an empty selector would match every pod",
             )),
             (None, None, Some(pods)) => {
                 well_formed("spec.podSelector", &pods.selector)?;

@@ -66,14 +66,14 @@ enum EndReason {
     Broken(#[source] hyper::Error),
     #[error("no hello within 10s")]
     NoHello,
-    #[error("a line did not end in time")]
+    #[error("a message was not completed in time")]
     Unfinished,
     #[error("the data plane read nothing for 30s")]
     Stalled,
     #[error("the data plane read a table at less than 128 KiB/s")]
     TooSlow,
     #[error(
-        "the table changed too often while the data plane read it: it is to ask for the newest"
+        "the routing table changed repeatedly while the data plane was reading it; it has to reconnect"
     )]
     Behind,
     #[error("{0}")]
@@ -81,9 +81,9 @@ enum EndReason {
     /// Trying again will not help: the data plane is told.
     #[error("refused: {0}")]
     Refused(String),
-    #[error("the stream reached its lifetime: the data plane is to prove itself again")]
+    #[error("the stream reached its maximum age; the data plane has to authenticate again")]
     Expired,
-    #[error("the operator stops")]
+    #[error("the operator is shutting down")]
     Stopped,
 }
 
@@ -104,12 +104,12 @@ pub async fn hold(
     let end = match talked {
         Ok(data_plane) => {
             let namespace = identity.namespace;
-            tracing::debug!(namespace, end = %EndReason::Expired, "data plane is sent round");
+            tracing::debug!(namespace, end = %EndReason::Expired, "stream closed, the data plane will reconnect");
             return Some(data_plane);
         }
         Err(end) => end,
     };
-    tracing::info!(namespace = identity.namespace, %end, "data plane left");
+    tracing::info!(namespace = identity.namespace, %end, "data plane disconnected");
     let EndReason::Refused(reason) = end else {
         return None;
     };
@@ -136,8 +136,8 @@ async fn talk(
     let Some(format) = common_format(&hello.formats) else {
         let theirs = &hello.formats;
         return Err(EndReason::Refused(format!(
-            "the data plane speaks formats {theirs:?}, the operator {FORMATS:?}: upgrade one of \
-             them to a neighbouring release of the other"
+            "no common protocol format: the data plane supports {theirs:?}, the operator {FORMATS:?}; \
+             upgrade the older one"
         )));
     };
     lines.allow_reports();
@@ -242,7 +242,7 @@ impl DataPlane {
                     self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
-                    tracing::warn!(namespace = self.cleanup.namespace, %revision, reason, "table refused");
+                    tracing::warn!(namespace = self.cleanup.namespace, %revision, reason, "routing table rejected by a data plane");
                     let refused = sent_tables.lock().nacked(revision);
                     self.count("nack");
                     if let Some(refused) = refused {
@@ -312,13 +312,17 @@ impl DataPlane {
         let Some(entry) = entry else { return };
         let instance = &change.instance;
         let (reason, note) = if change.open {
-            let mut note = format!("instance {instance} keeps failing and gets no traffic");
+            let mut note = format!(
+                "circuit breaker of instance {instance} opened, no requests are sent to it"
+            );
             if !change.reason.is_empty() {
                 note = format!("{note}: {}", change.reason);
             }
             ("BreakerOpened", note)
         } else {
-            let note = format!("instance {instance} answers again and gets traffic");
+            let note = format!(
+                "circuit breaker of instance {instance} closed, requests are sent to it again"
+            );
             ("BreakerClosed", note)
         };
         self.cleanup.context.events.emit(ObjectEvent {

@@ -209,7 +209,7 @@ fn unreadable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> O
         uid: metadata.uid.clone(),
         generation: metadata.generation.unwrap_or_default(),
         labels: metadata.labels.clone().unwrap_or_default(),
-        message: format!("spec: {error} (was it written for another release's {kind} CRD?)"),
+        message: format!("spec: {error} (does the object match the {kind} CRD of this release?)"),
     };
     match kind {
         Kind::LlmEndpoint => ObjectData::Endpoint(Form::Unreadable(object.into())),

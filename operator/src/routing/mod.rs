@@ -251,7 +251,7 @@ impl Routing {
         for source in self.list_deadlines.take_expired(now) {
             tracing::warn!(
                 ?source,
-                "not listed yet (is it permitted? see above): data planes keep what they have of it"
+                "no initial list yet (missing permission? see the errors above); data planes keep their current state of it"
             );
             self.index.give_up(&source);
         }

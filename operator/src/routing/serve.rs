@@ -153,7 +153,7 @@ impl Server {
             let peer = peer.ip();
             let Some(slot) = slots.take(peer) else {
                 self.metrics.connections_refused.inc();
-                tracing::debug!(%peer, "connection refused: too many of this address, or of all");
+                tracing::debug!(%peer, "connection refused: too many connections of this address or in total");
                 continue;
             };
             let connection = Connection {
@@ -355,7 +355,7 @@ fn not_identified(refusal: &AuthError) -> Response<Body> {
         AuthError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
     };
     // No more than this: whoever has no token could fill the log. The metric counts them.
-    tracing::debug!(reason, %refusal, "data plane not let in");
+    tracing::debug!(reason, %refusal, "data plane rejected");
     refused(status, reason, &refusal.to_string())
 }
 

@@ -72,7 +72,7 @@ pub fn desired_status(
             condition::ACCEPTED,
             &verdict.accepted,
             Reason::Accepted,
-            "in the routing table",
+            "accepted and included in the routing table",
         ),
         references(verdict),
     ];
@@ -170,7 +170,7 @@ fn references(verdict: &Verdict) -> ConditionState {
             type_: condition::RESOLVED_REFS,
             status: "Unknown",
             reason: problem.reason,
-            message: "not resolved, since the object is not accepted".into(),
+            message: "not evaluated because the object is not accepted".into(),
         };
     }
     judged(
@@ -211,17 +211,17 @@ fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
         .find(|refusal| refusal.acked < number && number <= refusal.refused);
     if let Some(refusal) = refusal {
         let message = format!(
-            "data plane {} keeps its last good table: {}",
+            "data plane {} rejected the routing table and keeps serving the previous one: {}",
             refusal.data_plane, refusal.reason
         );
         return state("False", Reason::Refused, message);
     }
     if done == *connected {
         // No number in it: data planes come and go, and no route should be written for that.
-        let message = "all connected data planes use it".into();
+        let message = "in use by all connected data planes".into();
         state("True", Reason::Programmed, message)
     } else {
-        let message = format!("{done} of {connected} data planes use it");
+        let message = format!("in use by {done} of {connected} connected data planes");
         state("False", Reason::Pending, message)
     }
 }
@@ -242,7 +242,7 @@ fn route_readiness(verdict: &Verdict, programmed: &Condition) -> ConditionState 
     } else if let Err(problem) = &verdict.reachable {
         state("False", problem.reason, problem.to_string())
     } else if programmed.status == "True" || verdict.in_use.is_some() {
-        let message = "requests can reach an endpoint".into();
+        let message = "at least one endpoint has a ready address".into();
         state("True", Reason::Ready, message)
     } else {
         state("Unknown", Reason::Pending, programmed.message.clone())
@@ -284,7 +284,7 @@ fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, 
         // What addresses there are is not used.
         state("False", Reason::NoReadyInstances, problem.to_string())
     } else if total == 0 {
-        let message = "no ready address was found".into();
+        let message = "no ready address found".into();
         state("False", Reason::NoReadyInstances, message)
     } else if said.view.connected == 0 {
         let message = "no data plane is connected".into();
@@ -293,7 +293,7 @@ fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, 
         let message = format!("{ready} of {total} instances can be used");
         state("True", Reason::Ready, message)
     } else if reported == 0 {
-        let message = "no data plane has reported on it yet".into();
+        let message = "no data plane has reported instance health yet".into();
         state("Unknown", Reason::Pending, message)
     } else {
         let mut message = format!("none of {total} instances can be used");

@@ -264,7 +264,7 @@ impl To {
             .watch_errors
             .get_or_create(&KindLabel { kind })
             .inc();
-        tracing::warn!(source = ?self.source, %error, "watch broke, will be taken up again");
+        tracing::warn!(source = ?self.source, %error, "watch failed; will be retried");
     }
 }
 

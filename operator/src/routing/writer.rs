@@ -262,7 +262,7 @@ impl Writer {
                     || "no answer within 10s".to_owned(),
                     |error| error.to_string(),
                 );
-                tracing::warn!(namespace, %kind, name, problem, "status not written, will be tried again");
+                tracing::warn!(namespace, %kind, name, problem, "status not written; will be retried");
                 Outcome::Failed
             }
         };
@@ -278,9 +278,9 @@ impl Writer {
             let (kind, name) = (update.kind, &update.name);
             let refused = update.refused.as_ref();
             if refused.is_none_or(|refused| refused.moved(&update.status)) {
-                tracing::warn!(namespace, %kind, name, problem, "status refused by the API server");
+                tracing::warn!(namespace, %kind, name, problem, "status rejected by the API server");
             } else {
-                tracing::debug!(namespace, %kind, name, problem, "status refused again");
+                tracing::debug!(namespace, %kind, name, problem, "status rejected again");
             }
             self.tell(namespace, update);
             last_announced.clone_from(&update.status);

@@ -76,7 +76,7 @@ fn fake_review() -> Review {
             let claims = URL_SAFE_NO_PAD.decode(claims).unwrap();
             let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
             match claims["sub"].as_str().unwrap() {
-                "other-audience" => Err(AuthError::Invalid("it is for another audience".into())),
+                "other-audience" => Err(AuthError::Invalid("issued for another audience".into())),
                 "person" => Err(AuthError::NotServiceAccount("alice".into())),
                 "api-server-away" => Err(AuthError::Unavailable("away".into())),
                 namespace => Ok(Identity {

@@ -301,7 +301,7 @@ fn an_invalid_edit_changes_nothing_but_its_own_status() {
         assert_eq!(verdict.in_use, Some(7));
         let text = problem(&verdict);
         assert!(text.starts_with(why), "{text}");
-        assert!(text.ends_with("; generation 7 is still in use"), "{text}");
+        assert!(text.ends_with("; generation 7 remains in use"), "{text}");
         index.apply(at(9, "u", json!({ "url": "http://mended" })));
         let (host, verdict) = judged(&mut index);
         assert_eq!(host.as_deref(), Some("mended"));

@@ -73,18 +73,26 @@ fn read(status: &ObjectStatus, type_: &str) -> String {
 fn programmed_counts_the_data_planes_that_have_the_current_generation() {
     for (acked, revision, expected) in [
         (&[][..], 1, "False/Pending: no data plane is connected"),
-        (&[0, 0, 1], 1, "False/Pending: 1 of 3 data planes use it"),
+        (
+            &[0, 0, 1],
+            1,
+            "False/Pending: in use by 1 of 3 connected data planes",
+        ),
         (
             &[41, 41, 41],
             41,
-            "True/Programmed: all connected data planes use it",
+            "True/Programmed: in use by all connected data planes",
         ),
         (
             &[41, 42, 43],
             41,
-            "True/Programmed: all connected data planes use it",
+            "True/Programmed: in use by all connected data planes",
         ),
-        (&[40], 41, "False/Pending: 0 of 1 data planes use it"),
+        (
+            &[40],
+            41,
+            "False/Pending: in use by 0 of 1 connected data planes",
+        ),
     ] {
         let status = status(&route_verdict("r", 1), &planes(acked), revision);
         assert_eq!(read(&status, "Programmed"), expected, "{acked:?}");
@@ -103,11 +111,11 @@ fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
     let verdict = route_verdict("r", 1);
     assert_eq!(
         read(&status(&verdict, &view, 5), "Programmed"),
-        "False/Refused: data plane gw-0 keeps its last good table: too many routes"
+        "False/Refused: data plane gw-0 rejected the routing table and keeps serving the previous one: too many routes"
     );
     assert_eq!(
         read(&status(&verdict, &view, 3), "Programmed"),
-        "True/Programmed: all connected data planes use it"
+        "True/Programmed: in use by all connected data planes"
     );
 }
 
@@ -126,7 +134,7 @@ fn a_refused_object_says_why_in_accepted_and_is_not_programmed() {
     );
     assert_eq!(
         read(&status, "ResolvedRefs"),
-        "Unknown/Invalid: not resolved, since the object is not accepted"
+        "Unknown/Invalid: not evaluated because the object is not accepted"
     );
 }
 
@@ -155,7 +163,7 @@ fn ready_is_what_data_planes_see() {
         (
             0,
             planes(&[1]),
-            "False/NoReadyInstances: no ready address was found",
+            "False/NoReadyInstances: no ready address found",
             "0/0",
         ),
         (
@@ -167,7 +175,7 @@ fn ready_is_what_data_planes_see() {
         (
             2,
             planes(&[1]),
-            "Unknown/Pending: no data plane has reported on it yet",
+            "Unknown/Pending: no data plane has reported instance health yet",
             "0/2",
         ),
         (
@@ -211,13 +219,21 @@ fn a_route_is_ready_once_it_is_programmed_and_reaches_something() {
         (
             &good,
             &[1][..],
-            "True/Ready: requests can reach an endpoint",
+            "True/Ready: at least one endpoint has a ready address",
         ),
-        (&good, &[0, 1], "Unknown/Pending: 1 of 2 data planes use it"),
+        (
+            &good,
+            &[0, 1],
+            "Unknown/Pending: in use by 1 of 2 connected data planes",
+        ),
         (&good, &[], "Unknown/Pending: no data plane is connected"),
         (&alone, &[1], "False/NoEndpoints: spec.endpoints: none"),
         (&refused, &[1], "False/Invalid: spec.matches[0]: twice"),
-        (&in_use, &[1], "True/Ready: requests can reach an endpoint"),
+        (
+            &in_use,
+            &[1],
+            "True/Ready: at least one endpoint has a ready address",
+        ),
     ] {
         let status = status(verdict, &planes(acked), 1);
         assert_eq!(read(&status, "Ready"), expected, "{acked:?}");
@@ -327,14 +343,14 @@ fn ready_does_not_flicker_over_a_restart_while_data_planes_come_back_to_report()
     let late = desired_status(&verdict, said(&back, 1), &before, at(20)).unwrap();
     assert_eq!(
         read(&late, "Ready"),
-        "Unknown/Pending: no data plane has reported on it yet"
+        "Unknown/Pending: no data plane has reported instance health yet"
     );
     // What the operator sees for itself waits for nobody.
     let gone = endpoint_verdict("e", 1, 0);
     let gone = desired_status(&gone, starting, &before, at(9)).unwrap();
     assert_eq!(
         read(&gone, "Ready"),
-        "False/NoReadyInstances: no ready address was found"
+        "False/NoReadyInstances: no ready address found"
     );
 }
 
