@@ -303,9 +303,9 @@ impl Server {
         let stop = self.stop.clone();
         let guard = StreamGuard::new(streams);
         self.conversations.spawn(async move {
-            let left = conversation::hold(context, identity, lines, tx, stop.clone()).await;
+            let expired = conversation::run(context, identity, lines, tx, stop.clone()).await;
             drop(guard);
-            if let Some(data_plane) = left {
+            if let Some(data_plane) = expired {
                 await_return(data_plane, &stop).await;
             }
         });
