@@ -1,8 +1,8 @@
 //! Carries desired statuses to the API server, by server-side apply, and tells of transitions.
 //!
 //! In: objects marked in the status cache. They are looked at [`DELAY`] later, so that one change
-//! and the Acks that it brings are one write. Out: patches for what differs from the last status seen. A
-//! status that the API server refuses is not offered again and again; see [`rejections`].
+//! and the Acks that it brings are one write. Out: patches for what differs from the last status
+//! seen. A status that the API server rejects is not offered again and again; see [`rejections`].
 
 mod patcher;
 mod rejections;
