@@ -8,7 +8,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
@@ -58,8 +58,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Address {
-    total: usize,
     unauthenticated: BTreeMap<u64, CancellationToken>,
+    authenticated: HashSet<u64>,
 }
 
 impl Slots {
@@ -77,7 +77,7 @@ impl Slots {
         let limits = self.limits;
         let mut state = self.state.lock();
         if let Some(own) = state.addresses.get(&address)
-            && (own.total >= limits.per_address
+            && (own.len() >= limits.per_address
                 || own.unauthenticated.len() >= limits.unauthenticated_per_address)
         {
             return None;
@@ -101,10 +101,7 @@ impl Slots {
 impl Slot {
     /// From now on it is counted among the authenticated ones, and not closed for another.
     pub fn authenticate(&self) {
-        self.slots
-            .state
-            .lock()
-            .unlist_unauthenticated(self.address, self.id);
+        self.slots.state.lock().authenticate(self.address, self.id);
     }
 
     /// Returns when another client has been given this slot: its connection is to be closed.
@@ -115,10 +112,8 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // An evicted one has been taken out of all counts by then.
-        if !self.evicted.is_cancelled() {
-            self.slots.state.lock().remove(self.address, self.id);
-        }
+        // It may be evicted at this very moment: whoever has the lock first gives it back.
+        self.slots.state.lock().remove(self.address, self.id);
     }
 }
 
@@ -163,26 +158,37 @@ impl State {
         self.unauthenticated += 1;
         *self.networks.entry(network(address)).or_default() += 1;
         let held = self.addresses.entry(address).or_default();
-        held.total += 1;
         held.unauthenticated.insert(id, evicted);
     }
 
-    fn remove(&mut self, address: IpAddr, id: u64) {
-        self.unlist_unauthenticated(address, id);
-        self.total -= 1;
-        if let Some(held) = self.addresses.get_mut(&address) {
-            held.total -= 1;
-            if held.total == 0 {
-                self.addresses.remove(&address);
-            }
+    /// Nothing, if it is not among the unauthenticated ones: it may have been evicted.
+    fn authenticate(&mut self, address: IpAddr, id: u64) {
+        if self.unlist_unauthenticated(address, id)
+            && let Some(held) = self.addresses.get_mut(&address)
+        {
+            held.authenticated.insert(id);
         }
     }
 
-    /// Nothing, if it is listed no more.
-    fn unlist_unauthenticated(&mut self, address: IpAddr, id: u64) {
+    /// Nothing, if it is not listed: it may have been evicted.
+    fn remove(&mut self, address: IpAddr, id: u64) {
+        let listed = self.unlist_unauthenticated(address, id);
+        let Some(held) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        if listed || held.authenticated.remove(&id) {
+            self.total -= 1;
+        }
+        if held.len() == 0 {
+            self.addresses.remove(&address);
+        }
+    }
+
+    /// Whether it was listed.
+    fn unlist_unauthenticated(&mut self, address: IpAddr, id: u64) -> bool {
         let held = self.addresses.get_mut(&address);
         if held.is_none_or(|held| held.unauthenticated.remove(&id).is_none()) {
-            return;
+            return false;
         }
         self.unauthenticated -= 1;
         let network = network(address);
@@ -192,6 +198,13 @@ impl State {
                 self.networks.remove(&network);
             }
         }
+        true
+    }
+}
+
+impl Address {
+    fn len(&self) -> usize {
+        self.unauthenticated.len() + self.authenticated.len()
     }
 }
 
@@ -236,6 +249,12 @@ mod tests {
             .collect()
     }
 
+    fn assert_all_given_back(slots: &Slots) {
+        let state = slots.state.lock();
+        assert!(state.addresses.is_empty() && state.networks.is_empty());
+        assert_eq!((state.total, state.unauthenticated), (0, 0));
+    }
+
     #[test]
     fn an_address_has_its_share_and_no_more() {
         let slots = slots(9, 9, 2);
@@ -247,9 +266,20 @@ mod tests {
         third.authenticate();
         assert!(slots.take(v4(1)).is_none(), "one address has all of its");
         drop((silent, third));
-        let state = slots.state.lock();
-        assert!(state.addresses.is_empty() && state.networks.is_empty());
-        assert_eq!((state.total, state.unauthenticated), (0, 0));
+        assert_all_given_back(&slots);
+    }
+
+    #[test]
+    fn a_slot_that_is_evicted_while_its_connection_ends_is_given_back_once() {
+        let slots = slots(9, 9, 4);
+        let [ends, stays] = [(); 2].map(|()| slots.take(v4(1)).unwrap());
+        // Its connection has ended, and waits for the lock that the newcomer holds.
+        slots.state.lock().evict(v4(1));
+        slots.state.lock().remove(v4(1), ends.id);
+        assert_eq!(slots.state.lock().total, 1, "the other one's");
+        ends.authenticate();
+        drop((ends, stays));
+        assert_all_given_back(&slots);
     }
 
     #[test]
