@@ -29,11 +29,11 @@ use crate::{
 /// What an accepted endpoint adds to the table.
 #[derive(Debug)]
 pub(crate) struct EndpointParts {
-    /// Absent: what data planes hold is to be kept, since its credential is not known now.
-    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) profile: Arc<Profile>,
-    /// Absent: to be kept, too.
-    pub(crate) instances: Option<Vec<Instance>>,
+    /// With its instances. Absent: its Secret or what its target names has not been listed.
+    /// Neither is known then: of a form that is half known, the credential might go to where the
+    /// form before it sent requests.
+    pub(crate) known: Option<(Endpoint, Vec<Instance>)>,
     /// Present if the instances are the pods that it selects.
     pub(crate) pods: Option<PodSelectorTarget>,
 }
@@ -55,26 +55,21 @@ pub(crate) fn compile(
             return (verdict, None);
         }
     };
-    if let Some(secret) = unlisted_secret(&object.spec, facts) {
-        verdict.resolved_refs = Err(not_listed(&format!("Secret `{secret}`")));
+    let secret = unlisted_secret(&object.spec, facts).map(|secret| format!("Secret `{secret}`"));
+    let target = || checked.target.unlisted(facts).map(str::to_owned);
+    if let Some(what) = secret.or_else(target) {
+        verdict.resolved_refs = Err(not_listed(&what));
         let part = EndpointParts {
-            endpoint: None,
             profile: checked.profile,
-            instances: None,
+            known: None,
             pods: None,
         };
         return (verdict, Some(part));
     }
-    let instances = match checked.target.unlisted(facts) {
-        Some(what) => {
-            verdict.resolved_refs = Err(not_listed(what));
-            Ok(None)
-        }
-        None => checked.target.instances(&name, facts, usable).map(Some),
-    };
+    let instances = checked.target.instances(&name, facts, usable);
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
     let mut pods = checked.target.pods().cloned();
-    if let Ok(Some(found)) = &instances {
+    if let Ok(found) = &instances {
         verdict.instances = found.len() as u32;
     }
     let (instances, credential) = match (instances, credential) {
@@ -82,7 +77,7 @@ pub(crate) fn compile(
         (Ok(_), Err(problem)) | (Err(problem), _) => {
             verdict.resolved_refs = Err(problem);
             pods = None;
-            (Some(Vec::new()), unresolved(&object.spec))
+            (Vec::new(), unresolved(&object.spec))
         }
     };
     let endpoint = Endpoint {
@@ -97,10 +92,9 @@ pub(crate) fn compile(
         models: checked.models,
     };
     let part = EndpointParts {
-        endpoint: Some(endpoint),
         profile: checked.profile,
-        pods: pods.filter(|_| instances.is_some()),
-        instances,
+        known: Some((endpoint, instances)),
+        pods,
     };
     (verdict, Some(part))
 }
