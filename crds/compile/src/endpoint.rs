@@ -10,6 +10,7 @@ use crds::{
 };
 use dataplane_protocol::{
     EndpointId, ModelName,
+    check::is_path,
     table::{
         Credential, Discovery, Endpoint, HealthMode, HealthPolicy, Instance, Listing, ModelPolicy,
         PathScope, Profile,
@@ -91,6 +92,11 @@ pub(crate) fn compile(
         health: checked.health,
         models: checked.models,
     };
+    // No data plane would take a table that holds it.
+    if let Err(what) = endpoint.check() {
+        verdict.accepted = Err(Problem::invalid("spec", what));
+        return (verdict, None);
+    }
     let part = EndpointParts {
         profile: checked.profile,
         known: Some((endpoint, instances)),
@@ -318,7 +324,7 @@ fn listings_at(path: &str, profile: &Profile) -> Vec<Listing> {
 }
 
 fn absolute(field: &str, path: &str) -> Result<String, Problem> {
-    if path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok() {
+    if is_path(path) && path.parse::<http::uri::PathAndQuery>().is_ok() {
         return Ok(path.to_owned());
     }
     Err(Problem::invalid(
