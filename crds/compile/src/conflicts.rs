@@ -13,6 +13,7 @@ use dataplane_protocol::{SetId, table::Route};
 use crate::{
     Form, Kind, Problem, Verdict,
     route::{Match, Parsed, created, parsed, resolved},
+    sets::MOST_MEMBERS,
 };
 
 /// All routes of a namespace, the oldest first.
@@ -157,11 +158,12 @@ impl Routes {
     /// the one that was accepted last: so one pass over the objects is enough, and no edit of an
     /// older route frees requests for a younger one by mistake. Out: what has changed; all of them
     /// with `all`, which is for other reasons than these objects. `endpoints` tells which were
-    /// accepted.
+    /// accepted, `has_room` whether the set that a route selects may be in the table.
     pub(crate) fn resolve_conflicts(
         &mut self,
         all: bool,
         endpoints: impl Fn(&str) -> bool,
+        mut has_room: impl FnMut(&SetId, Option<&LabelSelector>) -> bool,
     ) -> Vec<RouteResult> {
         let mut changed = Vec::new();
         let mut owners = Owners::new();
@@ -170,7 +172,7 @@ impl Routes {
                 created: *created,
                 name,
             };
-            let outcome = candidate.outcome(&mut owners, owner);
+            let outcome = candidate.outcome(&mut owners, owner, &mut has_room);
             if !all && candidate.outcome.as_ref() == Some(&outcome) {
                 continue;
             }
@@ -213,12 +215,22 @@ impl Candidate {
         Some(&used.route)
     }
 
-    fn outcome<'a>(&self, owners: &mut Owners<'a>, owner: Owner<'a>) -> Outcome {
+    fn outcome<'a>(
+        &self,
+        owners: &mut Owners<'a>,
+        owner: Owner<'a>,
+        has_room: &mut impl FnMut(&SetId, Option<&LabelSelector>) -> bool,
+    ) -> Outcome {
         let mut take = |parsed: &Arc<Parsed>| {
             for (place, key) in parsed.keys.iter().enumerate() {
                 if let Some(other) = owners.get(key) {
                     return Err(conflict(*other, owner, &parsed.field(place)));
                 }
+            }
+            if let Some(set) = &parsed.route.endpoints.set
+                && !has_room(set, parsed.selector.as_ref())
+            {
+                return Err(too_large());
             }
             owners.extend(parsed.keys.iter().map(|key| (key.clone(), owner)));
             Ok(parsed.clone())
@@ -266,6 +278,15 @@ impl Candidate {
         }
         RouteResult { verdict, placed }
     }
+}
+
+fn too_large() -> Problem {
+    let message = format!(
+        "the selectors of this namespace's OllaRoutes select more than {MOST_MEMBERS} LlmEndpoints \
+         in total, counted once for each different selector, and older routes take precedence; \
+         use fewer different selectors, or labels that fewer LlmEndpoints have"
+    );
+    Problem::new(Reason::TooLarge, "spec.endpoints", message)
 }
 
 /// A route that has lost one of its matches is not used for the others either: one that takes a

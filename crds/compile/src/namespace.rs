@@ -246,16 +246,14 @@ impl Namespace {
             }
         }
         let accepted = self.build(made);
-        let judged = if stale.routes || accepted {
-            let built = &self.built;
-            let is_accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
-            self.candidates.resolve_conflicts(accepted, is_accepted)
+        let chosen = stale.routes || stale.sets;
+        let judged = if chosen || accepted {
+            self.judge_routes(accepted, stale.sets)
         } else {
             Vec::new()
         };
-        let chosen = stale.routes || stale.sets;
         if chosen {
-            self.choose_sets();
+            self.choose_sets(stale.sets);
         }
         let sets = self.weigh_sets(chosen);
         self.place_routes(judged);
