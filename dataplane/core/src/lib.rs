@@ -56,7 +56,7 @@ mod testing;
 
 pub use classify::{Cause, Outcome};
 pub use explain::{CandidateView, Explanation};
-pub use fleet::{Fleet, LISTING_TIMEOUT};
+pub use fleet::{Fleet, LISTING_TIMEOUT, Size};
 pub use order::{Event, Listed, Order, Probed};
 pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
 pub use route::Query;

@@ -60,7 +60,7 @@ pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Value {
             "draining": shared.life.leaving.is_cancelled(),
         },
         "config": {
-            "namespace": shared.table().namespace,
+            "namespace": shared.namespace(),
             "revision": source.revision,
             "origin": source.origin,
             "problem": source.problem,

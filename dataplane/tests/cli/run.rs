@@ -73,7 +73,9 @@ fn a_changed_file_moves_traffic_and_a_broken_one_keeps_it() {
     assert!(problem().starts_with(&format!("{path}:")), "{}", problem());
     assert!(problem().contains("LlmEndpoint a: spec.type: "));
     assert_eq!(plane.chat("m"), "b");
-    wait_for("and logged", || !plane.logged("configuration invalid").is_empty());
+    wait_for("and logged", || {
+        !plane.logged("configuration invalid").is_empty()
+    });
     assert_eq!(plane.logged("configuration invalid").len(), 1);
 }
 

@@ -8,6 +8,8 @@ use dataplane_protocol::{
     table::Profile,
 };
 
+use slab::Slab;
+
 use super::slot::Slot;
 use crate::{
     breaker::Admission,
@@ -30,7 +32,7 @@ const LONGEST_HEALTH_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene<'f> {
     pub(crate) plan: &'f Plan,
-    pub(crate) slots: &'f [Slot],
+    pub(crate) slots: &'f Slab<Slot>,
     pub(crate) catalogue: &'f Catalogue,
     pub(crate) now: Mono,
 }

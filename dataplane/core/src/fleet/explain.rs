@@ -18,19 +18,20 @@ impl Fleet {
     /// Who would get this request now, who would not, and why. Changes nothing.
     pub fn explain(&self, query: &Query<'_>, now: Mono) -> Explanation {
         let found = self.rules.find(query).and_then(|found| {
-            let plan = self.plans.get(found.route)?;
-            Some((plan, self.live.get(found.route)?, found.matched))
+            let state = self.plans.get(found.route)?;
+            Some((state, found.matched))
         });
-        let Some((plan, live, matched)) = found else {
+        let Some((state, matched)) = found else {
             return explanation(None, Vec::new(), Err(Refusal::NoRoute));
         };
+        let plan = &state.plan;
         let scene = Scene {
             plan,
             slots: &self.slots,
             catalogue: &self.catalogue,
             now,
         };
-        let (mut turns, mut rng) = (live.turns.clone(), self.rng.clone());
+        let (mut turns, mut rng) = (state.turns.clone(), self.rng.clone());
         let mut scratch = Scratch::default();
         let result = decide::decide(&scene, query, &[], &mut turns, &mut rng, &mut scratch);
         let members = plan.members.iter().enumerate();
