@@ -35,8 +35,8 @@ pub struct AuthSpec {
     pub header: Option<HeaderAuth>,
     /// Paths that clients may use with this credential. `Inference` (default): chats, completions,
     /// embeddings and the like, and model listings; other paths are answered 403. `All`: every
-    /// path; whoever reaches the data plane may then do what the credential may, so use one with
-    /// the rights of the clients, not an administrator's.
+    /// path; every client of the data plane can then use all permissions of the credential, so do
+    /// not use an administrator's credential.
     #[serde(default)]
     pub paths: AuthPaths,
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::auth::AuthSpec;
 use crate::{Duration, LabelSelector, Port};
 
-/// A place that can answer LLM requests: one URL, a Service, or the pods a selector finds.
+/// A backend for LLM requests: a URL, a Service, or the pods that a selector matches.
 /// Routes choose between the endpoints of their namespace.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -126,7 +126,7 @@ pub struct ServiceTarget {
 #[x_kube(validation = Rule::new(
     "(has(self.matchLabels) && size(self.matchLabels) > 0) \
      || (has(self.matchExpressions) && size(self.matchExpressions) > 0)")
-    .message("podSelector: set matchLabels or matchExpressions, or every pod would be a backend"))]
+    .message("podSelector: set matchLabels or matchExpressions; an empty selector would match every pod"))]
 pub struct PodSelectorTarget {
     #[serde(flatten)]
     pub selector: LabelSelector,
@@ -139,11 +139,12 @@ pub struct PodSelectorTarget {
 #[x_kube(validation = Rule::new("duration(self.interval) >= duration('100ms')")
     .message("health.interval: must be at least 100ms"))]
 #[x_kube(validation = Rule::new("duration(self.timeout) > duration('0s')")
-    .message("health.timeout: must be longer than 0s"))]
+    .message("health.timeout: must be greater than 0s"))]
 pub struct HealthSpec {
     /// `Active` (default) probes at `interval`. `Passive` probes only after a request failed to
     /// connect or was reset before its answer, until a probe succeeds: for endpoints that bill
-    /// or limit requests. `Disabled` never probes; only the circuit breaker judges.
+    /// or limit requests. `Disabled` never probes; only the circuit breaker
+    /// excludes instances.
     #[serde(default)]
     pub mode: HealthMode,
     /// Path of the probe, a GET that costs no tokens; any 2xx is a success. Default: the path
@@ -151,8 +152,8 @@ pub struct HealthSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: Option<String>,
-    /// Time between probes, at least 100ms, with ±5 % of jitter. Default 10s. Where `interval`
-    /// is longer, a failed probe is repeated after 1s, and an unhealthy instance is probed
+    /// Time between probes, at least 100ms, with ±5 % of jitter. Default 10s. With a
+    /// longer `interval`, a failed probe is repeated after 1s and an unhealthy instance is probed
     /// every 10s.
     #[serde(default = "default_health_interval")]
     pub interval: Duration,
@@ -355,7 +356,9 @@ mod tests {
     fn a_selector_of_no_labels_is_refused() {
         assert_eq!(
             refusals("podSelector: {matchLabels: {}, port: 8000}"),
-            ["podSelector: set matchLabels or matchExpressions, or every pod would be a backend"]
+            [
+                "podSelector: set matchLabels or matchExpressions; an empty selector would match every pod"
+            ]
         );
     }
 
@@ -369,7 +372,9 @@ mod tests {
                 refusals(&format!(
                     "podSelector: {{matchExpressions: [{expression}], port: 8000}}"
                 )),
-                ["matchExpressions: In and NotIn need values; Exists and DoesNotExist take none"],
+                [
+                    "matchExpressions: In and NotIn need values; Exists and DoesNotExist must have none"
+                ],
                 "{expression}"
             );
         }
@@ -384,7 +389,7 @@ mod tests {
             ),
             (
                 "health: {timeout: 0m0s}",
-                "health.timeout: must be longer than 0s",
+                "health.timeout: must be greater than 0s",
             ),
             (
                 "models: {discovery: {interval: 999ms}}",

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::cause::FailoverCause;
 use crate::{Duration, LabelSelector};
 
-/// How the requests of a namespace find an LlmEndpoint. One empty route sends everything to all
+/// Routes the requests of a namespace to its LlmEndpoints. An empty spec sends all requests to all
 /// endpoints of the namespace, best priority first.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -54,15 +54,15 @@ use crate::{Duration, LabelSelector};
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
 pub struct OllaRouteSpec {
-    /// Which requests take this route: those that fit any of these matches. Absent = all
-    /// requests. Where matches of several routes fit a request, the most specific match wins:
+    /// Requests that use this route: those that match any entry. Default: all requests. If
+    /// several routes match a request, the most specific match wins:
     /// longest pathPrefix, then models, then most headers, then the oldest route, then the
     /// route's name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub matches: Vec<RouteMatch>,
 
-    /// Which endpoints answer; absent = every LlmEndpoint of the namespace.
+    /// Endpoints that the route sends requests to. Default: every LlmEndpoint of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<EndpointsSpec>,
 
@@ -130,11 +130,11 @@ pub struct HeaderMatch {
     pub value: String,
 }
 
-/// LlmEndpoints by name and by label; `refs` and `selector` add up.
+/// LlmEndpoints by name and by label: the union of `refs` and `selector`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.refs) || has(self.selector)")
-    .message("endpoints: set refs, selector or both; leave endpoints out to use all"))]
+    .message("endpoints: set refs, selector or both; omit endpoints to use all LlmEndpoints of the namespace"))]
 pub struct EndpointsSpec {
     /// LlmEndpoints of the same namespace by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -192,7 +192,7 @@ pub enum PriorityOrder {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverSpec {
-    /// What makes a request go to another endpoint: `ConnectFailure`, `Reset`,
+    /// Failures after which a request is retried on another endpoint: `ConnectFailure`, `Reset`,
     /// `FirstTokenTimeout`, statuses (`408`, `"503"`) and classes of statuses (`5xx`). Default:
     /// the preset of `engine`. `Reset` also covers a connection that closes before the first
     /// byte, and an endpoint that fails its health check meanwhile.
@@ -213,13 +213,14 @@ pub struct FailoverSpec {
     pub budget_percent: Option<u32>,
 }
 
-/// Closed: traffic flows. Open: none does. HalfOpen: a few requests show whether it works again.
+/// Circuit breaker of each instance. Closed: requests are sent. Open: no requests are sent.
+/// HalfOpen: a few requests test whether the instance has recovered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.minRequests) || has(self.failurePercent)")
     .message("circuitBreaker.minRequests: has no effect without failurePercent"))]
 #[x_kube(validation = Rule::new("!has(self.openFor) || duration(self.openFor) > duration('0s')")
-    .message("circuitBreaker.openFor: must be longer than 0s"))]
+    .message("circuitBreaker.openFor: must be greater than 0s"))]
 pub struct CircuitBreakerSpec {
     /// Consecutive failures that open the breaker: 5xx, resets, timeouts, truncated streams.
     /// Default 5. Client disconnects, 429, 501, 505, 508, and 503 with Retry-After do not count as
@@ -238,8 +239,8 @@ pub struct CircuitBreakerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100_000))]
     pub min_requests: Option<u32>,
-    /// Time until an open breaker lets a request try again. Default 30s; doubles with each
-    /// failed try, up to 5m (or this value, if longer). A breaker opened by connection failures
+    /// Time after which an open breaker becomes half-open. Default 30s; doubles with each failed
+    /// attempt, up to 5m (or this value, if longer). A breaker opened by connection failures
     /// turns half-open as soon as a health check succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_for: Option<Duration>,
@@ -252,8 +253,8 @@ pub struct CircuitBreakerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = 100))]
     pub max_ejected_percent: Option<u32>,
-    /// Behaviour when all remaining breakers are open: `TryBest` (default) sends to the one
-    /// that would close first, `Fail` answers 503 at once.
+    /// Behaviour when all remaining breakers are open: `TryBest` (default) sends the request to
+    /// the instance whose breaker would become half-open first, `Fail` answers 503 at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_all_open: Option<WhenAllOpen>,
 }
@@ -272,7 +273,7 @@ pub enum WhenAllOpen {
     "[has(self.connect) ? self.connect : '1s', has(self.firstToken) ? self.firstToken : '1s', \
      has(self.streamIdle) ? self.streamIdle : '1s', has(self.request) ? self.request : '1s']\
      .all(t, duration(t) > duration('0s'))")
-    .message("timeouts: each must be longer than 0s; leave one out for its default"))]
+    .message("timeouts: each must be greater than 0s; omit a timeout to use its default"))]
 pub struct TimeoutsSpec {
     /// Time allowed to establish a connection, TLS included. Default 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -347,7 +348,7 @@ mod tests {
             ),
             (
                 "endpoints: {}",
-                "endpoints: set refs, selector or both; leave endpoints out to use all",
+                "endpoints: set refs, selector or both; omit endpoints to use all LlmEndpoints of the namespace",
             ),
             (
                 "circuitBreaker: {minRequests: 10}",
@@ -355,7 +356,7 @@ mod tests {
             ),
             (
                 "circuitBreaker: {openFor: 0s}",
-                "circuitBreaker.openFor: must be longer than 0s",
+                "circuitBreaker.openFor: must be greater than 0s",
             ),
         ] {
             assert_eq!(refusals(spec), [message], "{spec}");
@@ -363,7 +364,7 @@ mod tests {
         for member in ["connect", "firstToken", "streamIdle", "request"] {
             assert_eq!(
                 refusals(&format!("timeouts: {{{member}: 0s}}")),
-                ["timeouts: each must be longer than 0s; leave one out for its default"],
+                ["timeouts: each must be greater than 0s; omit a timeout to use its default"],
                 "{member}"
             );
         }

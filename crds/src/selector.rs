@@ -34,7 +34,7 @@ pub struct LabelSelector {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(
     "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)")
-    .message("matchExpressions: In and NotIn need values; Exists and DoesNotExist take none"))]
+    .message("matchExpressions: In and NotIn need values; Exists and DoesNotExist must have none"))]
 pub struct Requirement {
     /// Key of the label.
     #[schemars(length(min = 1, max = 317))]

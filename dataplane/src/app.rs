@@ -4,6 +4,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use manifest::Source;
+use serving::listen;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -15,6 +16,9 @@ use crate::{
     source::{file, operator},
     state::Shared,
 };
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
 
 /// Where tables come from.
 #[derive(Debug)]
@@ -94,14 +98,14 @@ impl App {
                 tasks.spawn(client.follow(shared.clone()));
             }
         }
-        let socket = listener::bind(addr).map_err(|cause| Error::Bind { addr, cause })?;
+        let socket = listen::bind(addr, BACKLOG).map_err(|cause| Error::Bind { addr, cause })?;
         let addr = socket
             .local_addr()
             .map_err(|cause| Error::Bind { addr, cause })?;
         let admin = match shared.settings.admin {
             Some(addr) => {
                 let failed = |cause| Error::Bind { addr, cause };
-                let socket = listener::bind(addr).map_err(failed)?;
+                let socket = listen::bind(addr, BACKLOG).map_err(failed)?;
                 let addr = socket.local_addr().map_err(failed)?;
                 tracing::info!(%addr, "admin listening");
                 tasks.spawn(admin::serve(shared.clone(), socket));

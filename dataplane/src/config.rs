@@ -1,9 +1,16 @@
 //! Static settings: read once from flags and environment, before any port is bound.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Port of the data plane, as Olla has it.
 pub const DEFAULT_PORT: u16 = 40114;
+
+/// Where `/internal/…` is told with an operator: to this machine, or pod, alone.
+pub const ADMIN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40115);
 
 /// Where the listener's certificate lies.
 #[derive(Clone, Debug)]

@@ -13,13 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    Json,
-    Text,
-}
+pub(crate) use serving::logs::Format;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines wait for the writer no longer than this.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
@@ -29,20 +24,10 @@ const MAX_WAITING: usize = 8 << 20;
 
 /// Starts logging for the process; drop the guard last, it writes what is waiting.
 pub(crate) fn start(filter: &str, format: Option<Format>) -> Result<Guard> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log-level {filter}"))?;
     let writer = Lines::default();
     let terminal = io::stdout().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer.clone());
-    match format.unwrap_or(if terminal { Format::Text } else { Format::Json }) {
-        Format::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .init(),
-        Format::Text => builder.with_ansi(terminal).init(),
-    }
+    serving::logs::start(filter, format, terminal, writer.clone())
+        .with_context(|| format!("--log-level {filter}"))?;
     Guard::start(writer).context("start the log writer")
 }
 

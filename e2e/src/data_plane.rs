@@ -29,6 +29,8 @@ pub struct DataPlane {
     /// Where its tables come from.
     source: Vec<String>,
     address: SocketAddr,
+    /// Of its admin listener.
+    admin: SocketAddr,
 }
 
 impl DataPlane {
@@ -85,6 +87,7 @@ impl DataPlane {
             folder,
             source,
             address: anywhere,
+            admin: anywhere,
         };
         data_plane.wait_listening()?;
         Ok(data_plane)
@@ -107,6 +110,11 @@ impl DataPlane {
         Client::new(self.address)
     }
 
+    /// Of its status and metrics.
+    pub fn admin(&self) -> Client {
+        Client::new(self.admin)
+    }
+
     /// All that it logged since its last start.
     pub fn log_text(&self) -> Result<String> {
         self.process.log_text()
@@ -114,7 +122,7 @@ impl DataPlane {
 
     /// `/internal/status`
     pub fn status(&self) -> Result<Value> {
-        self.client().get("/internal/status")?.good()?.json()
+        self.admin().get("/internal/status")?.good()?.json()
     }
 
     /// `[(endpoint, usable)]` of all instances, sorted.
@@ -174,9 +182,11 @@ impl DataPlane {
 
     fn wait_listening(&mut self) -> Result<()> {
         let what = format!("data plane {} listens", self.name);
-        self.address = wait(&what, START, || {
+        (self.address, self.admin) = wait(&what, START, || {
             self.process.ensure_running()?;
-            Ok(listening(&self.process.log_text()?))
+            let log = self.process.log_text()?;
+            let admin = address_in(&log, "admin listening");
+            Ok(address_in(&log, "listening").zip(admin))
         })?;
         Ok(())
     }
@@ -187,6 +197,7 @@ fn spawn(name: &str, source: &[String], listen: SocketAddr) -> Result<Process> {
     args.extend_from_slice(source);
     args.extend([
         format!("--listen={listen}"),
+        format!("--admin-listen={HOST}:0"),
         "--workers=2".to_owned(),
         "--log-level=info,dataplane=debug".to_owned(),
         "--log-format=json".to_owned(),
@@ -194,11 +205,11 @@ fn spawn(name: &str, source: &[String], listen: SocketAddr) -> Result<Process> {
     Process::start(name, &mut ours("olla-dataplane", args)?)
 }
 
-/// The address in the line that says so.
-fn listening(log: &str) -> Option<SocketAddr> {
+/// The address in the line with this message.
+fn address_in(log: &str, message: &str) -> Option<SocketAddr> {
     log.lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|line| line["message"] == "listening")
+        .find(|line| line["message"] == message)
         .and_then(|line| line["addr"].as_str()?.parse().ok())
 }
 
@@ -209,7 +220,9 @@ mod tests {
     #[test]
     fn the_port_is_found_in_the_log() {
         let log = "not JSON\n{\"message\":\"listening\",\"addr\":\"10.88.0.1:4711\"}\n";
-        assert_eq!(listening(log), Some(SocketAddr::from((HOST, 4711))));
-        assert_eq!(listening("{\"message\":\"draining\"}\n"), None);
+        let found = address_in(log, "listening");
+        assert_eq!(found, Some(SocketAddr::from((HOST, 4711))));
+        let other = "{\"message\":\"draining\"}\n";
+        assert_eq!(address_in(other, "listening"), None);
     }
 }

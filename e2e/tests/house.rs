@@ -9,10 +9,11 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our packages, lowest floor first, with what each may import of ours.
-const HOUSE: [(&str, &[&str]); 10] = [
+const HOUSE: [(&str, &[&str]); 11] = [
     ("crds", &[]),
     ("dataplane-protocol", &[]),
     ("http1", &[]),
+    ("serving", &[]),
     ("compile", &["crds", "dataplane-protocol"]),
     ("manifest", &["compile", "crds", "dataplane-protocol"]),
     ("dataplane-core", &["dataplane-protocol"]),
@@ -25,10 +26,14 @@ const HOUSE: [(&str, &[&str]); 10] = [
             "dataplane-protocol",
             "http1",
             "manifest",
+            "serving",
             "translate",
         ],
     ),
-    ("operator", &["compile", "crds", "dataplane-protocol"]),
+    (
+        "operator",
+        &["compile", "crds", "dataplane-protocol", "serving"],
+    ),
     (
         "e2e",
         &[
@@ -40,6 +45,7 @@ const HOUSE: [(&str, &[&str]); 10] = [
             "http1",
             "manifest",
             "operator",
+            "serving",
             "translate",
         ],
     ),

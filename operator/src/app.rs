@@ -3,14 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use kube::Client;
-use socket2::{Domain, Protocol, Socket, Type};
+use serving::listen;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -23,11 +22,11 @@ use crate::{
     routing::{
         Routing,
         hub::Hub,
-        ledger::Ledger,
         serve::{Limits, Server},
         sessions::Sessions,
+        status_cache::StatusCache,
         watch::by_client,
-        writer::{Writer, Writes},
+        writer::{StatusPatcher, Writer},
     },
     tls,
     tokens::{self, Tokens},
@@ -35,6 +34,9 @@ use crate::{
 
 /// The API server's longest silence on a connection that something is expected on.
 const API_SILENCE: Duration = Duration::from_secs(90);
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
 
 #[derive(Debug)]
 pub struct App;
@@ -59,10 +61,10 @@ impl App {
         let push = bind("data planes", config.listen)?;
         let admin = bind("health and metrics", config.admin)?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
-        let identity = tls::Identity::new(&tls::load(&config, &client).await?)?;
+        let certificate = tls::ServingCertificate::new(&tls::load(&config, &client).await?)?;
 
         let metrics = Arc::new(Metrics::default());
-        let (hub, ledger) = (Arc::new(Hub::default()), Arc::new(Ledger::default()));
+        let (hub, status_cache) = (Arc::new(Hub::default()), Arc::new(StatusCache::default()));
         let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
         let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
@@ -72,7 +74,7 @@ impl App {
         let routing = Routing::new(
             by_client(client.clone(), metrics.clone()),
             hub.clone(),
-            ledger.clone(),
+            status_cache.clone(),
             occupied_tx,
             ready.clone(),
             metrics.clone(),
@@ -81,7 +83,7 @@ impl App {
             tokens: Tokens::new(tokens::by_client(client.clone()), metrics.clone()),
             hub: hub.clone(),
             sessions: sessions.clone(),
-            ledger: ledger.clone(),
+            status_cache: status_cache.clone(),
             events: tell.clone(),
             metrics: metrics.clone(),
             limits: Limits::default(),
@@ -89,20 +91,30 @@ impl App {
             conversations: TaskTracker::new(),
         });
         let writer = Writer {
-            writes: Writes::by_client(client.clone()),
+            patcher: StatusPatcher::by_client(client.clone()),
             hub,
             sessions,
-            ledger,
+            status_cache,
             events: tell,
             metrics: metrics.clone(),
             settle: config.settle,
         };
-        let pages = Admin { ready, metrics };
-        let publish_ca =
-            tls::publish_ca(client.clone(), identity.clone(), occupied_rx, stop.clone());
+        let publish_ca = tls::publish_ca(
+            client.clone(),
+            certificate.clone(),
+            occupied_rx,
+            stop.clone(),
+        );
         let instance = config.instance.clone();
-        let events = events::publish(client.clone(), instance, happenings, stop.clone());
-        let tls = identity.server_config();
+        let events = events::publish(
+            client.clone(),
+            instance,
+            happenings,
+            metrics.clone(),
+            stop.clone(),
+        );
+        let pages = Admin { ready, metrics };
+        let tls = certificate.server_config()?;
 
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("routing", routing.run(stop.clone()));
@@ -110,7 +122,7 @@ impl App {
         tasks.spawn("data planes' port", server.run(push, tls));
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
         tasks.spawn("CA publisher", publish_ca);
-        let fresh = tls::keep_fresh(config, client, identity, stop.clone());
+        let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
         tasks.spawn("certificate renewal", fresh);
         tasks.spawn("events", events);
         let (push_address, admin_address) = addresses;
@@ -180,53 +192,13 @@ impl Drop for Tasks {
 }
 
 fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    let any = address.is_ipv6() && address.ip().is_unspecified();
-    let bound = match bind_one(address) {
-        // `[::]` is IPv4 alone where the machine has no IPv6.
-        Err(error) if any && error.kind() != io::ErrorKind::AddrInUse => {
-            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        bound => bound,
-    };
-    bound.map_err(|source| Error::Listen {
+    listen::bind(address, BACKLOG).map_err(|source| Error::Listen {
         purpose,
         address,
         source,
     })
 }
 
-/// `[::]` takes IPv4 as well, whatever the machine's default is.
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let domain = Domain::for_address(address);
-    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() && address.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(1024)?;
-    TcpListener::from_std(socket.into())
-}
-
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{Ipv6Addr, TcpStream};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn the_default_address_takes_ipv4_and_ipv6() {
-        let any: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
-        let listener = bind("a test", any).unwrap();
-        let bound = address(&listener, any);
-        TcpStream::connect((Ipv4Addr::LOCALHOST, bound.port())).unwrap();
-        if bound.is_ipv6() {
-            TcpStream::connect((Ipv6Addr::LOCALHOST, bound.port())).unwrap();
-        }
-    }
 }

@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use serving::logs;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, config::Config};
 
@@ -27,46 +27,40 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM. In a pod by its service account, elsewhere by KUBECONFIG.
+    /// Run the operator until SIGTERM. Uses the pod's service account in a cluster, else KUBECONFIG.
     Run(Run),
     /// Print all CustomResourceDefinitions as YAML.
     Crds,
-    /// Print the release.
+    /// Print the version.
     Version,
 }
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Where data planes connect (TLS, HTTP/2). `[::]` is IPv4 and IPv6.
+    /// Listen address for data planes (HTTP/2 over TLS). `[::]` accepts IPv4 and IPv6.
     #[arg(long, env = "OLLA_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
-    /// /healthz, /readyz and /metrics (plain HTTP).
+    /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
-    /// The operator's own namespace, where the Secret with its certificate lives.
+    /// Namespace of the operator, where the Secret with its certificate is stored.
     #[arg(long, env = "POD_NAMESPACE", default_value = "olla-system")]
     namespace: String,
-    /// Who Events are from.
+    /// Instance name reported in Kubernetes Events.
     #[arg(long, env = "POD_NAME", default_value = "olla-operator")]
     instance: String,
-    /// Folder with tls.crt, tls.key and ca.crt to use instead of a self-made certificate.
+    /// Directory with tls.crt, tls.key and ca.crt to use instead of the self-signed certificate.
     #[arg(long)]
     cert_dir: Option<PathBuf>,
-    /// Further names or addresses in the self-made certificate.
+    /// Additional DNS names or IP addresses for the self-signed certificate.
     #[arg(long = "tls-san", conflicts_with = "cert_dir")]
     tls_san: Vec<String>,
-    /// `json` when standard error is no terminal, else `text`.
+    /// Log format. Default: `text` if standard error is a terminal, else `json`.
     #[arg(long, value_enum)]
-    log_format: Option<LogFormat>,
-    /// Level, or directives as of tracing's EnvFilter.
+    log_format: Option<logs::Format>,
+    /// Log level, or filter directives as tracing's EnvFilter takes them.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     log_level: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Json,
-    Text,
 }
 
 impl Cli {
@@ -87,7 +81,9 @@ impl Run {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .map_err(|_| anyhow!("a TLS provider was installed before ours"))?;
-        start_logs(self.log_format, &self.log_level)?;
+        let (level, terminal) = (&self.log_level, io::stderr().is_terminal());
+        logs::start(level, self.log_format, terminal, io::stderr)
+            .with_context(|| format!("--log-level {level:?}"))?;
         let config = Config {
             listen: self.listen,
             admin: self.admin,
@@ -129,7 +125,7 @@ async fn serve(config: Config) -> Result<()> {
         .await
         .is_err()
     {
-        tracing::warn!("some connections did not end in time and are cut");
+        tracing::warn!("some connections did not close in time and are aborted");
     }
     Ok(())
 }
@@ -139,24 +135,6 @@ fn print_crds() -> Result<()> {
     for crd in crds::all() {
         let yaml = crds::to_yaml(&crd).map_err(|error| anyhow!("print a CRD: {error}"))?;
         write!(out, "---\n{yaml}")?;
-    }
-    Ok(())
-}
-
-fn start_logs(format: Option<LogFormat>, level: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    let terminal = io::stderr().is_terminal();
-    let format = format.unwrap_or(if terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    });
-    match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(terminal).init(),
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("find the cluster (neither a pod's service account nor KUBECONFIG is usable)")]
+    #[error(
+        "connect to the cluster (neither the in-cluster configuration nor KUBECONFIG is usable)"
+    )]
     Cluster(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{attempt}")]
     Api {
@@ -22,7 +24,7 @@ pub enum Error {
     },
     #[error("{attempt}: no answer from the API server within 10s")]
     ApiTimeout { attempt: String },
-    #[error("make a certificate for {names:?}")]
+    #[error("generate a certificate for {names:?}")]
     Certificate {
         names: Vec<String>,
         #[source]
@@ -36,6 +38,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("{task} ended although nobody asked it to")]
+    #[error("{task} ended unexpectedly")]
     TaskEnded { task: &'static str },
 }

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod limiter;
 pub mod metrics;
 pub mod rbac;
 pub mod routing;

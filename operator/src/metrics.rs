@@ -115,24 +115,24 @@ impl Metrics {
         );
         r.register(
             "tables_published",
-            "Tables whose content changed and was offered to data planes",
+            "Routing tables published to data planes because their content changed",
             self.tables_published.clone(),
         );
         r.register_with_unit(
             "compile_duration",
-            "Time to compile one namespace",
+            "Time to compile the routing table of one namespace",
             Unit::Seconds,
             self.compile_duration.clone(),
         );
         r.register_with_unit(
             "push_to_ack",
-            "Time from sending a table to a data plane's Ack",
+            "Time from sending a routing table to its acknowledgement by the data plane",
             Unit::Seconds,
             self.push_to_ack.clone(),
         );
         r.register(
             "acks",
-            "Answers of data planes to tables: ack, nack",
+            "Responses of data planes to routing tables: ack, nack",
             self.acks.clone(),
         );
         r.register(
@@ -147,17 +147,17 @@ impl Metrics {
         );
         r.register(
             "token_reviews",
-            "Tokens judged: cached, accepted, rejected, unavailable",
+            "Results of token authentication: cached, accepted, rejected, unavailable",
             self.token_reviews.clone(),
         );
         r.register(
             "connections_refused",
-            "Connections of data planes refused: too many of one address, unproven, or of all",
+            "Connections refused, or closed before authentication to make room: too many of one address, unauthenticated, or in total",
             self.connections_refused.clone(),
         );
         r.register(
             "events_dropped",
-            "Kubernetes Events not written: too many of one namespace, or the API server is slow",
+            "Kubernetes Events dropped: a namespace exceeds its rate limit, or the API server is slow",
             self.events_dropped.clone(),
         );
     }
@@ -166,7 +166,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routing::item::Source;
+    use crate::routing::object::Source;
 
     #[test]
     fn every_series_is_there_before_its_first_event() {

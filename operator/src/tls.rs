@@ -10,27 +10,22 @@ pub mod store;
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::{ServerConfig, sign::CertifiedKey};
 use serde_json::json;
+use serving::certificate::{self, Certificate};
 use tokio::{
     sync::watch,
     time::{Instant, interval, interval_at, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use authority::{Material, VALID_FOR_MORE};
+pub use authority::{PemBundle, VALID_FOR_MORE};
 
 use crate::{Error, MANAGER, config::Config};
 
@@ -52,16 +47,15 @@ const CONCURRENCY: usize = 8;
 
 /// The certificate in use.
 #[derive(Debug)]
-pub struct Identity {
-    leaf: ArcSwap<CertifiedKey>,
+pub struct ServingCertificate {
+    leaf: Arc<Certificate>,
     ca: watch::Sender<String>,
 }
 
-impl Identity {
-    pub fn new(material: &Material) -> Result<Arc<Self>, Error> {
-        let leaf = certified(material)?;
+impl ServingCertificate {
+    pub fn new(material: &PemBundle) -> Result<Arc<Self>, Error> {
         Ok(Arc::new(Self {
-            leaf: ArcSwap::from_pointee(leaf),
+            leaf: Certificate::new(pair(material)?),
             ca: watch::Sender::new(material.ca.clone()),
         }))
     }
@@ -72,17 +66,13 @@ impl Identity {
     }
 
     /// TLS for the data planes' port; only HTTP/2 is spoken there.
-    pub fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Arc::new(config)
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.leaf.server_config(&[b"h2"]).map_err(unusable)
     }
 
     /// New connections get this one.
-    pub fn replace(&self, material: &Material) -> Result<(), Error> {
-        self.leaf.store(Arc::new(certified(material)?));
+    pub fn replace(&self, material: &PemBundle) -> Result<(), Error> {
+        self.leaf.replace(pair(material)?);
         self.ca.send_if_modified(|ca| {
             let changed = *ca != material.ca;
             ca.clone_from(&material.ca);
@@ -92,16 +82,10 @@ impl Identity {
     }
 }
 
-impl ResolvesServerCert for Identity {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.leaf.load_full())
-    }
-}
-
 /// From files if the configuration says so, else from the Secret, made where it is missing.
-pub async fn load(config: &Config, client: &Client) -> Result<Material, Error> {
+pub async fn load(config: &Config, client: &Client) -> Result<PemBundle, Error> {
     match &config.cert_dir {
-        Some(dir) => Ok(Material {
+        Some(dir) => Ok(PemBundle {
             ca: read(dir, "ca.crt").await?,
             certificate: read(dir, "tls.crt").await?,
             key: read(dir, "tls.key").await?,
@@ -114,7 +98,7 @@ pub async fn load(config: &Config, client: &Client) -> Result<Material, Error> {
 pub async fn keep_fresh(
     config: Config,
     client: Client,
-    identity: Arc<Identity>,
+    certificate: Arc<ServingCertificate>,
     stop: CancellationToken,
 ) {
     let mut check = interval(match &config.cert_dir {
@@ -129,7 +113,7 @@ pub async fn keep_fresh(
             _ = check.tick() => {}
         }
         let fresh = match load(&config, &client).await {
-            Ok(material) => identity.replace(&material),
+            Ok(material) => certificate.replace(&material),
             Err(error) => Err(error),
         };
         let problem = fresh
@@ -138,7 +122,10 @@ pub async fn keep_fresh(
             .unwrap_or_default();
         // Files are looked at often: what is wrong with them is told once.
         if !problem.is_empty() && (problem != told || config.cert_dir.is_none()) {
-            tracing::error!(problem, "certificate not renewed, the one in use stays");
+            tracing::error!(
+                problem,
+                "certificate not renewed; the current one stays in use"
+            );
         }
         told = problem;
     }
@@ -147,11 +134,11 @@ pub async fn keep_fresh(
 /// Keeps the CA where data planes look for it.
 pub async fn publish_ca(
     client: Client,
-    identity: Arc<Identity>,
+    certificate: Arc<ServingCertificate>,
     mut namespaces: watch::Receiver<BTreeSet<String>>,
     stop: CancellationToken,
 ) {
-    let mut ca = identity.ca.subscribe();
+    let mut ca = certificate.ca.subscribe();
     let mut done: BTreeSet<String> = BTreeSet::new();
     let mut again = interval_at(Instant::now() + REAPPLY, REAPPLY);
     loop {
@@ -210,7 +197,11 @@ async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer within 10s".to_owned(),
     };
-    tracing::warn!(namespace, problem, "CA not published, will be tried again");
+    tracing::warn!(
+        namespace,
+        problem,
+        "CA ConfigMap not written; will be retried"
+    );
     false
 }
 
@@ -221,17 +212,13 @@ async fn read(dir: &Path, name: &str) -> Result<String, Error> {
         .map_err(|source| Error::Read { path, source })
 }
 
-fn certified(material: &Material) -> Result<CertifiedKey, Error> {
-    let unusable = |problem: String| Error::UnusableCertificate {
+fn pair(material: &PemBundle) -> Result<CertifiedKey, Error> {
+    certificate::pair(material.certificate.as_bytes(), material.key.as_bytes()).map_err(unusable)
+}
+
+fn unusable(problem: certificate::Error) -> Error {
+    Error::UnusableCertificate {
         origin: "tls.crt and tls.key".into(),
-        problem,
-    };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(material.certificate.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|error| unusable(error.to_string()))?;
-    let key = PrivateKeyDer::from_pem_slice(material.key.as_bytes())
-        .map_err(|_| unusable("tls.key holds no private key in PEM".into()))?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|error| unusable(error.to_string()))
+        problem: problem.to_string(),
+    }
 }

@@ -48,27 +48,27 @@ pub struct Identity {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum AuthError {
     /// 401
     #[error("the token is not valid for audience {AUDIENCE}: {0}")]
     Invalid(String),
     /// 403
-    #[error("{0:?} is no ServiceAccount, so it belongs to no namespace")]
+    #[error("{0:?} is not a ServiceAccount and belongs to no namespace")]
     NotServiceAccount(String),
     /// 503
-    #[error("the token cannot be checked now: {0}")]
+    #[error("the token cannot be verified at the moment: {0}")]
     Unavailable(String),
 }
 
 /// Asks the API server.
 pub type Review =
-    Arc<dyn Fn(String) -> BoxFuture<'static, Result<Identity, Refusal>> + Send + Sync>;
+    Arc<dyn Fn(String) -> BoxFuture<'static, Result<Identity, AuthError>> + Send + Sync>;
 
 pub struct Tokens {
     review: Review,
-    good: Mutex<Kept<Identity>>,
+    good: Mutex<VerdictCache<Identity>>,
     /// In a place of their own: strangers with made-up tokens must not push out good ones.
-    refused: Mutex<Kept<Refusal>>,
+    refused: Mutex<VerdictCache<AuthError>>,
     /// Nor become a flood at the API server.
     places: Semaphore,
     /// Nor keep others waiting.
@@ -77,9 +77,9 @@ pub struct Tokens {
 }
 
 type Key = [u8; 32];
-type Verdict = Result<Identity, Refusal>;
+type Verdict = Result<Identity, AuthError>;
 /// Each with until when it holds.
-type Kept<T> = HashMap<Key, (Instant, T)>;
+type VerdictCache<T> = HashMap<Key, (Instant, T)>;
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,15 +102,15 @@ impl Tokens {
     }
 
     /// `peer`: who brings it.
-    pub async fn identify(&self, token: &str, peer: IpAddr) -> Result<Identity, Refusal> {
+    pub async fn identify(&self, token: &str, peer: IpAddr) -> Result<Identity, AuthError> {
         if token.is_empty() || token.len() > MAX_TOKEN {
-            return Err(Refusal::Invalid("not a ServiceAccount token".into()));
+            return Err(AuthError::Invalid("not a ServiceAccount token".into()));
         }
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = since_1970.map_or(0, |since| since.as_secs() as i64);
         if let Err(why) = claims::check(token, now) {
             self.count("rejected");
-            return Err(Refusal::Invalid(why));
+            return Err(AuthError::Invalid(why));
         }
         let key = hash(token);
         if let Some(verdict) = self.known(&key) {
@@ -118,7 +118,7 @@ impl Tokens {
             return verdict;
         }
         let own = self.places_of(peer);
-        let stops = |_| Refusal::Unavailable("the operator stops".into());
+        let stops = |_| AuthError::Unavailable("the operator is shutting down".into());
         let _own = own.acquire().await.map_err(stops)?;
         let _place = self.places.acquire().await.map_err(stops)?;
         // Another stream may have brought the same one meanwhile.
@@ -129,7 +129,7 @@ impl Tokens {
         let verdict = (self.review)(token.to_owned()).await;
         self.count(match &verdict {
             Ok(_) => "accepted",
-            Err(Refusal::Unavailable(_)) => "unavailable",
+            Err(AuthError::Unavailable(_)) => "unavailable",
             Err(_) => "rejected",
         });
         self.keep(key, &verdict);
@@ -164,7 +164,7 @@ impl Tokens {
         let now = Instant::now();
         match verdict {
             Ok(identity) => keep(&self.good, key, identity, now, KEPT),
-            Err(Refusal::Unavailable(_)) => {}
+            Err(AuthError::Unavailable(_)) => {}
             Err(refusal) => keep(&self.refused, key, refusal, now, REFUSAL_KEPT),
         }
     }
@@ -177,7 +177,13 @@ impl Tokens {
     }
 }
 
-fn keep<T: Clone>(kept: &Mutex<Kept<T>>, key: Key, verdict: &T, now: Instant, holds: Duration) {
+fn keep<T: Clone>(
+    kept: &Mutex<VerdictCache<T>>,
+    key: Key,
+    verdict: &T,
+    now: Instant,
+    holds: Duration,
+) {
     let mut kept = kept.lock();
     if kept.len() >= MAX_KEPT {
         kept.retain(|_, (until, _)| now < *until);
@@ -203,23 +209,23 @@ pub fn by_client(client: Client) -> Review {
             let parameters = PostParams::default();
             let answer = timeout(API_TIMEOUT, api.create(&parameters, &review)).await;
             match answer {
-                Ok(Ok(review)) => judge(review.status.unwrap_or_default()),
-                Ok(Err(error)) => Err(Refusal::Unavailable(without_body(&error))),
-                Err(_) => Err(Refusal::Unavailable("no answer within 10s".into())),
+                Ok(Ok(review)) => identity_of(review.status.unwrap_or_default()),
+                Ok(Err(error)) => Err(AuthError::Unavailable(without_body(&error))),
+                Err(_) => Err(AuthError::Unavailable("no answer within 10s".into())),
             }
         })
     })
 }
 
-fn judge(status: TokenReviewStatus) -> Result<Identity, Refusal> {
+fn identity_of(status: TokenReviewStatus) -> Result<Identity, AuthError> {
     if status.authenticated != Some(true) {
         let why = status.error.unwrap_or_else(|| "not authenticated".into());
-        return Err(Refusal::Invalid(why));
+        return Err(AuthError::Invalid(why));
     }
     // An API server without audience support leaves this empty and has checked nothing.
     let audiences = status.audiences.unwrap_or_default();
     if !audiences.iter().any(|audience| audience == AUDIENCE) {
-        return Err(Refusal::Invalid(format!(
+        return Err(AuthError::Invalid(format!(
             "it is for {audiences:?} (a projected token with audience {AUDIENCE} is needed)"
         )));
     }
@@ -235,7 +241,7 @@ fn judge(status: TokenReviewStatus) -> Result<Identity, Refusal> {
             namespace: namespace.to_owned(),
             service_account: name.to_owned(),
         });
-    identity.ok_or(Refusal::NotServiceAccount(user))
+    identity.ok_or(AuthError::NotServiceAccount(user))
 }
 
 /// Without what was sent: a TokenReview that comes back in an error holds the token.
@@ -277,14 +283,14 @@ mod tests {
 
     #[test]
     fn the_namespace_comes_from_a_service_account_with_our_audience() {
-        let good = judge(status("system:serviceaccount:a:gw", AUDIENCE)).unwrap();
+        let good = identity_of(status("system:serviceaccount:a:gw", AUDIENCE)).unwrap();
         assert_eq!((&*good.namespace, &*good.service_account), ("a", "gw"));
-        let other = judge(status("system:serviceaccount:a:gw", "https://kubernetes"));
-        assert!(matches!(other, Err(Refusal::Invalid(_))));
-        let person = judge(status("alice", AUDIENCE));
-        assert_eq!(person, Err(Refusal::NotServiceAccount("alice".into())));
-        let unknown = judge(TokenReviewStatus::default());
-        assert!(matches!(unknown, Err(Refusal::Invalid(_))));
+        let other = identity_of(status("system:serviceaccount:a:gw", "https://kubernetes"));
+        assert!(matches!(other, Err(AuthError::Invalid(_))));
+        let person = identity_of(status("alice", AUDIENCE));
+        assert_eq!(person, Err(AuthError::NotServiceAccount("alice".into())));
+        let unknown = identity_of(TokenReviewStatus::default());
+        assert!(matches!(unknown, Err(AuthError::Invalid(_))));
     }
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -312,9 +318,9 @@ mod tests {
         let review: Review = Arc::new(|token: String| {
             Box::pin(async move {
                 if token.ends_with("good") {
-                    judge(status("system:serviceaccount:a:gw", AUDIENCE))
+                    identity_of(status("system:serviceaccount:a:gw", AUDIENCE))
                 } else {
-                    Err(Refusal::Invalid("made up".into()))
+                    Err(AuthError::Invalid("made up".into()))
                 }
             })
         });
@@ -333,7 +339,7 @@ mod tests {
         let counter = asked.clone();
         let review: Review = Arc::new(move |_| {
             counter.fetch_add(1, Ordering::Relaxed);
-            Box::pin(async { judge(status("system:serviceaccount:a:gw", AUDIENCE)) })
+            Box::pin(async { identity_of(status("system:serviceaccount:a:gw", AUDIENCE)) })
         });
         let tokens = Tokens::new(review, Arc::default());
         for _ in 0..3 {
@@ -350,7 +356,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_is_away_is_asked_again() {
         let review: Review =
-            Arc::new(|_| Box::pin(async { Err(Refusal::Unavailable("away".into())) }));
+            Arc::new(|_| Box::pin(async { Err(AuthError::Unavailable("away".into())) }));
         let tokens = Tokens::new(review, Arc::default());
         assert!(tokens.identify(&token("t"), PEER).await.is_err());
         assert!(tokens.known(&hash(&token("t"))).is_none());

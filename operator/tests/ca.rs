@@ -15,7 +15,7 @@ use hyper::{Request, Response};
 use kube::{Client, client::Body};
 use operator::{
     config::Config,
-    tls::{self, Identity, Material},
+    tls::{self, PemBundle, ServingCertificate},
 };
 use tokio::{
     sync::watch,
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tower_test::mock;
 
 /// The certificate of somebody else's making, as the operator reads it.
-fn write(folder: &Path, material: &Material) {
+fn write(folder: &Path, material: &PemBundle) {
     fs::write(folder.join("ca.crt"), &material.ca).unwrap();
     fs::write(folder.join("tls.crt"), &material.certificate).unwrap();
     fs::write(folder.join("tls.key"), &material.key).unwrap();
@@ -66,7 +66,7 @@ impl World {
             asked,
             task: tokio::spawn(tls::publish_ca(
                 client,
-                identity(),
+                certificate(),
                 namespaces,
                 stop.clone(),
             )),
@@ -80,17 +80,17 @@ impl World {
     }
 }
 
-fn material() -> Material {
+fn material() -> PemBundle {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    Material {
+    PemBundle {
         ca: made.cert.pem(),
         certificate: made.cert.pem(),
         key: made.signing_key.serialize_pem(),
     }
 }
 
-fn identity() -> Arc<Identity> {
-    Identity::new(&material()).unwrap()
+fn certificate() -> Arc<ServingCertificate> {
+    ServingCertificate::new(&material()).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,17 +128,17 @@ async fn a_certificate_in_files_is_read_anew_within_a_minute_and_a_broken_one_is
     let (service, _handle) = mock::pair::<Request<Body>, Response<Body>>();
     let client = Client::new(service, "default");
     let loaded = tls::load(&config, &client).await.unwrap();
-    let identity = Identity::new(&loaded).unwrap();
+    let certificate = ServingCertificate::new(&loaded).unwrap();
     let stop = CancellationToken::new();
-    let fresh = tls::keep_fresh(config, client, identity.clone(), stop.clone());
+    let fresh = tls::keep_fresh(config, client, certificate.clone(), stop.clone());
     let task = tokio::spawn(fresh);
     // Half of a renewal: the key is not the certificate's.
     fs::write(folder.path().join("tls.key"), &second.key).unwrap();
     sleep(Duration::from_secs(61)).await;
-    assert_eq!(identity.ca(), first.ca);
+    assert_eq!(certificate.ca(), first.ca);
     write(folder.path(), &second);
     sleep(Duration::from_secs(61)).await;
-    assert_eq!(identity.ca(), second.ca);
+    assert_eq!(certificate.ca(), second.ca);
     stop.cancel();
     task.await.unwrap();
 }

@@ -18,9 +18,9 @@ use operator::{
         Routing, decode,
         hub::Hub,
         index::Source,
-        ledger::Ledger,
-        snapshot::{Held, Snapshot},
-        watch::{Change, Found, What},
+        snapshot::Snapshot,
+        status_cache::StatusCache,
+        watch::{Change, ChangeKind, DecodedObject},
     },
 };
 use serde_json::{Value, json};
@@ -35,6 +35,7 @@ type Started = Arc<Mutex<Vec<(Source, u64, mpsc::Sender<Change>)>>>;
 
 struct World {
     hub: Arc<Hub>,
+    status_cache: Arc<StatusCache>,
     ready: Arc<AtomicBool>,
     occupied: watch::Receiver<BTreeSet<String>>,
     started: Started,
@@ -56,12 +57,13 @@ impl World {
             tokio::spawn(std::future::pending())
         });
         let (hub, ready) = (Arc::<Hub>::default(), Arc::<AtomicBool>::default());
+        let status_cache = Arc::<StatusCache>::default();
         let (occupied_tx, occupied) = watch::channel(BTreeSet::new());
         let stop = CancellationToken::new();
         let routing = Routing::new(
             starter,
             hub.clone(),
-            Arc::<Ledger>::default(),
+            status_cache.clone(),
             occupied_tx,
             ready.clone(),
             Arc::<Metrics>::default(),
@@ -69,6 +71,7 @@ impl World {
         tokio::spawn(routing.run(stop.clone()));
         Self {
             hub,
+            status_cache,
             ready,
             occupied,
             started,
@@ -77,7 +80,7 @@ impl World {
     }
 
     /// What the newest watch of this source says.
-    async fn says(&self, source: &Source, what: What) {
+    async fn says(&self, source: &Source, what: ChangeKind) {
         let started = self.started.lock().unwrap().clone();
         let (source, watch, tx) = started
             .into_iter()
@@ -109,24 +112,27 @@ impl World {
     }
 }
 
-fn endpoint(namespace: &str, name: &str, spec: Value) -> Found {
+fn endpoint(namespace: &str, name: &str, spec: Value) -> DecodedObject {
     let object = serde_json::from_value(json!({
         "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
         "metadata": { "namespace": namespace, "name": name, "generation": 1 },
         "spec": spec,
     }));
-    let (item, entry) = decode::endpoint(object.unwrap());
-    let entry = Some(entry);
-    Found { item, entry }
+    let (object, status) = decode::endpoint(object.unwrap());
+    let status = Some(status);
+    DecodedObject { object, status }
 }
 
-fn pod(namespace: &str, name: &str, ready: &str) -> Found {
+fn pod(namespace: &str, name: &str, ready: &str) -> DecodedObject {
     let pod = serde_json::from_value(json!({
         "metadata": { "namespace": namespace, "name": name, "labels": { "app": "x" } },
         "status": { "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": ready }] },
     }));
-    let item = decode::pod(pod.unwrap());
-    Found { item, entry: None }
+    let object = decode::pod(pod.unwrap());
+    DecodedObject {
+        object,
+        status: None,
+    }
 }
 
 fn url() -> Value {
@@ -160,16 +166,18 @@ async fn a_restarted_operator_never_publishes_half_a_table() {
         endpoint("b", "url", url()),
     ];
     world.settle().await;
-    world.says(&Source::Endpoints, What::Reset(list)).await;
+    world
+        .says(&Source::Endpoints, ChangeKind::Reset(list))
+        .await;
     world.settle().await;
     assert!(world.table("b").is_none(), "the routes are not listed yet");
-    world.says(&Source::Routes, What::Reset(vec![])).await;
+    world.says(&Source::Routes, ChangeKind::Reset(vec![])).await;
     world.settle().await;
     assert!(world.table("a").is_none(), "its pods are not listed yet");
     assert_eq!(instances(&world.table("b").unwrap()), 1);
     assert!(!world.ready.load(Ordering::Acquire));
     let list = vec![pod("a", "p", "True")];
-    world.says(&pods, What::Reset(list)).await;
+    world.says(&pods, ChangeKind::Reset(list)).await;
     world.settle().await;
     assert_eq!(instances(&world.table("a").unwrap()), 1);
     assert!(world.ready.load(Ordering::Acquire));
@@ -179,11 +187,13 @@ async fn a_restarted_operator_never_publishes_half_a_table() {
     );
 }
 
-async fn listed(endpoints: Vec<Found>) -> World {
+async fn listed(endpoints: Vec<DecodedObject>) -> World {
     let world = World::start();
     world.settle().await;
-    world.says(&Source::Endpoints, What::Reset(endpoints)).await;
-    world.says(&Source::Routes, What::Reset(vec![])).await;
+    world
+        .says(&Source::Endpoints, ChangeKind::Reset(endpoints))
+        .await;
+    world.says(&Source::Routes, ChangeKind::Reset(vec![])).await;
     world.settle().await;
     world
 }
@@ -198,11 +208,13 @@ async fn a_pod_that_turns_unready_leaves_the_table_of_its_namespace_only() {
     let world = listed(list).await;
     for (source, namespace) in [(&a, "a"), (&b, "b")] {
         let list = vec![pod(namespace, "p", "True")];
-        world.says(source, What::Reset(list)).await;
+        world.says(source, ChangeKind::Reset(list)).await;
     }
     world.settle().await;
     let other = world.table("b").unwrap();
-    world.says(&a, What::Apply(pod("a", "p", "False"))).await;
+    world
+        .says(&a, ChangeKind::Apply(pod("a", "p", "False")))
+        .await;
     world.settle().await;
     let table = world.table("a").unwrap();
     assert_eq!((table.number, instances(&table)), (2, 0));
@@ -214,21 +226,23 @@ async fn pods_are_watched_only_while_an_endpoint_selects_some() {
     let pods = Source::Pods("a".into());
     let world = listed(vec![endpoint("a", "e", url())]).await;
     assert_eq!(world.started(&pods).await, 0);
-    let applied = What::Apply(endpoint("a", "e", selector()));
+    let applied = ChangeKind::Apply(endpoint("a", "e", selector()));
     world.says(&Source::Endpoints, applied).await;
     assert_eq!(world.started(&pods).await, 1);
     let list = vec![pod("a", "p", "True")];
-    world.says(&pods, What::Reset(list)).await;
+    world.says(&pods, ChangeKind::Reset(list)).await;
     world.settle().await;
     // Stopped, and what its last messages say counts no more.
-    let applied = What::Apply(endpoint("a", "e", url()));
+    let applied = ChangeKind::Apply(endpoint("a", "e", url()));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
-    world.says(&pods, What::Apply(pod("a", "p2", "True"))).await;
-    let applied = What::Apply(endpoint("a", "e", selector()));
+    world
+        .says(&pods, ChangeKind::Apply(pod("a", "p2", "True")))
+        .await;
+    let applied = ChangeKind::Apply(endpoint("a", "e", selector()));
     world.says(&Source::Endpoints, applied).await;
     assert_eq!(world.started(&pods).await, 2);
-    world.says(&pods, What::Reset(vec![])).await;
+    world.says(&pods, ChangeKind::Reset(vec![])).await;
     world.settle().await;
     assert_eq!(instances(&world.table("a").unwrap()), 0);
 }
@@ -270,7 +284,7 @@ async fn a_list_that_does_not_come_holds_up_nobody_and_takes_nothing_away() {
     sleep(Duration::from_hours(1)).await;
     assert_eq!(keeps(&world.table("a").unwrap()), expected);
     world
-        .says(&Source::Pods("a".into()), What::Reset(vec![]))
+        .says(&Source::Pods("a".into()), ChangeKind::Reset(vec![]))
         .await;
     world.settle().await;
     assert_eq!(keeps(&world.table("a").unwrap()), expected[..2]);
@@ -279,11 +293,11 @@ async fn a_list_that_does_not_come_holds_up_nobody_and_takes_nothing_away() {
 #[tokio::test(start_paused = true)]
 async fn a_namespace_that_has_a_table_waits_for_no_list() {
     let world = listed(vec![endpoint("a", "old", url())]).await;
-    let applied = What::Apply(endpoint("a", "new", keyed("key")));
+    let applied = ChangeKind::Apply(endpoint("a", "new", keyed("key")));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
     assert_eq!(world.table("a").unwrap().verdicts.size(), 2);
-    let applied = What::Apply(endpoint("a", "newest", url()));
+    let applied = ChangeKind::Apply(endpoint("a", "newest", url()));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
     assert_eq!(world.table("a").unwrap().verdicts.size(), 3);
@@ -294,12 +308,12 @@ async fn a_namespace_that_has_a_table_waits_for_no_list() {
         }))
         .unwrap(),
     );
-    let found = Found {
-        item: found,
-        entry: None,
+    let found = DecodedObject {
+        object: found,
+        status: None,
     };
     world
-        .says(&secret("a", "key"), What::Reset(vec![found]))
+        .says(&secret("a", "key"), ChangeKind::Reset(vec![found]))
         .await;
     world.settle().await;
     assert_eq!(instances(&world.table("a").unwrap()), 3);
@@ -310,14 +324,14 @@ async fn a_late_list_in_one_namespace_does_not_hold_up_a_busy_one() {
     let list = vec![endpoint("a", "old", url()), endpoint("b", "e", selector())];
     let world = listed(list).await;
     let pods = Source::Pods("b".into());
-    world.says(&pods, What::Reset(vec![])).await;
-    let applied = What::Apply(endpoint("a", "new", keyed("key")));
+    world.says(&pods, ChangeKind::Reset(vec![])).await;
+    let applied = ChangeKind::Apply(endpoint("a", "new", keyed("key")));
     world.says(&Source::Endpoints, applied).await;
     world.settle().await;
     let before = world.table("b").unwrap().number;
     for turn in 0..60 {
         let change = pod("b", &format!("p{turn}"), "True");
-        world.says(&pods, What::Apply(change)).await;
+        world.says(&pods, ChangeKind::Apply(change)).await;
         sleep(Duration::from_millis(5)).await;
     }
     let published = world.table("b").unwrap().number - before;
@@ -329,13 +343,29 @@ async fn a_namespace_that_loses_its_last_object_gets_an_empty_table() {
     let world = listed(vec![endpoint("a", "e", url())]).await;
     let reader = world.hub.subscribe("a");
     let (namespace, name) = ("a".to_owned(), "e".to_owned());
-    let deleted = What::Delete { namespace, name };
+    let deleted = ChangeKind::Delete { namespace, name };
     world.says(&Source::Endpoints, deleted).await;
     world.settle().await;
-    let table = reader.borrow().clone().unwrap();
+    let table = reader.newest().unwrap();
     assert_eq!(table.number, 2);
     assert!(table.set.is_empty());
     assert!(world.occupied.borrow().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_namespace_that_is_forgotten() {
+    let world = listed(vec![endpoint("a", "e", url())]).await;
+    let (namespace, name) = ("a".to_owned(), "e".to_owned());
+    let deleted = ChangeKind::Delete { namespace, name };
+    world.says(&Source::Endpoints, deleted).await;
+    world.settle().await;
+    world.status_cache.next_dirty().await;
+    let other = ChangeKind::Apply(endpoint("b", "e", url()));
+    world.says(&Source::Endpoints, other).await;
+    world.settle().await;
+    assert!(world.table("a").is_none());
+    let marked = world.status_cache.next_dirty().await;
+    assert!(marked["a"].all, "so that the writer forgets it, too");
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,26 +395,39 @@ async fn a_secret_that_is_deleted_and_made_anew_takes_its_endpoint_out_at_no_tim
         let object = json!({
             "metadata": { "namespace": "a", "name": "key" }, "data": { "token": value },
         });
-        Found {
-            item: decode::secret(serde_json::from_value(object).unwrap()),
-            entry: None,
+        DecodedObject {
+            object: decode::secret(serde_json::from_value(object).unwrap()),
+            status: None,
         }
     };
     let source = secret("a", "key");
     let deleted = || {
         let (namespace, name) = ("a".to_owned(), "key".to_owned());
-        What::Delete { namespace, name }
+        ChangeKind::Delete { namespace, name }
     };
-    world.says(&source, What::Reset(vec![key("eA==")])).await;
+    world
+        .says(&source, ChangeKind::Reset(vec![key("eA==")]))
+        .await;
     world.settle().await;
     assert_eq!(instances(&world.table("a").unwrap()), 1);
     let before = world.table("a").unwrap().number;
     world.says(&source, deleted()).await;
     sleep(Duration::from_secs(4)).await;
-    world.says(&source, What::Apply(key("eQ=="))).await;
+    world.says(&source, ChangeKind::Apply(key("eQ=="))).await;
     sleep(Duration::from_secs(9)).await;
     let table = world.table("a").unwrap();
     assert_eq!((table.number, instances(&table)), (before + 1, 1));
+    // Its watch breaks meanwhile, and what it sees is a list without the Secret.
+    for pause in [1, 3] {
+        world.says(&source, ChangeKind::Reset(vec![])).await;
+        sleep(Duration::from_secs(pause)).await;
+        assert_eq!(instances(&world.table("a").unwrap()), 1);
+    }
+    world
+        .says(&source, ChangeKind::Reset(vec![key("eQ==")]))
+        .await;
+    sleep(Duration::from_secs(9)).await;
+    assert_eq!(instances(&world.table("a").unwrap()), 1);
     world.says(&source, deleted()).await;
     sleep(Duration::from_secs(6)).await;
     let table = world.table("a").unwrap();
@@ -401,24 +444,24 @@ async fn the_last_route_of_a_namespace_is_removed_from_tables_by_a_step() {
         "metadata": { "namespace": "a", "name": "r" },
         "spec": { "endpoints": { "refs": [{ "name": "e" }] } },
     });
-    let (item, entry) = decode::route(serde_json::from_value(object).unwrap());
-    let entry = Some(entry);
-    let applied = What::Apply(Found { item, entry });
+    let (object, status) = decode::route(serde_json::from_value(object).unwrap());
+    let status = Some(status);
+    let applied = ChangeKind::Apply(DecodedObject { object, status });
     world.says(&Source::Routes, applied).await;
     world.settle().await;
     let deleted = |name: &str| {
         let (namespace, name) = ("a".to_owned(), name.to_owned());
-        What::Delete { namespace, name }
+        ChangeKind::Delete { namespace, name }
     };
     world.says(&Source::Endpoints, deleted("e")).await;
     world.settle().await;
     let reader = world.hub.subscribe("a");
-    let before = reader.borrow().clone().unwrap();
+    let before = reader.newest().unwrap();
     world.says(&Source::Routes, deleted("r")).await;
     world.settle().await;
-    let after = reader.borrow().clone().unwrap();
+    let after = reader.newest().unwrap();
     assert!(after.set.is_empty());
-    let lines = after.lines_for(&Held::Snapshot(before)).unwrap();
+    let lines = after.step_from(&before).unwrap();
     let text = String::from_utf8(lines.to_vec()).unwrap();
     assert!(text.contains("remove"), "{text}");
 }

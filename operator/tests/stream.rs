@@ -13,17 +13,19 @@ use dataplane_protocol::{
         Breaker, Health, Hello, InstanceReport, MAX_REPORT_LINE, Report, STREAM_PATH, ToDataPlane,
         ToOperator,
     },
+    table::Instance,
 };
 use http_body_util::BodyExt as _;
 use operator::routing::{
-    ledger::Entry,
     serve::Limits,
-    status::{ObjectStatus, Said, desired_status},
+    status::{DataPlaneReports, ObjectStatus, desired_status},
+    status_cache::CachedStatus,
 };
+use serving::slots::SlotLimits;
 use support::{
     Plane, Served, connect_over, ended, instance, request_over, serve, serve_with, until,
 };
-use tokio::time::timeout;
+use tokio::{io::AsyncReadExt as _, time::timeout};
 
 #[tokio::test]
 async fn a_data_plane_gets_the_whole_table_and_then_only_what_changed() {
@@ -117,17 +119,46 @@ async fn nothing_is_sent_before_the_lists_are_in_and_then_an_empty_namespace_get
     assert_eq!((table.full, table.upserts), (true, 0));
 }
 
+/// A table of a megabyte and a half, more than all buffers on the way together.
+fn large(turn: u32) -> Vec<Instance> {
+    let host = format!("{turn}-{}", "x".repeat(1000));
+    (0..1500)
+        .map(|n| instance(&format!("{n:04}"), &host))
+        .collect()
+}
+
+#[tokio::test]
+async fn slow_readers_that_each_hold_another_table_are_ended_before_they_fill_the_memory() {
+    let served = serve_with(Limits::default()).await;
+    let mut planes = Vec::new();
+    for turn in 0..30 {
+        served.publish("a", &large(turn));
+        let mut plane = served.connect("a", Some(16 << 10)).await;
+        plane.hello(None).await;
+        plane.line().await.unwrap();
+        // It has begun to read, and goes no further.
+        plane.line().await.unwrap();
+        planes.push(plane);
+    }
+    // 32 MiB of older tables, the newest and the one before.
+    until("the first are ended", || {
+        served.sessions.connected("a") <= 22
+    })
+    .await;
+    assert!(served.sessions.connected("a") > 10, "no more than needed");
+    let revision = served.hub.current("a").unwrap().revision;
+    let last = planes.last_mut().unwrap();
+    loop {
+        if let ToDataPlane::Commit { revision: got } = last.line().await.unwrap() {
+            assert_eq!(got, revision);
+            break;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
     let served = serve().await;
-    // More than all buffers on the way together.
-    let large = |turn: u32| {
-        let host = format!("{turn}-{}", "x".repeat(1000));
-        let list: Vec<_> = (0..1500)
-            .map(|n| instance(&format!("{n:04}"), &host))
-            .collect();
-        list
-    };
     served.publish("a", &large(1));
     let mut plane = served.connect("a", Some(16 << 10)).await;
     plane.hello(None).await;
@@ -140,12 +171,15 @@ async fn a_slow_reader_gets_the_newest_table_and_none_in_between() {
         Some(ToDataPlane::Begin { full: true, .. })
     ));
     for turn in 2..=20 {
-        served.publish("a", &large(turn));
+        let mut instances = large(1);
+        instances.push(instance("another", &format!("10.0.0.{turn}")));
+        served.publish("a", &instances);
     }
     while !matches!(plane.line().await, Some(ToDataPlane::Commit { .. })) {}
     let next = plane.transaction().await;
     let newest = served.hub.current("a").unwrap();
     assert_eq!((next.revision, next.full), (newest.revision, false));
+    assert_eq!(next.upserts, 1);
 }
 
 #[tokio::test]
@@ -231,7 +265,7 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let revision = plane.transaction().await.revision;
     let programmed = || {
         let view = served.view("a");
-        let said = Said {
+        let said = DataPlaneReports {
             view: &view,
             seen: &std::collections::BTreeMap::new(),
             number: snapshot.route_numbers["r"],
@@ -247,14 +281,14 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
     let reason = "no memory".to_owned();
     plane.say(&ToOperator::Nack { revision, reason }).await;
     until("the Nack is in", || {
-        programmed() == "Refused: data plane gateway-0 keeps its last good table: no memory"
+        programmed() == "Refused: data plane gateway-0 rejected the routing table and keeps serving the previous one: no memory"
     })
     .await;
     served.publish("a", &[instance("1", "10.0.0.2")]);
     let revision = plane.transaction().await.revision;
     plane.say(&ToOperator::Ack { revision }).await;
     until("the Ack is in", || {
-        programmed() == "Programmed: all connected data planes use it"
+        programmed() == "Programmed: in use by all connected data planes"
     })
     .await;
 }
@@ -263,13 +297,13 @@ async fn a_refused_table_is_told_in_the_route_s_status_and_an_ack_clears_it() {
 async fn a_breaker_that_opens_becomes_an_event_on_its_endpoint() {
     let mut served = serve().await;
     served.publish("a", &[instance("pod-1", "10.0.0.1")]);
-    let entry = Entry {
+    let entry = CachedStatus {
         uid: "uid-1".into(),
         status: ObjectStatus::default(),
     };
     served
-        .ledger
-        .saw("a", compile::Kind::LlmEndpoint, "e", entry);
+        .status_cache
+        .observe("a", compile::Kind::LlmEndpoint, "e", entry);
     let mut plane = served.plane("a", None).await;
     plane.transaction().await;
     for breaker in [Breaker::Closed, Breaker::Open, Breaker::Closed] {
@@ -343,6 +377,35 @@ async fn a_connection_that_proves_nothing_loses_its_place_and_one_that_does_keep
     let (response, _tx) = request_over(&mut stranger, STREAM_PATH, token).await;
     assert_eq!(response.status(), 401);
     ended(connection).await;
+    let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(plane.transaction().await.revision, newer.revision);
+}
+
+#[tokio::test]
+async fn silent_connections_of_many_clients_keep_no_data_plane_out() {
+    let served = serve_with(Limits {
+        connections: SlotLimits {
+            total: 9,
+            unauthenticated: 4,
+            per_address: 4,
+            unauthenticated_per_address: 2,
+        },
+        ..Limits::default()
+    })
+    .await;
+    served.publish("a", &[]);
+    let mut silent = Vec::new();
+    for n in 0..4 {
+        silent.push(served.tcp_from(2 + n % 2).await);
+    }
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    let end = timeout(Duration::from_secs(5), silent[0].read(&mut [0])).await;
+    assert_eq!(end.unwrap().unwrap_or(0), 0, "the oldest makes room");
+    // One that has authenticated stays, whoever comes.
+    for n in 4..20 {
+        silent.push(served.tcp_from(n).await);
+    }
     let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
     assert_eq!(plane.transaction().await.revision, newer.revision);
 }

@@ -53,7 +53,8 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
         .parse()
         .map_err(|_| Problem::invalid(field, "not a header name; write it like X-Api-Key"))?;
     if RESERVED.contains(&name.as_str()) {
-        let message = format!("`{name}` belongs to the connection and cannot be a credential");
+        let message =
+            format!("`{name}` is a connection-level header and cannot carry a credential");
         return Err(Problem::invalid(field, message));
     }
     Ok(())
@@ -64,8 +65,8 @@ pub(crate) fn check(auth: &AuthSpec) -> Result<(), Problem> {
 pub fn not_a_secret_s(name: &str) -> Option<String> {
     (!is_subdomain(name)).then(|| {
         format!(
-            "`{name}` is not a name that a Secret can have; write it like cloud-key: lowercase \
-             letters, digits, `-` and `.`"
+            "`{name}` is not a valid Secret name; use lowercase letters, digits, `-` and `.`, such as \
+             cloud-key"
         )
     })
 }
@@ -83,7 +84,7 @@ pub(crate) fn resolve(auth: Option<&AuthSpec>, facts: &Facts) -> Result<Credenti
         let username = basic_part(&secret.name, "username", facts)?;
         if username.contains(':') {
             let message = format!(
-                "key `username` of Secret `{}` holds a colon, which basic authentication cannot carry",
+                "key `username` of Secret `{}` contains a colon, which HTTP basic authentication does not allow",
                 secret.name
             );
             return Err(Problem::invalid(BASIC, message));
@@ -157,8 +158,8 @@ fn text<'a>(field: &str, key: &SecretKeyRef, facts: &'a Facts) -> Result<&'a str
     };
     if secret.is_token {
         let message = format!(
-            "Secret `{}` is the token of a ServiceAccount of this cluster, which no backend may \
-             have; name a Secret with the backend's own credential",
+            "Secret `{}` holds a ServiceAccount token of this cluster, which must not be sent to a \
+             backend; reference a Secret with a credential of the backend",
             key.name
         );
         return Err(Problem::invalid(field, message));
@@ -266,7 +267,7 @@ mod tests {
             ..Facts::default()
         };
         let problem = resolve(Some(&bearer()), &facts).unwrap_err();
-        assert!(problem.to_string().contains("token of a ServiceAccount"));
+        assert!(problem.to_string().contains("ServiceAccount token"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(crate) fn millis(field: &str, text: &Duration) -> Result<u64, Problem> {
         )
     })?;
     match parsed.as_millis() as u64 {
-        0 => Err(Problem::invalid(field, "must be longer than 0s")),
+        0 => Err(Problem::invalid(field, "must be greater than 0s")),
         ms => Ok(ms),
     }
 }

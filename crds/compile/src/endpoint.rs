@@ -28,7 +28,7 @@ use crate::{
 
 /// What an accepted endpoint adds to the table.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct EndpointParts {
     /// Absent: what data planes hold is to be kept, since its credential is not known now.
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) profile: Arc<Profile>,
@@ -45,7 +45,7 @@ pub(crate) fn compile(
     object: &LlmEndpoint,
     facts: &Facts,
     usable: &LabelIndex<'_>,
-) -> (Verdict, Option<Part>) {
+) -> (Verdict, Option<EndpointParts>) {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut verdict = Verdict::good(Kind::LlmEndpoint, &name, &object.metadata);
     let checked = match check(&object.spec) {
@@ -57,7 +57,7 @@ pub(crate) fn compile(
     };
     if let Some(secret) = unlisted_secret(&object.spec, facts) {
         verdict.resolved_refs = Err(not_listed(&format!("Secret `{secret}`")));
-        let part = Part {
+        let part = EndpointParts {
             endpoint: None,
             profile: checked.profile,
             instances: None,
@@ -96,7 +96,7 @@ pub(crate) fn compile(
         health: checked.health,
         models: checked.models,
     };
-    let part = Part {
+    let part = EndpointParts {
         endpoint: Some(endpoint),
         profile: checked.profile,
         pods: pods.filter(|_| instances.is_some()),
@@ -122,7 +122,7 @@ fn unlisted_secret<'a>(spec: &'a LlmEndpointSpec, facts: &Facts) -> Option<&'a s
 
 fn not_listed(what: &str) -> Problem {
     let message = format!(
-        "the API server has not listed {what} yet; data planes keep what they have until it does"
+        "{what} not listed by the API server yet; data planes keep their current state until then"
     );
     Problem::new(Reason::Pending, "", message)
 }
@@ -136,14 +136,14 @@ fn unresolved(spec: &LlmEndpointSpec) -> Credential {
 }
 
 /// A spec that makes sense by itself.
-struct Checked<'a> {
+struct EndpointSettings<'a> {
     profile: Arc<Profile>,
     target: Target<'a>,
     health: HealthPolicy,
     models: ModelPolicy,
 }
 
-fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
+fn check(spec: &LlmEndpointSpec) -> Result<EndpointSettings<'_>, Problem> {
     let mut problems = Problems::default();
     let profile = problems.take(profile_of(spec));
     let target = problems.take(Target::of(spec));
@@ -159,7 +159,7 @@ fn check(spec: &LlmEndpointSpec) -> Result<Checked<'_>, Problem> {
         profile
             .zip(target)
             .zip(health.zip(models))
-            .map(|((profile, target), (health, models))| Checked {
+            .map(|((profile, target), (health, models))| EndpointSettings {
                 profile,
                 target,
                 health,
@@ -202,7 +202,7 @@ impl<'a> Target<'a> {
             (None, Some(service), None) => Ok(Self::Service(service)),
             (None, None, Some(pods)) if pods.selector.is_empty() => Err(Problem::invalid(
                 "spec.podSelector",
-                "set matchLabels or matchExpressions, or every pod would be a backend",
+                "set matchLabels or matchExpressions; an empty selector would match every pod",
             )),
             (None, None, Some(pods)) => {
                 well_formed("spec.podSelector", &pods.selector)?;

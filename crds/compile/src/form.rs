@@ -84,11 +84,13 @@ impl<K> Default for Forms<K> {
 
 impl<K: Resource + HasSpec<Spec: PartialEq>> Forms<K> {
     /// `None` deletes it. What was there before, if that was something else.
-    pub(crate) fn set(&mut self, name: &str, form: Option<Form<K>>) -> Changed<Form<K>> {
+    pub(crate) fn set(&mut self, name: &str, form: Option<Form<K>>) -> SetOutcome<Form<K>> {
         let Some(form) = form else {
             self.accepted.remove(name);
             let before = self.newest.remove(name);
-            return before.map_or(Changed::Not, |before| Changed::From(Some(before)));
+            return before.map_or(SetOutcome::Unchanged, |before| {
+                SetOutcome::Changed(Some(before))
+            });
         };
         // Another object of that name than the one whose form was accepted.
         if let Entry::Occupied(accepted) = self.accepted.entry(name.to_owned())
@@ -97,9 +99,9 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> Forms<K> {
             accepted.remove();
         }
         if self.newest.get(name) == Some(&form) {
-            return Changed::Not;
+            return SetOutcome::Unchanged;
         }
-        Changed::From(self.newest.insert(name.to_owned(), form))
+        SetOutcome::Changed(self.newest.insert(name.to_owned(), form))
     }
 
     /// All forms of it of which one may be in the table.
@@ -110,7 +112,7 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> Forms<K> {
 }
 
 /// What became of a value that was set.
-pub(crate) enum Changed<T> {
-    Not,
-    From(Option<T>),
+pub(crate) enum SetOutcome<T> {
+    Unchanged,
+    Changed(Option<T>),
 }

@@ -79,7 +79,7 @@ pub(crate) fn of_service(
 }
 
 /// What slices say of one address.
-struct Seen {
+struct AddressState {
     port: u16,
     ready: bool,
 }
@@ -90,8 +90,8 @@ fn addresses<'a>(
     endpoint: &str,
     service: &'a ServiceFact,
     port: &str,
-) -> BTreeMap<(InstanceId, &'a str), Seen> {
-    let mut all: BTreeMap<_, Seen> = BTreeMap::new();
+) -> BTreeMap<(InstanceId, &'a str), AddressState> {
+    let mut all: BTreeMap<_, AddressState> = BTreeMap::new();
     for slice in &service.slices {
         let Some(port) = slice.ports.get(port).copied() else {
             continue;
@@ -99,7 +99,7 @@ fn addresses<'a>(
         for address in &slice.addresses {
             let ready = address.ready;
             let key = (id_of(endpoint, address, port), address.ip.as_str());
-            let seen = all.entry(key).or_insert(Seen { port, ready });
+            let seen = all.entry(key).or_insert(AddressState { port, ready });
             seen.ready &= ready;
             seen.port = seen.port.min(port);
         }

@@ -53,7 +53,7 @@ pub(crate) fn well_formed(field: &str, selector: &LabelSelector) -> Result<(), P
         None => Ok(()),
         Some(at) => Err(Problem::invalid(
             &format!("{field}.matchExpressions[{at}].values"),
-            "In and NotIn need values; Exists and DoesNotExist take none",
+            "In and NotIn need values; Exists and DoesNotExist must have none",
         )),
     }
 }

@@ -14,8 +14,9 @@ pub mod facts;
 pub mod namespace;
 pub mod verdict;
 
-mod candidates;
+mod conflicts;
 mod credential;
+mod dependencies;
 mod duration;
 mod endpoint;
 mod form;
@@ -27,14 +28,13 @@ mod profile;
 mod route;
 mod sets;
 mod url;
-mod uses;
 
 pub use credential::not_a_secret_s;
 pub use endpoint::problem as endpoint_problem;
 pub use facts::Facts;
 pub use form::{Form, Unreadable};
 pub use kind::Kind;
-pub use namespace::{Namespace, Updated};
+pub use namespace::{Changes, Namespace};
 pub use nearest::nearest;
 pub use profile::{cost_of_probe, profiles};
 pub use route::problem as route_problem;

@@ -5,9 +5,9 @@
 //! set_endpoint, set_pod, … ─▶ stale ─▶ update ─▶ resources and verdicts, and which of them changed
 //! ```
 
-mod built;
-mod placed;
-mod reach;
+mod endpoints;
+mod reachability;
+mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,13 +18,13 @@ use std::{
 use crds::{LlmEndpoint, OllaRoute};
 use dataplane_protocol::{ResourceKey, RouteId, SetId, resource::ResourceSet};
 
-use self::{built::Built, placed::Place, reach::Reach};
+use self::{endpoints::EndpointState, reachability::Reachability, table::TableEntry};
 use crate::{
     Facts, Form, Kind,
-    candidates::Routes,
+    conflicts::Routes,
+    dependencies::{Dependencies, Dependency},
     facts::{PodFact, SecretFact, ServiceFact, ServicePort, SliceFact, Unlisted},
-    form::{Changed, Forms},
-    uses::{Used, Uses},
+    form::{Forms, SetOutcome},
     verdict::Verdicts,
 };
 
@@ -39,17 +39,17 @@ pub struct Namespace {
     slices: BTreeMap<String, Slice>,
     /// Names of slices by Service.
     slices_of: BTreeMap<String, BTreeSet<String>>,
-    uses: Uses,
+    uses: Dependencies,
     stale: Stale,
-    built: BTreeMap<String, Built>,
+    built: BTreeMap<String, EndpointState>,
     candidates: Routes,
     sets: BTreeSet<SetId>,
-    reach: Reach,
+    reach: Reachability,
     /// How many endpoints use each.
     profiles: BTreeMap<String, usize>,
     resources: ResourceSet,
     verdicts: Verdicts,
-    updated: Updated,
+    updated: Changes,
 }
 
 /// A Service without its slices.
@@ -73,7 +73,7 @@ pub struct Slice {
 
 /// What an update has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Updated {
+pub struct Changes {
     pub resources: BTreeSet<ResourceKey>,
     pub verdicts: BTreeSet<(Kind, String)>,
 }
@@ -106,16 +106,16 @@ impl Namespace {
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             slices_of: BTreeMap::new(),
-            uses: Uses::default(),
+            uses: Dependencies::default(),
             stale: Stale::default(),
             built: BTreeMap::new(),
             candidates: Routes::default(),
             sets: BTreeSet::new(),
-            reach: Reach::default(),
+            reach: Reachability::default(),
             profiles: BTreeMap::new(),
             resources: ResourceSet::default(),
             verdicts: Verdicts::default(),
-            updated: Updated::default(),
+            updated: Changes::default(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Namespace {
     /// another now.
     pub fn set_endpoint(&mut self, name: &str, form: Option<Form<LlmEndpoint>>) -> bool {
         let labels = form.as_ref().map(|form| form.labels().cloned());
-        let Changed::From(before) = self.endpoints.set(name, form) else {
+        let SetOutcome::Changed(before) = self.endpoints.set(name, form) else {
             return false;
         };
         let before = before.as_ref().map(|form| form.labels().cloned());
@@ -134,14 +134,14 @@ impl Namespace {
     }
 
     pub fn set_route(&mut self, name: &str, form: Option<Form<OllaRoute>>) -> bool {
-        let Changed::From(_) = self.routes.set(name, form) else {
+        let SetOutcome::Changed(_) = self.routes.set(name, form) else {
             return false;
         };
         match self.routes.newest.get(name) {
             Some(form) => self.candidates.set(name, form),
             None => {
                 self.candidates.delete(name);
-                self.put(ResourceKey::Route(RouteId::from(name)), Place::Nothing);
+                self.put(ResourceKey::Route(RouteId::from(name)), TableEntry::Nothing);
                 self.drop_verdict(Kind::OllaRoute, name);
             }
         }
@@ -219,7 +219,7 @@ impl Namespace {
             Some(secret) => self.facts.secrets.insert(name.to_owned(), secret),
             None => self.facts.secrets.remove(name),
         };
-        self.users_are_stale(&Used::Secret(name.to_owned()))
+        self.users_are_stale(&Dependency::Secret(name.to_owned()))
     }
 
     /// What is not known at all, until it is.
@@ -233,7 +233,7 @@ impl Namespace {
     }
 
     /// Makes of what was set since the last time the table that it means.
-    pub fn update(&mut self) -> Updated {
+    pub fn update(&mut self) -> Changes {
         let stale = mem::take(&mut self.stale);
         let (moved, mut made) = (stale.pods, stale.endpoints);
         let moved = moved.into_iter();
@@ -249,7 +249,7 @@ impl Namespace {
         let judged = if stale.routes || accepted {
             let built = &self.built;
             let is_accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
-            self.candidates.judge(accepted, is_accepted)
+            self.candidates.resolve_conflicts(accepted, is_accepted)
         } else {
             Vec::new()
         };
@@ -364,11 +364,11 @@ impl Namespace {
                 self.facts.services.remove(name);
             }
         }
-        self.users_are_stale(&Used::Service(name.to_owned()))
+        self.users_are_stale(&Dependency::Service(name.to_owned()))
     }
 
     /// Whether there are any.
-    fn users_are_stale(&mut self, used: &Used) -> bool {
+    fn users_are_stale(&mut self, used: &Dependency) -> bool {
         let mut users = self.uses.users(used).map(str::to_owned).peekable();
         let any = users.peek().is_some();
         self.stale.endpoints.extend(users);

@@ -41,7 +41,7 @@ pub fn cost_of_probe(type_: &str, path: &str) -> Option<String> {
     let free = profile.health_paths.first()?;
     costly.iter().any(|costly| costly == path).then(|| {
         format!(
-            "{path} of {} asks its models, so every probe costs tokens; leave it out for {free}",
+            "{path} of {} sends a request to each model, so every probe costs tokens; omit it to probe {free}",
             profile.name
         )
     })

@@ -149,7 +149,10 @@ fn one_match(field: &str, spec: &crds::route::RouteMatch) -> Result<RouteMatch, 
         if headers.iter().any(|seen| seen.name == name) {
             return Err(Problem::invalid(
                 &format!("{field}.headers[{at}].name"),
-                format!("`{}` is named twice, so no request could fit", header.name),
+                format!(
+                    "`{}` is listed more than once, so no request can match",
+                    header.name
+                ),
             ));
         }
         headers.push(HeaderMatch {
@@ -187,7 +190,7 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
     if spec.refs.is_empty() && spec.selector.is_none() {
         return Err(Problem::invalid(
             "spec.endpoints",
-            "set refs, selector or both; leave endpoints out to use all",
+            "set refs, selector or both; omit endpoints to use all LlmEndpoints of the namespace",
         ));
     }
     if let Some(selector) = &spec.selector {
@@ -198,7 +201,7 @@ fn selection(spec: Option<&EndpointsSpec>) -> Result<Selection, Problem> {
         if !named.insert(&reference.name) {
             return Err(Problem::invalid(
                 &format!("spec.endpoints.refs[{at}].name"),
-                format!("`{}` is named twice", reference.name),
+                format!("`{}` is listed more than once", reference.name),
             ));
         }
     }
@@ -229,7 +232,7 @@ pub(crate) fn resolved(
         Reason::EndpointNotFound,
         "spec.endpoints.refs",
         format!(
-            "no accepted LlmEndpoint of this namespace is named {}; the others are used",
+            "no accepted LlmEndpoint named {} in this namespace; the remaining refs are used",
             some_of(&quoted)
         ),
     ))

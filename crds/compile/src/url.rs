@@ -20,15 +20,15 @@ pub struct Url {
 pub enum Error {
     #[error("not a URL; write it like http://host:8000")]
     Malformed,
-    #[error("starts with neither http:// nor https://")]
+    #[error("must start with http:// or https://")]
     Scheme,
-    #[error("holds credentials, or an @ that looks like it; leave them out and use auth")]
+    #[error("contains credentials (or an `@`); remove them and use auth")]
     Credentials,
-    #[error("names no valid host; write it like http://host:8000, IPv6 like http://[::1]:8000")]
+    #[error("has no valid host; write it like http://host:8000, with IPv6 like http://[::1]:8000")]
     Host,
-    #[error("the port is not a number from 1 to 65535")]
+    #[error("the port must be a number from 1 to 65535")]
     Port,
-    #[error("has a query or fragment; leave out everything from `?` or `#` on")]
+    #[error("must not have a query (`?`) or fragment (`#`)")]
     Query,
 }
 

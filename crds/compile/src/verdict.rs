@@ -70,7 +70,7 @@ impl Verdict {
             let in_use = older.generation;
             let last = problem.others.last_mut().map(|last| &mut last.message);
             let last = last.unwrap_or(&mut problem.message);
-            *last = format!("{last}; generation {in_use} is still in use");
+            *last = format!("{last}; generation {in_use} remains in use");
             self.resolved_refs.clone_from(&older.resolved_refs);
             self.instances = older.instances;
             self.in_use = Some(in_use);
@@ -175,7 +175,7 @@ impl Problems {
         let mut all = self.0.into_iter();
         match (all.next(), made) {
             (None, Some(made)) => Ok(made),
-            (None, None) => Err(Problem::invalid("spec", "makes no sense")),
+            (None, None) => Err(Problem::invalid("spec", "is invalid")),
             (Some(mut first), _) => {
                 // One that was joined already stays flat.
                 first.others.extend(all.flat_map(|mut problem| {

@@ -375,7 +375,7 @@ mod tests {
             (
                 "LlmEndpoint",
                 "url: gpu:8000\n",
-                "f.yaml:1: spec.url: starts with neither http:// nor https://",
+                "f.yaml:1: spec.url: must start with http:// or https://",
             ),
             (
                 "OllaRoute",

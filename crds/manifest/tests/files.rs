@@ -155,8 +155,7 @@ fn a_probe_that_costs_tokens_is_mentioned() {
     assert_eq!(
         notes(&read(&[("f.yaml", &text)])),
         [
-            "warning f.yaml:9: spec.health.path: /health of litellm asks its models, so every probe \
-          costs tokens; leave it out for /health/liveliness"
+            "warning f.yaml:9: spec.health.path: /health of litellm sends a request to each model, so every probe costs tokens; omit it to probe /health/liveliness"
         ]
     );
 }
@@ -377,10 +376,10 @@ fn all_that_is_wrong_with_an_object_is_told_in_one_go() {
         "f.yaml:8: spec.priority: must be from 0 to 1000000, not 2000000",
         "f.yaml:5: spec.type: `vlllm` is not a known type",
         "f.yaml:4: spec: set exactly one of url, service, podSelector",
-        "f.yaml:10: spec.health.timeout: must be longer than 0s",
+        "f.yaml:10: spec.health.timeout: must be greater than 0s",
         "f.yaml:16: spec.engin: unknown field; did you mean `engine`?",
         "f.yaml:19: spec.matches[1].pathPrefix: `/b?c` is not a path",
-        "f.yaml:20: spec.timeouts.connect: must be longer than 0s",
+        "f.yaml:20: spec.timeouts.connect: must be greater than 0s",
     ] {
         let found = told.iter().any(|note| note.starts_with(expected));
         assert!(found, "{expected} in {told:#?}");

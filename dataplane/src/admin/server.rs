@@ -7,26 +7,31 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serving::{
+    listen::accept,
+    slots::{SlotLimits, Slots},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
 
 use super::answer;
 use crate::{
-    client::share::{Limits, Shares},
     proxy::{Asker, OutBody},
     socket,
     state::Shared,
 };
 
-/// Scrapers and people are few.
-const MAX_CONNECTIONS: usize = 64;
-
-/// Of one address.
-const MAX_PER_CLIENT: usize = 8;
+/// Scrapers and people are few. Nobody authenticates: over the total, a client that has more
+/// connections than another loses its oldest to that one, so that silent ones keep nobody out.
+const LIMITS: SlotLimits = SlotLimits {
+    total: 64,
+    unauthenticated: 64,
+    per_address: 8,
+    unauthenticated_per_address: 8,
+};
 
 /// For a request's head, and between two on one connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,40 +44,25 @@ const LIFE: Duration = Duration::from_mins(5);
 
 /// Serves until the process drains.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let limits = Limits {
-        connections: MAX_PER_CLIENT,
-        kept_bytes: 0,
-        all_kept_bytes: 0,
-    };
-    let shares = Shares::new(limits, Arc::default());
+    let slots = Arc::new(Slots::new(LIMITS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = shared.life.drain.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, "admin") => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let Some(share) = shares.admit(peer.ip().to_canonical()) else {
-                    continue;
-                };
-                socket::watch(&stream, STALL_TIMEOUT);
-                let shared = shared.clone();
-                connections.spawn(async move {
-                    let _ = timeout(LIFE, connection(&shared, stream)).await;
-                    drop((share, place));
-                });
+        let Some(slot) = slots.take(peer.ip()) else {
+            continue;
+        };
+        socket::watch(&stream, STALL_TIMEOUT);
+        let shared = shared.clone();
+        connections.spawn(async move {
+            tokio::select! {
+                _ = timeout(LIFE, connection(&shared, stream)) => {}
+                () = slot.evicted() => {}
             }
-            Err(error) => {
-                tracing::warn!(%error, "accept on the admin listener failed");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        });
     }
 }
 

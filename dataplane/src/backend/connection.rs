@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     fmt,
     io::{self, IoSlice, Write as _},
     pin::Pin,
@@ -14,6 +15,10 @@ use http::Method;
 use http_body::Body;
 use http1::{Answer, Head, Lines, MalformedChunks, MalformedHead};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Parts of a request that go out by one write. A large body is many parts, and one that is kept
+/// has them all here.
+const PARTS: usize = 16;
 
 /// Bytes taken by one read.
 const READ: usize = 32 * 1024;
@@ -66,12 +71,14 @@ struct Sending<B> {
     /// Of `lead`.
     written: usize,
     chunk: Bytes,
+    /// What follows `chunk` and is here already; none where chunks have marks between them.
+    more: VecDeque<Bytes>,
     body: B,
     /// The body's length was not known beforehand.
     chunked: bool,
     /// Of the body, so far.
     chunks: u64,
-    /// Nothing comes after `chunk`.
+    /// Nothing comes after `chunk` and `more`.
     ended: bool,
 }
 
@@ -91,6 +98,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, B: Body<Data = Bytes> + Unpin> Connectio
             lead: head.end(&method, length),
             written: 0,
             chunk: Bytes::new(),
+            more: VecDeque::new(),
             chunked: length.is_none(),
             chunks: 0,
             ended: body.is_end_stream() && length.is_some(),
@@ -191,15 +199,20 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
             while let rest = self.lead.get(self.written..).unwrap_or_default()
                 && !(rest.is_empty() && self.chunk.is_empty())
             {
-                let rest_len = rest.len();
-                let parts = [IoSlice::new(rest), IoSlice::new(&self.chunk)];
-                let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, &parts))?;
+                let mut parts = [IoSlice::new(&[]); PARTS];
+                let here = [rest, &self.chunk].into_iter();
+                let here = here.chain(self.more.iter().map(|chunk| &chunk[..]));
+                let mut count = 0;
+                for (part, bytes) in parts.iter_mut().zip(here) {
+                    *part = IoSlice::new(bytes);
+                    count += 1;
+                }
+                let parts = parts.get(..count).unwrap_or_default();
+                let written = ready!(Pin::new(&mut *io).poll_write_vectored(cx, parts))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
                 }
-                let of_lead = written.min(rest_len);
-                self.written += of_lead;
-                self.chunk.advance(written - of_lead);
+                self.wrote(written);
             }
             if self.ended || waits {
                 // TLS may hold some of it back.
@@ -214,10 +227,14 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
         }
     }
 
-    /// Puts the next of the body in place. Pending: it has not come yet.
+    /// Puts what is here of the body in place. Pending: nothing of it has come yet.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while !self.ended && self.chunk.is_empty() {
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        while !self.ended && self.has_room() {
+            let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if self.chunk.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            };
             let data = match frame {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(_)) => return Poll::Ready(Err(Error::Unfinished)),
@@ -227,17 +244,45 @@ impl<B: Body<Data = Bytes> + Unpin> Sending<B> {
                     break;
                 }
             };
-            if !data.is_empty() {
-                self.mark(format_args!("{:x}\r\n", data.len()));
-                self.chunk = data;
-                self.ended = !self.chunked && self.body.is_end_stream();
+            if data.is_empty() {
+                continue;
             }
+            self.mark(format_args!("{:x}\r\n", data.len()));
+            if self.chunk.is_empty() {
+                self.chunk = data;
+            } else {
+                self.more.push_back(data);
+            }
+            self.ended = !self.chunked && self.body.is_end_stream();
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn has_room(&self) -> bool {
+        self.chunk.is_empty() || !self.chunked && self.more.len() + 2 < PARTS
     }
 }
 
 impl<B> Sending<B> {
+    /// Takes off what has gone out.
+    fn wrote(&mut self, bytes: usize) {
+        let of_lead = bytes.min(self.lead.len() - self.written);
+        self.written += of_lead;
+        let mut left = bytes - of_lead;
+        loop {
+            let of_chunk = left.min(self.chunk.len());
+            self.chunk.advance(of_chunk);
+            left -= of_chunk;
+            if !self.chunk.is_empty() {
+                return;
+            }
+            match self.more.pop_front() {
+                Some(next) => self.chunk = next,
+                None => return,
+            }
+        }
+    }
+
     /// Puts a chunk's mark before what comes next.
     fn mark(&mut self, mark: fmt::Arguments<'_>) {
         if !self.chunked {

@@ -97,9 +97,10 @@ pub(crate) struct RunArgs {
     /// Address to listen on; default 127.0.0.1:40114, or what an Olla config.yaml says.
     #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
     listen: Option<SocketAddr>,
-    /// Address of a listener for `/internal/…` (status, metrics, explain), without TLS. With it the
-    /// clients' port serves `/internal/health`, `/internal/ready` and `/version` only; without it,
-    /// all of them, and addresses of backends to clients on this machine alone.
+    /// Address of the admin listener for `/internal/…` (status, metrics, explain), without TLS;
+    /// default: 127.0.0.1:40115 with --operator, else none. With it the clients' port serves
+    /// `/internal/health`, `/internal/ready` and `/version` only; without it, all of them, and
+    /// addresses of backends to clients on this machine only.
     #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// Certificate chain, PEM: clients must then speak TLS (HTTP/2 or HTTP/1.1). Reloaded
@@ -185,6 +186,23 @@ mod tests {
     #[test]
     fn the_flags_do_not_contradict_each_other() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn with_an_operator_there_is_an_admin_listener_for_this_machine_alone() {
+        let admin = |args: &str| {
+            let args = format!("olla-dataplane run {args}");
+            let cli = Cli::try_parse_from(args.split(' ')).unwrap();
+            let Command::Run(args) = cli.command else {
+                panic!("it does not run");
+            };
+            run::admin_listen(&args).map(|addr| addr.to_string())
+        };
+        let operator = "--operator https://o:1";
+        assert_eq!(admin(operator).as_deref(), Some("127.0.0.1:40115"));
+        let told = admin(&format!("{operator} --admin-listen [::]:9"));
+        assert_eq!(told.as_deref(), Some("[::]:9"));
+        assert_eq!(admin("-f a.yaml"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::RunArgs;
 use crate::{
     app::{App, From},
     backend::resolve,
-    config::{Settings, TlsFiles},
+    config::{ADMIN_ADDRESS, Settings, TlsFiles},
     logging,
     source::{file, operator},
 };
@@ -41,7 +41,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         drain_timeout: Duration::from_secs(args.drain_seconds),
         client_connections: args.max_connections_per_client as usize,
         access_log: args.access_log,
-        admin: args.admin_listen,
+        admin: admin_listen(&args),
         ..Settings::default()
     };
     if let Some(workers) = args.workers {
@@ -89,6 +89,12 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         _ = terminate.recv() => Ok(ExitCode::FAILURE),
         _ = interrupt.recv() => Ok(ExitCode::FAILURE),
     }
+}
+
+/// With an operator there are many clients, and people who are not among them.
+pub(super) fn admin_listen(args: &RunArgs) -> Option<SocketAddr> {
+    args.admin_listen
+        .or_else(|| args.operator.is_some().then_some(ADMIN_ADDRESS))
 }
 
 /// Olla's config.yaml may say where to listen. Whether the files can be used at all is found out

@@ -10,7 +10,7 @@ use std::{
     error::Error,
     future::{Future, poll_fn},
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -32,7 +32,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, Socket, Type};
+use serving::listen;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -68,29 +68,6 @@ const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Accepted connections that may wait for a worker; the kernel's backlog holds the rest.
 const HAND_OVER: usize = 256;
-
-/// `[::]` takes IPv4 as well, and is IPv4 alone where the machine has no IPv6.
-pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let any = addr.is_ipv6() && addr.ip().is_unspecified();
-    match bind_one(addr) {
-        Err(error) if any && error.kind() != io::ErrorKind::AddrInUse => {
-            bind_one((Ipv4Addr::UNSPECIFIED, addr.port()).into())
-        }
-        bound => bound,
-    }
-}
-
-fn bind_one(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if addr.is_ipv6() && addr.ip().is_unspecified() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(4096)?;
-    TcpListener::from_std(socket.into())
-}
 
 /// What answers the requests of clients: one for each worker, made on its thread.
 pub(crate) trait Service: 'static {
@@ -170,19 +147,12 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
         shared: shared.clone(),
     };
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer) = tokio::select! {
             biased;
             () = shared.life.drain.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listen::accept(&listener, "clients") => accepted,
         };
-        match accepted {
-            Ok((stream, peer)) => acceptor.take(stream, peer).await,
-            Err(error) => {
-                // Out of files, most likely: let some connections end before the next try.
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        acceptor.take(stream, peer).await;
     }
     // For their clients these are made: closing the listener would reset them.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {

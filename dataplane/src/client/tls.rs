@@ -3,13 +3,8 @@
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::sign::CertifiedKey;
+use serving::certificate;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -18,11 +13,6 @@ use crate::config::TlsFiles;
 
 /// Between two looks at the files. A certificate is renewed days before it ends.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-
-fn unusable(files: &TlsFiles, cause: rustls::Error) -> Error {
-    let files = files.clone();
-    Error::Unusable { files, cause }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -39,29 +29,41 @@ pub enum Error {
     },
 }
 
+impl Error {
+    fn of(files: &TlsFiles, error: certificate::Error) -> Self {
+        match error {
+            certificate::Error::NoCertificate => Self::NoCertificate {
+                path: files.certificate.clone(),
+            },
+            certificate::Error::NoKey => Self::NoKey {
+                path: files.key.clone(),
+            },
+            certificate::Error::Unusable(cause) => Self::Unusable {
+                files: files.clone(),
+                cause,
+            },
+        }
+    }
+}
+
 /// The certificate in use.
 #[derive(Debug)]
 pub(crate) struct Certificate {
     files: TlsFiles,
-    pair: ArcSwap<CertifiedKey>,
+    in_use: Arc<certificate::Certificate>,
 }
 
 impl Certificate {
     pub(crate) fn read(files: TlsFiles) -> Result<Arc<Self>, Error> {
-        let pair = ArcSwap::from_pointee(read(&files)?);
-        Ok(Arc::new(Self { files, pair }))
+        let in_use = certificate::Certificate::new(read(&files)?);
+        Ok(Arc::new(Self { files, in_use }))
     }
 
     /// Speaks HTTP/2 with those who can, else HTTP/1.1.
     pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|cause| unusable(&self.files, cause))?
-            .with_no_client_auth()
-            .with_cert_resolver(self.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config).into())
+        let config = self.in_use.server_config(&[b"h2", b"http/1.1"]);
+        let config = config.map_err(|error| Error::of(&self.files, error))?;
+        Ok(config.into())
     }
 
     /// Follows the files until the process drains, and at once when told to look; while they are of no use, the certificate in
@@ -76,8 +78,7 @@ impl Certificate {
             }
             let problem = match read(&self.files) {
                 Ok(pair) => {
-                    if self.pair.load().cert != pair.cert {
-                        self.pair.store(Arc::new(pair));
+                    if self.in_use.replace(pair) {
                         tracing::info!("certificate renewed");
                     }
                     String::new()
@@ -95,12 +96,6 @@ impl Certificate {
     }
 }
 
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.pair.load_full())
-    }
-}
-
 /// The pair, if the two belong together.
 fn read(files: &TlsFiles) -> Result<CertifiedKey, Error> {
     let bytes = |path: &PathBuf| {
@@ -109,18 +104,6 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, Error> {
             cause,
         })
     };
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_slice_iter(&bytes(&files.certificate)?)
-            .filter_map(Result::ok)
-            .collect();
-    if chain.is_empty() {
-        let path = files.certificate.clone();
-        return Err(Error::NoCertificate { path });
-    }
-    // What is wrong with it is not repeated: it could hold some of it.
-    let key = PrivateKeyDer::from_pem_slice(&bytes(&files.key)?).map_err(|_| Error::NoKey {
-        path: files.key.clone(),
-    })?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|cause| unusable(files, cause))
+    let (chain, key) = (bytes(&files.certificate)?, bytes(&files.key)?);
+    certificate::pair(&chain, &key).map_err(|error| Error::of(files, error))
 }

@@ -38,14 +38,14 @@ fn a_breaker_that_opens_and_closes_is_an_event_of_its_endpoint() -> Result<()> {
         answerers.iter().all(|name| name == "spare"),
         "{answerers:?}"
     );
-    let opened = "instance weak keeps failing and gets no traffic: ";
+    let opened = "circuit breaker of instance weak opened, no requests are sent to it: ";
     wait_event(&tenant, "weak", "BreakerOpened", opened)?;
 
     weak.set_mode(Mode::Answer);
     wait("it is tried again", SOON, || {
         Ok((client.answerer(MODEL)? == "weak").then_some(()))
     })?;
-    let closed = "instance weak answers again and gets traffic";
+    let closed = "circuit breaker of instance weak closed, requests are sent to it again";
     wait_event(&tenant, "weak", "BreakerClosed", closed)?;
     let told = tenant.kubectl(&["describe", "llmep", "weak"])?;
     for reason in ["BreakerOpened", "BreakerClosed"] {

@@ -27,7 +27,7 @@ fn served(tenant: &Tenant, proxies: &[(&str, &LiteLlm)]) -> Result<DataPlane> {
     tenant.apply(&yaml)?;
     let data_plane = tenant.data_plane()?;
     wait("all list their model", SOON, || {
-        let models = data_plane.client().get("/internal/status/models")?.json()?;
+        let models = data_plane.admin().get("/internal/status/models")?.json()?;
         let places = models["models"][0]["endpoints"].as_array().map(Vec::len);
         ensure!(places == Some(proxies.len()), "{models}");
         Ok(Some(()))

@@ -150,7 +150,7 @@ fn prometheus_own_strict_parser_reads_the_metrics_of_both_halves() -> Result<()>
     let world = World::shared()?;
     let tenant = world.tenant()?;
     let (_base, data_plane) = served(&tenant)?;
-    let url = data_plane.client().url();
+    let url = data_plane.admin().url();
     // One of each kind that has labels: an answer, a refusal.
     data_plane.client().chat(MODEL)?;
     data_plane.client().chat("no-such-model")?;

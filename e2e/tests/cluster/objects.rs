@@ -138,7 +138,7 @@ fn kubectl_get_answers_the_first_question_in_its_columns() -> Result<()> {
         ["main", "olla", "priority", "True", "True", "True"],
         "{text}"
     );
-    assert!(text.contains("requests can reach"), "{text}");
+    assert!(text.contains("has a ready address"), "{text}");
 
     let both = tenant.kubectl(&["get", "olla", "-o", "name"])?;
     assert!(both.contains("llmendpoint.olla.dev/base"), "{both}");

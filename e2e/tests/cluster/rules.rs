@@ -30,11 +30,11 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             vec![only("priority: 1"), with("service: {name: a, port: 80}")],
         ),
         (
-            "podSelector: set matchLabels or matchExpressions, or every pod would be a backend",
+            "podSelector: set matchLabels or matchExpressions; an empty selector would match every pod",
             vec![only("podSelector: {matchLabels: {}, port: 80}")],
         ),
         (
-            "matchExpressions: In and NotIn need values; Exists and DoesNotExist take none",
+            "matchExpressions: In and NotIn need values; Exists and DoesNotExist must have none",
             vec![
                 only("podSelector: {matchExpressions: [{key: a, operator: In}], port: 80}"),
                 route(
@@ -58,7 +58,7 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             vec![with("health: {interval: 99ms}")],
         ),
         (
-            "health.timeout: must be longer than 0s",
+            "health.timeout: must be greater than 0s",
             vec![with("health: {timeout: 0s}")],
         ),
         (
@@ -74,15 +74,15 @@ fn refused() -> Vec<(&'static str, Vec<String>)> {
             routed(&["{circuitBreaker: {minRequests: 5}}"]),
         ),
         (
-            "circuitBreaker.openFor: must be longer than 0s",
+            "circuitBreaker.openFor: must be greater than 0s",
             routed(&["{circuitBreaker: {openFor: 0s}}"]),
         ),
         (
-            "endpoints: set refs, selector or both; leave endpoints out to use all",
+            "endpoints: set refs, selector or both; omit endpoints to use all LlmEndpoints of the namespace",
             routed(&["{endpoints: {}}"]),
         ),
         (
-            "timeouts: each must be longer than 0s; leave one out for its default",
+            "timeouts: each must be greater than 0s; omit a timeout to use its default",
             routed(&[
                 "{timeouts: {connect: 0s}}",
                 "{timeouts: {firstToken: 0s}}",

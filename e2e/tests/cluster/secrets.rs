@@ -20,7 +20,7 @@ fn visible(world: &World, tenant: &Tenant, data_plane: &DataPlane) -> Result<Str
         "explain?model=m",
     ] {
         text += &data_plane
-            .client()
+            .admin()
             .get(&format!("/internal/{page}"))?
             .good()?
             .body;

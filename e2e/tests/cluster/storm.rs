@@ -47,7 +47,7 @@ fn nothing_that_changes_underneath_is_seen_by_a_client() -> Result<()> {
     let planes = [tenant.data_plane()?, tenant.data_plane()?];
     for plane in &planes {
         wait(&format!("all of {planes:?} know all models"), SOON, || {
-            let models = plane.client().get("/internal/status/models")?.json()?;
+            let models = plane.admin().get("/internal/status/models")?.json()?;
             let places = models["models"][0]["endpoints"].as_array().map(Vec::len);
             Ok((places == Some(3)).then_some(()))
         })?;

@@ -3,7 +3,9 @@
 //! In: its lines, and the namespace's snapshots. Out: transactions, newest only: what was
 //! published while it read slowly is one difference. Its Acks, Nacks and reports go to `sessions`.
 
-mod base;
+mod lines;
+mod send;
+mod sent_tables;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,43 +13,32 @@ use bytes::Bytes;
 use compile::Kind;
 use dataplane_protocol::{
     Revision,
-    frame::{self, Decoder, encode},
-    sync::{
-        FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator,
-        common_format,
-    },
+    frame::{self, encode},
+    sync::{FORMATS, MAX_TABLE_LINE, Report, ToDataPlane, ToOperator, common_format},
 };
-use http_body_util::{BodyExt as _, channel::Sender};
+use http_body_util::channel::Sender;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::base::Base;
+use self::{
+    lines::Lines,
+    send::{TableSender, send},
+    sent_tables::{SentTable, SentTables},
+};
 use super::{
     hub::{Hub, Receiver},
-    ledger::Ledger,
-    sessions::{BreakerChange, Concerned, Session, Sessions},
-    snapshot::{Held, Snapshot},
+    sessions::{AffectedRoutes, BreakerChange, Session, Sessions},
+    status_cache::StatusCache,
 };
 use crate::{
-    events::{Events, Happening},
+    events::{Events, ObjectEvent},
     metrics::{Metrics, ResultLabel},
     tokens::Identity,
 };
 
-/// Bytes handed to the connection at a time.
-pub const CHUNK: usize = 64 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
-const MAX_HELLO_LINE: usize = 16 << 10;
-/// Lines that are read at once, and how long each further one takes to become free again. A data
-/// plane sends its instances in a burst when it has come, then once a second what is new. Whoever
-/// sends more is read as slowly as this, and waits in its own buffers.
-const BURST: u32 = 1000;
-const LINE_EVERY: Duration = Duration::from_millis(20);
-/// A reader that takes no chunk for this long is given up; it comes back for the newest table.
-const STALL: Duration = Duration::from_secs(30);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What a conversation works with.
@@ -55,7 +46,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Context {
     pub hub: Arc<Hub>,
     pub sessions: Arc<Sessions>,
-    pub ledger: Arc<Ledger>,
+    pub status_cache: Arc<StatusCache>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     /// Data planes of one namespace at a time.
@@ -68,52 +59,58 @@ pub struct Context {
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
-enum End {
+enum EndReason {
     #[error("the data plane closed the stream")]
     Closed,
     #[error("the stream broke")]
     Broken(#[source] hyper::Error),
     #[error("no hello within 10s")]
     NoHello,
-    #[error("a line did not end in time")]
+    #[error("a message was not completed in time")]
     Unfinished,
     #[error("the data plane read nothing for 30s")]
     Stalled,
+    #[error("the data plane read a table at less than 128 KiB/s")]
+    TooSlow,
+    #[error(
+        "the routing table changed repeatedly while the data plane was reading it; it has to reconnect"
+    )]
+    Behind,
     #[error("{0}")]
     Frame(#[from] frame::Error),
     /// Trying again will not help: the data plane is told.
     #[error("refused: {0}")]
     Refused(String),
-    #[error("the stream reached its lifetime: the data plane is to prove itself again")]
+    #[error("the stream reached its maximum age; the data plane has to authenticate again")]
     Expired,
-    #[error("the operator stops")]
+    #[error("the operator is shutting down")]
     Stopped,
 }
 
 /// From its hello to the end of the stream. A data plane whose stream reached its lifetime is
-/// expected back: its session is handed out, to be dropped when it does not come.
+/// expected back: it is handed out, to be dropped when it does not come.
 pub async fn hold(
     context: Context,
     identity: Identity,
     lines: Incoming,
     mut tx: Sender<Bytes>,
     stop: CancellationToken,
-) -> Option<Session> {
+) -> Option<DataPlane> {
     let mut lines = Lines::new(lines, context.line);
     let talked = tokio::select! {
-        () = stop.cancelled() => Err(End::Stopped),
+        () = stop.cancelled() => Err(EndReason::Stopped),
         talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
     };
     let end = match talked {
-        Ok(session) => {
+        Ok(data_plane) => {
             let namespace = identity.namespace;
-            tracing::debug!(namespace, end = %End::Expired, "data plane is sent round");
-            return Some(session);
+            tracing::debug!(namespace, end = %EndReason::Expired, "stream closed, the data plane will reconnect");
+            return Some(data_plane);
         }
         Err(end) => end,
     };
-    tracing::info!(namespace = identity.namespace, %end, "data plane left");
-    let End::Refused(reason) = end else {
+    tracing::info!(namespace = identity.namespace, %end, "data plane disconnected");
+    let EndReason::Refused(reason) = end else {
         return None;
     };
     if let Ok(line) = encode(&ToDataPlane::Refused { reason }, MAX_TABLE_LINE) {
@@ -123,121 +120,135 @@ pub async fn hold(
     None
 }
 
-/// The session, when the stream reached its lifetime.
+/// The data plane, when its stream reached its lifetime.
 async fn talk(
     context: &Context,
     identity: &Identity,
     lines: &mut Lines,
     tx: &mut Sender<Bytes>,
-) -> Result<Session, End> {
+) -> Result<DataPlane, EndReason> {
     let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
         Ok(Ok(ToOperator::Hello(hello))) => hello,
-        Ok(Ok(_)) => return Err(End::Refused("the first line must be a hello".into())),
+        Ok(Ok(_)) => return Err(EndReason::Refused("the first line must be a hello".into())),
         Ok(Err(end)) => return Err(end),
-        Err(_) => return Err(End::NoHello),
+        Err(_) => return Err(EndReason::NoHello),
     };
     let Some(format) = common_format(&hello.formats) else {
         let theirs = &hello.formats;
-        return Err(End::Refused(format!(
-            "the data plane speaks formats {theirs:?}, the operator {FORMATS:?}: upgrade one of \
-             them to a neighbouring release of the other"
+        return Err(EndReason::Refused(format!(
+            "no common protocol format: the data plane supports {theirs:?}, the operator {FORMATS:?}; \
+             upgrade the older one"
         )));
     };
-    lines.decoder.allow(MAX_REPORT_LINE);
-    let namespace = identity.namespace.as_str();
-    let Some(session) =
-        context
-            .sessions
-            .open(namespace, &hello.data_plane, context.limit, Instant::now())
-    else {
+    lines.allow_reports();
+    let Some(data_plane) = DataPlane::open(context, &identity.namespace, &hello.data_plane) else {
         let reason = "this namespace has too many data planes connected";
-        return Err(End::Refused(reason.into()));
+        return Err(EndReason::Refused(reason.into()));
     };
     tracing::info!(
-        namespace,
+        namespace = identity.namespace,
         service_account = identity.service_account,
         data_plane = hello.data_plane,
         version = hello.version,
         "data plane connected"
     );
-    let stream = Stream {
-        context,
-        namespace,
-        _counted: Counted::new(context),
-        tables: context.hub.subscribe(namespace),
-        session,
-    };
-    send(
-        tx,
-        encode(&ToDataPlane::Welcome { format }, MAX_TABLE_LINE)?,
-    )
-    .await?;
-    stream.run(&hello, lines, tx).await
-}
-
-/// A data plane that said hello. Leaving it, whichever way, takes it out of all counts.
-struct Stream<'a> {
-    context: &'a Context,
-    namespace: &'a str,
-    _counted: Counted<'a>,
-    tables: Receiver,
-    session: Session,
-}
-
-impl Stream<'_> {
-    async fn run(
-        mut self,
-        hello: &Hello,
-        lines: &mut Lines,
-        tx: &mut Sender<Bytes>,
-    ) -> Result<Session, End> {
-        let base = Mutex::new(Base::default());
-        // From when on it counts, if it does not answer.
-        self.context.ledger.mark(self.namespace, []);
-        let tables = self.tables.clone();
-        let expiry = Instant::now() + self.context.lifetime;
-        let end = tokio::select! {
-            end = write(tables, hello.revision, tx, &base, expiry) => end,
-            end = self.read(lines, &base) => end,
-        };
-        let Self {
-            context,
-            namespace,
-            tables,
-            session,
-            ..
-        } = self;
-        drop(tables);
-        context.hub.release(namespace);
-        if matches!(end, End::Expired) {
-            session.expect_back();
-            return Ok(session);
+    let _connected = ConnectedGuard::new(context);
+    let welcome = ToDataPlane::Welcome { format };
+    send(tx, &encode(&welcome, MAX_TABLE_LINE)?).await?;
+    // From when on it counts, if it does not answer.
+    context.status_cache.mark_dirty(&identity.namespace, []);
+    match data_plane.converse(hello.revision, lines, tx).await {
+        EndReason::Expired => {
+            data_plane.expect_back();
+            Ok(data_plane)
         }
-        drop(session);
-        context.ledger.mark_all(namespace);
-        Err(end)
+        end => Err(end),
+    }
+}
+
+/// A data plane that said hello, and its namespace's tables. While it is expected back, too: the
+/// numbers of tables that it acknowledged would mean nothing if the namespace were forgotten.
+/// Dropping it, however its stream ended, takes it out of all statuses.
+#[derive(Debug)]
+pub struct DataPlane {
+    session: Session,
+    tables: Receiver,
+    /// Last: it is dropped after the others.
+    cleanup: Cleanup,
+}
+
+#[derive(Debug)]
+struct Cleanup {
+    context: Context,
+    namespace: String,
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        self.context.hub.release(&self.namespace);
+        self.context.status_cache.mark_all_dirty(&self.namespace);
+    }
+}
+
+impl DataPlane {
+    /// `None` when the namespace has too many.
+    pub fn open(context: &Context, namespace: &str, data_plane: &str) -> Option<Self> {
+        let (limit, now) = (context.limit, Instant::now());
+        let session = context.sessions.open(namespace, data_plane, limit, now)?;
+        Some(Self {
+            session,
+            tables: context.hub.subscribe(namespace),
+            cleanup: Cleanup {
+                context: context.clone(),
+                namespace: namespace.to_owned(),
+            },
+        })
     }
 
-    async fn read(&mut self, lines: &mut Lines, base: &Mutex<Base>) -> End {
+    /// Its stream has ended, but it is to open another soon.
+    pub fn expect_back(&self) {
+        self.session.expect_back();
+    }
+
+    async fn converse(
+        &self,
+        resumed: Option<Revision>,
+        lines: &mut Lines,
+        tx: &mut Sender<Bytes>,
+    ) -> EndReason {
+        let sent_tables = Mutex::new(SentTables::default());
+        let writer = TableSender {
+            tables: self.tables.clone(),
+            resumed,
+            sent_tables: &sent_tables,
+            expiry: Instant::now() + self.cleanup.context.lifetime,
+        };
+        tokio::select! {
+            end = writer.run(tx) => end,
+            end = self.read(lines, &sent_tables) => end,
+        }
+    }
+
+    async fn read(&self, lines: &mut Lines, sent_tables: &Mutex<SentTables>) -> EndReason {
         loop {
             let line = match lines.next().await {
                 Ok(line) => line,
                 Err(end) => return end,
             };
             match line {
-                ToOperator::Hello(_) => return End::Refused("a second hello".into()),
+                ToOperator::Hello(_) => return EndReason::Refused("a second hello".into()),
                 ToOperator::Ack { revision } => {
-                    let acked = base.lock().acked(revision);
+                    let acked = sent_tables.lock().acked(revision);
                     self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
-                    tracing::warn!(namespace = self.namespace, %revision, reason, "table refused");
-                    let refused = base.lock().nacked(revision);
+                    tracing::warn!(namespace = self.cleanup.namespace, %revision, reason, "routing table rejected by a data plane");
+                    let refused = sent_tables.lock().nacked(revision);
                     self.count("nack");
                     if let Some(refused) = refused {
                         let now = Instant::now();
-                        let concerned = self.session.nack(refused.number, &reason, now);
-                        self.mark(concerned);
+                        let affected = self.session.nack(refused.number, &reason, now);
+                        self.mark(affected);
                     }
                 }
                 ToOperator::Report(report) => self.reported(&report),
@@ -246,36 +257,36 @@ impl Stream<'_> {
     }
 
     /// An answer to what was not sent counts for nothing.
-    fn acked(&self, acked: Option<(Arc<Snapshot>, Instant)>) {
+    fn acked(&self, acked: Option<SentTable>) {
         self.count("ack");
-        let Some((snapshot, sent)) = acked else {
+        let Some(acked) = acked else {
             return;
         };
-        let waited = sent.elapsed().as_secs_f64();
-        self.context.metrics.push_to_ack.observe(waited);
-        self.mark(self.session.ack(snapshot.number, Instant::now()));
+        let waited = acked.at.elapsed().as_secs_f64();
+        self.cleanup.context.metrics.push_to_ack.observe(waited);
+        self.mark(self.session.ack(acked.number, Instant::now()));
     }
 
-    fn mark(&self, concerned: Concerned) {
-        let ledger = &self.context.ledger;
-        match concerned {
-            Concerned::None => {}
-            Concerned::All => ledger.mark_all(self.namespace),
-            Concerned::After(number) => {
-                let snapshot = self.tables.borrow().clone();
+    fn mark(&self, affected: AffectedRoutes) {
+        let status_cache = &self.cleanup.context.status_cache;
+        match affected {
+            AffectedRoutes::None => {}
+            AffectedRoutes::All => status_cache.mark_all_dirty(&self.cleanup.namespace),
+            AffectedRoutes::After(number) => {
+                let snapshot = self.tables.newest();
                 let routes: Vec<_> = (snapshot.iter())
                     .flat_map(|snapshot| snapshot.routes_numbered(number, u64::MAX))
                     .map(|name| (Kind::OllaRoute, name.to_owned()))
                     .collect();
                 if !routes.is_empty() {
-                    ledger.mark(self.namespace, routes);
+                    status_cache.mark_dirty(&self.cleanup.namespace, routes);
                 }
             }
         }
     }
 
     fn reported(&self, report: &Report) {
-        let snapshot = self.tables.borrow().clone();
+        let snapshot = self.tables.newest();
         let Some(snapshot) = snapshot else { return };
         let news = self.session.report(report, &snapshot.set);
         for change in news.breakers {
@@ -284,31 +295,39 @@ impl Stream<'_> {
         if !news.endpoints.is_empty() {
             let endpoints = news.endpoints.into_iter();
             let endpoints = endpoints.map(|id| (Kind::LlmEndpoint, id.as_str().to_owned()));
-            self.context.ledger.mark(self.namespace, endpoints);
+            self.cleanup
+                .context
+                .status_cache
+                .mark_dirty(&self.cleanup.namespace, endpoints);
         }
     }
 
     fn tell(&self, change: BreakerChange) {
         let name = change.endpoint.as_str();
-        let entry = self
-            .context
-            .ledger
-            .entry(self.namespace, Kind::LlmEndpoint, name);
+        let entry =
+            self.cleanup
+                .context
+                .status_cache
+                .get(&self.cleanup.namespace, Kind::LlmEndpoint, name);
         let Some(entry) = entry else { return };
         let instance = &change.instance;
         let (reason, note) = if change.open {
-            let mut note = format!("instance {instance} keeps failing and gets no traffic");
+            let mut note = format!(
+                "circuit breaker of instance {instance} opened, no requests are sent to it"
+            );
             if !change.reason.is_empty() {
                 note = format!("{note}: {}", change.reason);
             }
             ("BreakerOpened", note)
         } else {
-            let note = format!("instance {instance} answers again and gets traffic");
+            let note = format!(
+                "circuit breaker of instance {instance} closed, requests are sent to it again"
+            );
             ("BreakerClosed", note)
         };
-        self.context.events.tell(Happening {
+        self.cleanup.context.events.emit(ObjectEvent {
             kind: Kind::LlmEndpoint,
-            namespace: self.namespace.to_owned(),
+            namespace: self.cleanup.namespace.clone(),
             name: name.to_owned(),
             uid: entry.uid,
             warning: change.open,
@@ -323,7 +342,8 @@ impl Stream<'_> {
     }
 
     fn count(&self, result: &'static str) {
-        self.context
+        self.cleanup
+            .context
             .metrics
             .acks
             .get_or_create(&ResultLabel { result })
@@ -331,135 +351,17 @@ impl Stream<'_> {
     }
 }
 
-/// Sends the newest table, again and again; the expiry comes between two of them.
-async fn write(
-    mut tables: Receiver,
-    resumed: Option<Revision>,
-    tx: &mut Sender<Bytes>,
-    base: &Mutex<Base>,
-    expiry: Instant,
-) -> End {
-    let mut written: Option<u64> = None;
-    loop {
-        let newer = tables.wait_for(|newest| {
-            newest
-                .as_ref()
-                .is_some_and(|newest| Some(newest.number) != written)
-        });
-        let newer = tokio::select! {
-            biased;
-            () = sleep_until(expiry) => return End::Expired,
-            newer = newer => newer.map(|newest| newest.clone()),
-        };
-        let Ok(Some(snapshot)) = newer else {
-            return End::Stopped;
-        };
-        let held = base.lock().newest();
-        let from = match held {
-            Some(older) => Held::Snapshot(older),
-            None if written.is_none() && resumed == Some(snapshot.revision) => Held::Same,
-            None => Held::Nothing,
-        };
-        let lines = match snapshot.lines_for(&from) {
-            Ok(lines) => lines,
-            Err(error) => {
-                tracing::error!(namespace = snapshot.namespace, %error, "table cannot be sent");
-                return End::Refused(format!("the table cannot be sent: {error}"));
-            }
-        };
-        written = Some(snapshot.number);
-        base.lock().sent(snapshot, Instant::now());
-        if let Err(end) = send(tx, lines).await {
-            return end;
-        }
-    }
-}
-
-async fn send(tx: &mut Sender<Bytes>, mut lines: Bytes) -> Result<(), End> {
-    while !lines.is_empty() {
-        let chunk = lines.split_to(lines.len().min(CHUNK));
-        match timeout(STALL, tx.send_data(chunk)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(End::Closed),
-            Err(_) => return Err(End::Stalled),
-        }
-    }
-    Ok(())
-}
-
-/// The data plane's lines, each of bounded length.
-struct Lines {
-    body: Incoming,
-    decoder: Decoder,
-    /// From the first byte of a line to its last.
-    limit: Duration,
-    /// When the line began that has no end yet.
-    begun: Option<Instant>,
-    /// When all the lines read so far will have been paid for; see [`BURST`].
-    paid: Instant,
-}
-
-impl Lines {
-    fn new(body: Incoming, limit: Duration) -> Self {
-        Self {
-            body,
-            decoder: Decoder::new(MAX_HELLO_LINE),
-            limit,
-            begun: None,
-            paid: Instant::now(),
-        }
-    }
-
-    async fn next(&mut self) -> Result<ToOperator, End> {
-        loop {
-            if let Some(line) = self.decoder.next()? {
-                self.begun = None;
-                self.pace().await;
-                return Ok(line);
-            }
-            if self.decoder.unfinished() > 0 {
-                self.begun.get_or_insert_with(Instant::now);
-            }
-            let frame = match self.begun {
-                Some(begun) => timeout_at(begun + self.limit, self.body.frame())
-                    .await
-                    .map_err(|_| End::Unfinished)?,
-                None => self.body.frame().await,
-            };
-            let frame = match frame {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Err(End::Broken(error)),
-                None => return Err(End::Closed),
-            };
-            if let Some(bytes) = frame.data_ref() {
-                self.decoder.push(bytes);
-            }
-        }
-    }
-
-    /// Waits while more lines came than may, see [`BURST`].
-    async fn pace(&mut self) {
-        let now = Instant::now();
-        self.paid = self.paid.max(now) + LINE_EVERY;
-        if let Some(until) = self.paid.checked_sub(LINE_EVERY * BURST)
-            && until > now
-        {
-            sleep_until(until).await;
-        }
-    }
-}
-
 /// One in the gauge of data planes.
-struct Counted<'a>(&'a Metrics);
+struct ConnectedGuard<'a>(&'a Metrics);
 
-impl<'a> Counted<'a> {
+impl<'a> ConnectedGuard<'a> {
     fn new(context: &'a Context) -> Self {
         context.metrics.data_planes.inc();
         Self(&context.metrics)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for ConnectedGuard<'_> {
     fn drop(&mut self) {
         self.0.data_planes.dec();
     }

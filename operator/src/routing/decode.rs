@@ -1,5 +1,5 @@
-//! Objects of the API server → [`Item`]s: only what a table or a status is made of. Pure. Runs in
-//! the watch's own task, so that whole Pods and Secrets live for one line of code.
+//! Objects of the API server → [`CachedObject`]s: only what a table or a status is made of. Pure.
+//! Runs in the watch's own task, so that whole Pods and Secrets live for one line of code.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,9 +21,9 @@ use kube::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    item::{Fact, Item},
-    ledger::Entry,
+    object::{CachedObject, ObjectData},
     status::ObjectStatus,
+    status_cache::CachedStatus,
 };
 
 /// Type of a Secret that holds the token of a ServiceAccount.
@@ -33,12 +33,12 @@ const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// An LlmEndpoint, and what its status says now.
-pub fn endpoint(object: DynamicObject) -> (Item, Entry) {
+pub fn endpoint(object: DynamicObject) -> (CachedObject, CachedStatus) {
     own(
         object,
         Kind::LlmEndpoint,
         |metadata, spec: LlmEndpointSpec| {
-            Fact::Endpoint(Form::Object(Arc::new(LlmEndpoint {
+            ObjectData::Endpoint(Form::Object(Arc::new(LlmEndpoint {
                 metadata,
                 spec,
                 status: None,
@@ -48,9 +48,9 @@ pub fn endpoint(object: DynamicObject) -> (Item, Entry) {
 }
 
 /// An OllaRoute, and what its status says now.
-pub fn route(object: DynamicObject) -> (Item, Entry) {
+pub fn route(object: DynamicObject) -> (CachedObject, CachedStatus) {
     own(object, Kind::OllaRoute, |metadata, spec: OllaRouteSpec| {
-        Fact::Route(Form::Object(Arc::new(OllaRoute {
+        ObjectData::Route(Form::Object(Arc::new(OllaRoute {
             metadata,
             spec,
             status: None,
@@ -58,7 +58,7 @@ pub fn route(object: DynamicObject) -> (Item, Entry) {
     })
 }
 
-pub fn service(service: v1::Service) -> Item {
+pub fn service(service: v1::Service) -> CachedObject {
     let (namespace, name) = names(&service.metadata);
     let spec = service.spec.unwrap_or_default();
     let ports = spec
@@ -77,10 +77,10 @@ pub fn service(service: v1::Service) -> Item {
         .external_name
         .filter(|_| spec.type_.as_deref() == Some("ExternalName"));
     let family = spec.ip_families.unwrap_or_default().into_iter().next();
-    Item {
+    CachedObject {
         namespace,
         name,
-        fact: Fact::Service(Service {
+        data: ObjectData::Service(Service {
             ports,
             external_name,
             family,
@@ -88,7 +88,7 @@ pub fn service(service: v1::Service) -> Item {
     }
 }
 
-pub fn slice(slice: EndpointSlice) -> Item {
+pub fn slice(slice: EndpointSlice) -> CachedObject {
     let (namespace, name) = names(&slice.metadata);
     let service = slice
         .metadata
@@ -107,10 +107,10 @@ pub fn slice(slice: EndpointSlice) -> Item {
         })
         .collect();
     let addresses = slice.endpoints.into_iter().filter_map(address).collect();
-    Item {
+    CachedObject {
         namespace,
         name,
-        fact: Fact::Slice(Slice {
+        data: ObjectData::Slice(Slice {
             service,
             family: slice.address_type,
             slice: Arc::new(SliceFact { ports, addresses }),
@@ -118,7 +118,7 @@ pub fn slice(slice: EndpointSlice) -> Item {
     }
 }
 
-pub fn pod(pod: v1::Pod) -> Item {
+pub fn pod(pod: v1::Pod) -> CachedObject {
     let (namespace, name) = names(&pod.metadata);
     let status = pod.status.unwrap_or_default();
     // An ended pod keeps its address, which may be another's by now, and sometimes its condition.
@@ -130,10 +130,10 @@ pub fn pod(pod: v1::Pod) -> Item {
             .unwrap_or_default()
             .iter()
             .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Item {
+    CachedObject {
         namespace,
         name,
-        fact: Fact::Pod(PodFact {
+        data: ObjectData::Pod(PodFact {
             labels: pod.metadata.labels.unwrap_or_default(),
             ip: status.pod_ip.unwrap_or_default(),
             ready,
@@ -154,7 +154,7 @@ fn named_ports(spec: v1::PodSpec) -> BTreeMap<String, u16> {
 }
 
 /// What is no text in a value is marked by U+FFFD; compile refuses it.
-pub fn secret(secret: v1::Secret) -> Item {
+pub fn secret(secret: v1::Secret) -> CachedObject {
     let (namespace, name) = names(&secret.metadata);
     let is_token = secret.type_.as_deref() == Some(SERVICE_ACCOUNT_TOKEN);
     let data = secret.data.filter(|_| !is_token).unwrap_or_default();
@@ -162,58 +162,58 @@ pub fn secret(secret: v1::Secret) -> Item {
         .into_iter()
         .map(|(key, value)| (key, Secret::new(String::from_utf8_lossy(&value.0))))
         .collect();
-    Item {
+    CachedObject {
         namespace,
         name,
-        fact: Fact::Secret(SecretFact { values, is_token }),
+        data: ObjectData::Secret(SecretFact { values, is_token }),
     }
 }
 
 fn own<S: DeserializeOwned>(
     object: DynamicObject,
     kind: Kind,
-    make: impl Fn(ObjectMeta, S) -> Fact,
-) -> (Item, Entry) {
+    make: impl Fn(ObjectMeta, S) -> ObjectData,
+) -> (CachedObject, CachedStatus) {
     let (namespace, name) = names(&object.metadata);
     let uid = object.uid().unwrap_or_default();
-    let mut data = object.data;
-    let status = data.get_mut("status").map(serde_json::Value::take);
-    let spec = data
+    let mut fields = object.data;
+    let status = fields.get_mut("status").map(serde_json::Value::take);
+    let spec = fields
         .get_mut("spec")
         .map(serde_json::Value::take)
         .unwrap_or_default();
     let metadata = trimmed(object.metadata);
-    let fact = match serde_json::from_value(spec) {
+    let data = match serde_json::from_value(spec) {
         Ok(spec) => make(metadata, spec),
         Err(error) => unreadable(kind, &metadata, &error),
     };
-    let entry = Entry {
+    let status = CachedStatus {
         uid,
         // A status of another shape is one that is written anew.
         status: status
             .and_then(|status| serde_json::from_value::<ObjectStatus>(status).ok())
             .unwrap_or_default(),
     };
-    let item = Item {
+    let object = CachedObject {
         namespace,
         name,
-        fact,
+        data,
     };
-    (item, entry)
+    (object, status)
 }
 
-fn unreadable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> Fact {
+fn unreadable(kind: Kind, metadata: &ObjectMeta, error: &serde_json::Error) -> ObjectData {
     let object = Unreadable {
         kind,
         name: metadata.name.clone().unwrap_or_default(),
         uid: metadata.uid.clone(),
         generation: metadata.generation.unwrap_or_default(),
         labels: metadata.labels.clone().unwrap_or_default(),
-        message: format!("spec: {error} (was it written for another release's {kind} CRD?)"),
+        message: format!("spec: {error} (does the object match the {kind} CRD of this release?)"),
     };
     match kind {
-        Kind::LlmEndpoint => Fact::Endpoint(Form::Unreadable(object.into())),
-        Kind::OllaRoute => Fact::Route(Form::Unreadable(object.into())),
+        Kind::LlmEndpoint => ObjectData::Endpoint(Form::Unreadable(object.into())),
+        Kind::OllaRoute => ObjectData::Route(Form::Unreadable(object.into())),
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
             "metadata": { "namespace": "a", "name": "r", "generation": 4 },
             "spec": { "loadBalancer": "dice" },
         })));
-        let Fact::Route(Form::Unreadable(object)) = item.fact else {
+        let ObjectData::Route(Form::Unreadable(object)) = item.data else {
             panic!("decoded")
         };
         assert_eq!((object.name.as_str(), object.generation), ("r", 4));
@@ -307,7 +307,7 @@ mod tests {
             },
             "spec": { "url": "http://x" },
         })));
-        let Fact::Endpoint(Form::Object(kept)) = item.fact else {
+        let ObjectData::Endpoint(Form::Object(kept)) = item.data else {
             panic!("not decoded")
         };
         assert_eq!(kept.metadata.managed_fields, None);
@@ -321,7 +321,7 @@ mod tests {
             "metadata": { "namespace": "a", "name": "robot" },
             "type": SERVICE_ACCOUNT_TOKEN, "data": { "token": "eA==" },
         });
-        let Fact::Secret(fact) = secret(serde_json::from_value(whole).unwrap()).fact else {
+        let ObjectData::Secret(fact) = secret(serde_json::from_value(whole).unwrap()).data else {
             panic!("no Secret")
         };
         assert!(fact.is_token && fact.values.is_empty());
@@ -332,7 +332,7 @@ mod tests {
         let of = |metadata: serde_json::Value, phase: &str| {
             let whole = json!({ "metadata": metadata,
                 "status": { "phase": phase, "podIP": "10.0.0.1", "conditions": [{ "type": "Ready", "status": "True" }] } });
-            let Fact::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).fact else {
+            let ObjectData::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).data else {
                 panic!("no pod")
             };
             fact.ready
@@ -356,7 +356,7 @@ mod tests {
                 ] }],
             },
         });
-        let Fact::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).fact else {
+        let ObjectData::Pod(fact) = pod(serde_json::from_value(whole).unwrap()).data else {
             panic!("no pod")
         };
         let expected = [("admin".to_owned(), 9), ("http".to_owned(), 8000)];
@@ -369,7 +369,8 @@ mod tests {
             "metadata": { "name": "s", "namespace": "a" },
             "spec": { "ports": [{ "port": 53, "protocol": "UDP" }, { "port": 80 }] },
         });
-        let Fact::Service(entry) = service(serde_json::from_value(whole).unwrap()).fact else {
+        let ObjectData::Service(entry) = service(serde_json::from_value(whole).unwrap()).data
+        else {
             panic!("no Service")
         };
         let ports = entry.ports.iter().map(|port| (port.port, port.tcp));
@@ -378,7 +379,7 @@ mod tests {
             "metadata": { "name": "s-1", "namespace": "a" }, "addressType": "IPv4", "endpoints": [],
             "ports": [{ "port": 53, "protocol": "UDP", "name": "dns" }, { "port": 8080, "protocol": "TCP" }],
         });
-        let Fact::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).fact else {
+        let ObjectData::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).data else {
             panic!("no slice")
         };
         assert_eq!(entry.slice.ports, BTreeMap::from([(String::new(), 8080)]));
@@ -388,7 +389,8 @@ mod tests {
     fn only_a_service_of_that_type_is_an_external_name() {
         let of = |spec: serde_json::Value| {
             let whole = json!({ "metadata": { "name": "s" }, "spec": spec });
-            let Fact::Service(entry) = service(serde_json::from_value(whole).unwrap()).fact else {
+            let ObjectData::Service(entry) = service(serde_json::from_value(whole).unwrap()).data
+            else {
                 panic!("no Service")
             };
             entry.external_name
@@ -412,7 +414,7 @@ mod tests {
                 { "addresses": ["10.0.0.2"], "conditions": { "ready": true, "terminating": true } },
             ],
         });
-        let Fact::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).fact else {
+        let ObjectData::Slice(entry) = slice(serde_json::from_value(whole).unwrap()).data else {
             panic!("no slice")
         };
         assert_eq!(entry.service, "s");

@@ -1,16 +1,15 @@
 //! What is known of the cluster, by namespace, and which namespaces changed.
 //!
-//! In: apply, delete and reset of [`Item`]s, each from one [`Source`]. Out: the namespaces to
-//! update, and the sources they need. Pure. A change marks only its own
-//! namespace; one that changes nothing that a table is made of (our own status writes, a pod's
-//! annotations) marks none.
+//! In: apply, delete and reset of [`CachedObject`]s, each from one [`Source`]. Out: the namespaces
+//! to update, and the sources they need. Pure. A change marks only its own namespace; one that
+//! changes nothing that a table is made of (our own status writes, a pod's annotations) marks none.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use compile::{Namespace, Updated, facts::Unlisted};
+use compile::{Changes, Namespace, facts::Unlisted};
 use crds::common::is_subdomain;
 
-pub use super::item::{Fact, Item, Source};
+pub use super::object::{CachedObject, ObjectData, Source};
 
 #[derive(Debug, Default)]
 pub struct Index {
@@ -24,16 +23,16 @@ pub struct Index {
 
 impl Index {
     /// Whether it changed what a table is made of.
-    pub fn apply(&mut self, item: Item) -> bool {
-        let Item {
+    pub fn apply(&mut self, item: CachedObject) -> bool {
+        let CachedObject {
             namespace,
             name,
-            fact,
+            data,
         } = item;
         let known = (self.namespaces)
             .entry(namespace.clone())
             .or_insert_with(|| Namespace::new(true));
-        let changed = insert(known, &name, fact);
+        let changed = insert(known, &name, data);
         if changed {
             self.dirty.insert(namespace);
         }
@@ -57,7 +56,7 @@ impl Index {
     }
 
     /// `items` is all that `source` has: what is missing in it is gone. Marks the source listed.
-    pub fn reset(&mut self, source: &Source, items: Vec<Item>) {
+    pub fn reset(&mut self, source: &Source, items: Vec<CachedObject>) {
         let present: HashSet<(String, String)> = items
             .iter()
             .map(|item| (item.namespace.clone(), item.name.clone()))
@@ -87,6 +86,12 @@ impl Index {
         for (namespace, name) in self.names_of(source) {
             self.delete(source, &namespace, &name);
         }
+    }
+
+    /// Whether the Secret is there, as far as is known.
+    pub fn has_secret(&self, namespace: &str, name: &str) -> bool {
+        let known = self.namespaces.get(namespace);
+        known.is_some_and(|known| known.secret_names().any(|it| it == name))
     }
 
     /// Sources that this namespace's endpoints need beside our own kinds: their newest forms, and
@@ -159,7 +164,7 @@ impl Index {
 
     /// The namespace with its table and verdicts made of what is known now, and what that changed;
     /// nothing if nothing is known of it.
-    pub fn update(&mut self, namespace: &str) -> Option<(&Namespace, Updated)> {
+    pub fn update(&mut self, namespace: &str) -> Option<(&Namespace, Changes)> {
         let unlisted = self.unlisted(namespace);
         let known = self.namespaces.get_mut(namespace)?;
         known.set_unlisted(unlisted);
@@ -235,14 +240,14 @@ impl Index {
 }
 
 /// Whether it may change what a table is made of, or a verdict.
-fn insert(known: &mut Namespace, name: &str, fact: Fact) -> bool {
-    match fact {
-        Fact::Endpoint(form) => known.set_endpoint(name, Some(form)),
-        Fact::Route(form) => known.set_route(name, Some(form)),
-        Fact::Service(service) => known.set_service(name, Some(service)),
-        Fact::Slice(slice) => known.set_slice(name, Some(slice)),
-        Fact::Pod(pod) => known.set_pod(name, Some(pod)),
-        Fact::Secret(secret) => known.set_secret(name, Some(secret)),
+fn insert(known: &mut Namespace, name: &str, data: ObjectData) -> bool {
+    match data {
+        ObjectData::Endpoint(form) => known.set_endpoint(name, Some(form)),
+        ObjectData::Route(form) => known.set_route(name, Some(form)),
+        ObjectData::Service(service) => known.set_service(name, Some(service)),
+        ObjectData::Slice(slice) => known.set_slice(name, Some(slice)),
+        ObjectData::Pod(pod) => known.set_pod(name, Some(pod)),
+        ObjectData::Secret(secret) => known.set_secret(name, Some(secret)),
     }
 }
 

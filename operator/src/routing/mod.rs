@@ -1,27 +1,27 @@
 //! From `kubectl apply` to a table in the data planes, and back into a status.
 //!
 //! ```text
-//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub ─▶ serve, conversation ─▶ data planes
-//!                      └─▶ ledger ─▶ writer ◀─ status ◀─ sessions ◀──────┘
+//! watch ─▶ decode ─▶ index ─▶ compile ─▶ snapshot ─▶ hub, feed ─▶ conversation ─▶ data planes
+//!                └─▶ status_cache ─▶ writer ◀─ status ◀─ sessions ◀──────┘
 //! ```
 //!
 //! [`Routing::run`] is the one task that owns index and watches: changes in, snapshots out.
 
 pub mod conversation;
 pub mod decode;
-mod grace;
+mod deleted_secrets;
+pub mod feed;
 pub mod hub;
 pub mod index;
-pub mod item;
-pub mod ledger;
-pub mod places;
+pub mod list_deadlines;
+pub mod object;
 pub mod serve;
 pub mod sessions;
 pub mod snapshot;
 pub mod status;
+pub mod status_cache;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod waits;
 pub mod watch;
 pub mod writer;
 
@@ -43,13 +43,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    grace::Grace,
+    deleted_secrets::DeletedSecrets,
     hub::Hub,
     index::{Index, Source},
-    ledger::Ledger,
+    list_deadlines::ListDeadlines,
     snapshot::{Content, Snapshot},
-    waits::Waits,
-    watch::{Change, Found, Starter, Watches, What},
+    status_cache::StatusCache,
+    watch::{Change, ChangeKind, DecodedObject, Starter, Watches},
 };
 use crate::metrics::Metrics;
 
@@ -69,10 +69,10 @@ pub struct Routing {
     /// By namespace, the version of its needs that the watches are in step with.
     followed: HashMap<String, u64>,
     /// First lists that namespaces wait for.
-    waits: Waits,
-    grace: Grace,
+    list_deadlines: ListDeadlines,
+    deleted_secrets: DeletedSecrets,
     hub: Arc<Hub>,
-    ledger: Arc<Ledger>,
+    status_cache: Arc<StatusCache>,
     occupied: signal::Sender<BTreeSet<String>>,
     ready: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
@@ -84,7 +84,7 @@ impl Routing {
     pub fn new(
         start: Starter,
         hub: Arc<Hub>,
-        ledger: Arc<Ledger>,
+        status_cache: Arc<StatusCache>,
         occupied: signal::Sender<BTreeSet<String>>,
         ready: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
@@ -96,10 +96,10 @@ impl Routing {
             changes,
             objects_changed: false,
             followed: HashMap::new(),
-            waits: Waits::default(),
-            grace: Grace::default(),
+            list_deadlines: ListDeadlines::default(),
+            deleted_secrets: DeletedSecrets::default(),
             hub,
-            ledger,
+            status_cache,
             occupied,
             ready,
             metrics,
@@ -139,33 +139,29 @@ impl Routing {
             return;
         }
         let Change { source, what, .. } = change;
-        match what {
-            What::Reset(_) => {
-                self.waits.end(&source);
-                self.grace.end(&source);
-            }
-            What::Apply(_) => self.grace.end(&source),
-            What::Delete { .. } if matches!(source, Source::Secret { .. }) => {
-                self.grace.begin(source, Instant::now());
-                return;
-            }
-            What::Delete { .. } => {}
+        if matches!(what, ChangeKind::Reset(_)) {
+            self.list_deadlines.clear(&source);
         }
+        if self.is_deleted_secret(&source, &what) {
+            self.deleted_secrets.insert(source, Instant::now());
+            return;
+        }
+        self.deleted_secrets.remove(&source);
         self.note_statuses(&source, &what);
         // Our own status writes come back, too, and change nothing here.
-        let is_list = matches!(what, What::Reset(_));
+        let is_list = matches!(what, ChangeKind::Reset(_));
         let touched: Vec<String> = match what {
-            What::Apply(found) => {
-                let namespace = found.item.namespace.clone();
-                let changed = self.index.apply(found.item);
+            ChangeKind::Apply(found) => {
+                let namespace = found.object.namespace.clone();
+                let changed = self.index.apply(found.object);
                 changed.then_some(namespace).into_iter().collect()
             }
-            What::Delete { namespace, name } => {
+            ChangeKind::Delete { namespace, name } => {
                 let changed = self.index.delete(&source, &namespace, &name);
                 changed.then_some(namespace).into_iter().collect()
             }
-            What::Reset(list) => {
-                let items = list.into_iter().map(|found| found.item).collect();
+            ChangeKind::Reset(list) => {
+                let items = list.into_iter().map(|found| found.object).collect();
                 self.index.reset(&source, items);
                 self.index.dirty().iter().cloned().collect()
             }
@@ -173,6 +169,18 @@ impl Routing {
         self.objects_changed |= source.namespace().is_none() && (is_list || !touched.is_empty());
         if source == Source::Endpoints {
             self.follow_needs(touched);
+        }
+    }
+
+    /// A list that comes without it says so, too: after a watch that broke it is all there is.
+    fn is_deleted_secret(&self, source: &Source, what: &ChangeKind) -> bool {
+        let Source::Secret { namespace, name } = source else {
+            return false;
+        };
+        match what {
+            ChangeKind::Apply(_) => false,
+            ChangeKind::Delete { .. } => true,
+            ChangeKind::Reset(list) => list.is_empty() && self.index.has_secret(namespace, name),
         }
     }
 
@@ -186,12 +194,12 @@ impl Routing {
             let (needs, running) = (self.index.needs(&namespace), self.watches.of(&namespace));
             for source in needs.difference(&running) {
                 self.watches.start(source);
-                self.waits.begin(source.clone(), Instant::now());
+                self.list_deadlines.start(source.clone(), Instant::now());
             }
             for source in running.difference(&needs) {
                 self.watches.stop(source);
-                self.waits.end(source);
-                self.grace.end(source);
+                self.list_deadlines.clear(source);
+                self.deleted_secrets.remove(source);
                 self.index.forget(source);
             }
             // A namespace that is forgotten begins at 0 again.
@@ -202,28 +210,30 @@ impl Routing {
         }
     }
 
-    fn note_statuses(&self, source: &Source, what: &What) {
+    fn note_statuses(&self, source: &Source, what: &ChangeKind) {
         let kind = match source {
             Source::Endpoints => Kind::LlmEndpoint,
             Source::Routes => Kind::OllaRoute,
             _ => return,
         };
-        let saw = |found: &Found| {
-            if let Some(entry) = &found.entry {
-                let item = &found.item;
-                self.ledger
-                    .saw(&item.namespace, kind, &item.name, entry.clone());
+        let saw = |found: &DecodedObject| {
+            if let Some(status) = &found.status {
+                let object = &found.object;
+                self.status_cache
+                    .observe(&object.namespace, kind, &object.name, status.clone());
             }
         };
         match what {
-            What::Apply(found) => saw(found),
-            What::Delete { namespace, name } => self.ledger.gone(namespace, kind, name),
-            What::Reset(list) => {
+            ChangeKind::Apply(found) => saw(found),
+            ChangeKind::Delete { namespace, name } => {
+                self.status_cache.remove(namespace, kind, name);
+            }
+            ChangeKind::Reset(list) => {
                 let present = list
                     .iter()
-                    .map(|found| (found.item.namespace.clone(), found.item.name.clone()))
+                    .map(|found| (found.object.namespace.clone(), found.object.name.clone()))
                     .collect();
-                self.ledger.keep(kind, &present);
+                self.status_cache.retain(kind, &present);
                 list.iter().for_each(saw);
             }
         }
@@ -238,14 +248,14 @@ impl Routing {
             self.tell_occupied();
         }
         let now = Instant::now();
-        for source in self.waits.take_late(now) {
+        for source in self.list_deadlines.take_expired(now) {
             tracing::warn!(
                 ?source,
-                "not listed yet (is it permitted? see above): data planes keep what they have of it"
+                "no initial list yet (missing permission? see the errors above); data planes keep their current state of it"
             );
             self.index.give_up(&source);
         }
-        for source in self.grace.take_over(now) {
+        for source in self.deleted_secrets.take_expired(now) {
             if let Source::Secret { namespace, name } = &source {
                 self.index.delete(&source, namespace, name);
             }
@@ -263,12 +273,18 @@ impl Routing {
         if self.index.dirty().is_empty() {
             self.ready.store(true, Ordering::Release);
         }
-        self.waits.next().into_iter().chain(self.grace.next()).min()
+        self.list_deadlines
+            .next()
+            .into_iter()
+            .chain(self.deleted_secrets.next())
+            .min()
     }
 
     fn tell_occupied(&self) {
         let occupied = self.index.occupied();
-        self.hub.set_occupied(occupied.clone());
+        for forgotten in self.hub.set_occupied(occupied.clone()) {
+            self.status_cache.mark_all_dirty(&forgotten);
+        }
         self.occupied.send_if_modified(|known| {
             let changed = *known != occupied;
             if changed {
@@ -318,6 +334,6 @@ impl Routing {
             tracing::info!(namespace, revision = %next.revision, "table published");
         }
         self.hub.publish(next);
-        self.ledger.mark(namespace, judged);
+        self.status_cache.mark_dirty(namespace, judged);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Errors before a conversation are JSON: 401 no or bad token, 403 no ServiceAccount, 404 and 405
 //! not our path, 503 token not checkable now, or too many streams. A connection without a
-//! conversation does not keep its place.
+//! conversation does not keep its slot.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,6 +19,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use serving::{
+    listen::accept,
+    slots::{Slot, SlotLimits, Slots},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -28,16 +32,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    conversation::{self, Context},
+    conversation::{self, Context, DataPlane},
     hub::Hub,
-    ledger::Ledger,
-    places::{Most, Place, Places},
-    sessions::{Session, Sessions},
+    sessions::Sessions,
+    status_cache::StatusCache,
 };
 use crate::{
     events::Events,
     metrics::Metrics,
-    tokens::{Identity, Refusal, Tokens},
+    tokens::{AuthError, Identity, Tokens},
 };
 
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,8 +52,8 @@ const STREAMS_PER_CONNECTION: u32 = 16;
 /// one line that each conversation may hold, all that data planes can make the operator keep.
 const WINDOW: u32 = 64 << 10;
 const MAX_HEADERS: u32 = 32 << 10;
-/// Chunks between a conversation and its connection: what a slow reader holds at most, beside
-/// h2's own window. See [`conversation::CHUNK`].
+/// Chunks of 64 KiB between a conversation and its connection: what a slow reader holds at most,
+/// beside h2's own window.
 const CHANNEL: usize = 2;
 /// From the goodbye to cutting what still hangs.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -65,7 +68,7 @@ pub struct Server {
     pub tokens: Tokens,
     pub hub: Arc<Hub>,
     pub sessions: Arc<Sessions>,
-    pub ledger: Arc<Ledger>,
+    pub status_cache: Arc<StatusCache>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     pub limits: Limits,
@@ -79,7 +82,7 @@ pub struct Limits {
     /// Data planes of one namespace at a time; a sidecar is one. Default 1000.
     pub streams_per_namespace: usize,
     /// A connection without a conversation is closed after this long, or strangers who only answer
-    /// pings would hold all places. Default 15s.
+    /// pings would hold all slots. Default 15s.
     pub idle: Duration,
     /// A stream ends after this long, give or take a tenth, and the data plane proves itself again:
     /// a ServiceAccount that was deleted gets nothing any more. Default 60min.
@@ -87,7 +90,7 @@ pub struct Limits {
     /// From a line's first byte to its last: whoever begins one and stops keeps room for it.
     /// Default 10s.
     pub line: Duration,
-    pub connections: Most,
+    pub connections: SlotLimits,
 }
 
 impl Default for Limits {
@@ -97,7 +100,12 @@ impl Default for Limits {
             idle: Duration::from_secs(15),
             lifetime: Duration::from_hours(1),
             line: Duration::from_secs(10),
-            connections: Most::default(),
+            connections: SlotLimits {
+                total: 20_000,
+                unauthenticated: 5_000,
+                per_address: 1_000,
+                unauthenticated_per_address: 100,
+            },
         }
     }
 }
@@ -106,24 +114,24 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 struct Connection {
     peer: IpAddr,
-    carried: Carried,
-    place: Arc<Place>,
+    streams: StreamCount,
+    slot: Arc<Slot>,
 }
 
 /// How many conversations a connection carries.
-type Carried = watch::Sender<usize>;
+type StreamCount = watch::Sender<usize>;
 
 /// One of them, until dropped.
-struct Conversing(Carried);
+struct StreamGuard(StreamCount);
 
-impl Conversing {
-    fn new(carried: &Carried) -> Self {
-        carried.send_modify(|count| *count += 1);
-        Self(carried.clone())
+impl StreamGuard {
+    fn new(streams: &StreamCount) -> Self {
+        streams.send_modify(|count| *count += 1);
+        Self(streams.clone())
     }
 }
 
-impl Drop for Conversing {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -135,33 +143,35 @@ impl Server {
     /// Until stopped; then streams end, and connections after them.
     pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<ServerConfig>) {
         let acceptor = TlsAcceptor::from(tls);
-        let places = Arc::new(Places::new(self.limits.connections));
+        let slots = Arc::new(Slots::new(self.limits.connections));
         let connections = TaskTracker::new();
         loop {
             let (stream, peer) = tokio::select! {
                 () = self.stop.cancelled() => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => (stream, peer.ip()),
-                    Err(error) => {
-                        // Out of file descriptors, most likely: some will be given back.
-                        tracing::warn!(%error, "accept on the data planes' port");
-                        sleep(Duration::from_millis(100)).await;
-                        continue;
-                    }
-                },
+                accepted = accept(&listener, "data planes") => accepted,
             };
-            let Some(place) = places.take(peer) else {
+            let peer = peer.ip();
+            let Some(slot) = slots.take(peer) else {
                 self.metrics.connections_refused.inc();
-                tracing::debug!(%peer, "connection refused: too many of this address, or of all");
+                tracing::debug!(%peer, "connection refused: too many connections of this address or in total");
                 continue;
             };
             let connection = Connection {
                 peer,
-                carried: Carried::new(0),
-                place: Arc::new(place),
+                streams: StreamCount::new(0),
+                slot: Arc::new(slot),
             };
             let (server, acceptor) = (self.clone(), acceptor.clone());
-            connections.spawn(server.connection(stream, acceptor, connection));
+            connections.spawn(async move {
+                let slot = connection.slot.clone();
+                tokio::select! {
+                    () = server.clone().connection(stream, acceptor, connection) => {}
+                    () = slot.evicted() => {
+                        server.metrics.connections_refused.inc();
+                        tracing::debug!(%peer, "connection closed to make room for another client");
+                    }
+                }
+            });
         }
         drop(listener);
         self.conversations.close();
@@ -192,7 +202,7 @@ impl Server {
             Err(_) => return,
         };
         let server = self.clone();
-        let idle = idle(connection.carried.subscribe(), self.limits.idle);
+        let idle = idle(connection.streams.subscribe(), self.limits.idle);
         let mut serve = std::pin::pin!(
             http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -251,15 +261,15 @@ impl Server {
                 message,
             ));
         }
-        connection.place.prove();
-        Ok(self.converse(identity, request.into_body(), &connection.carried))
+        connection.slot.authenticate();
+        Ok(self.converse(identity, request.into_body(), &connection.streams))
     }
 
     async fn identify(
         &self,
         request: &Request<Incoming>,
         peer: IpAddr,
-    ) -> Result<Identity, Refusal> {
+    ) -> Result<Identity, AuthError> {
         let token = request
             .headers()
             .get(AUTHORIZATION)
@@ -269,7 +279,7 @@ impl Server {
             .map(|(_, token)| token.trim());
         match token {
             Some(token) => self.tokens.identify(token, peer).await,
-            None => Err(Refusal::Invalid("no bearer token was sent".into())),
+            None => Err(AuthError::Invalid("no bearer token was sent".into())),
         }
     }
 
@@ -277,27 +287,26 @@ impl Server {
         self: Arc<Self>,
         identity: Identity,
         lines: Incoming,
-        carried: &Carried,
+        streams: &StreamCount,
     ) -> Response<Body> {
         let (tx, body) = Channel::new(CHANNEL);
         let context = Context {
             hub: self.hub.clone(),
             sessions: self.sessions.clone(),
-            ledger: self.ledger.clone(),
+            status_cache: self.status_cache.clone(),
             events: self.events.clone(),
             metrics: self.metrics.clone(),
             limit: self.limits.streams_per_namespace,
             line: self.limits.line,
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
-        let (stop, ledger) = (self.stop.clone(), self.ledger.clone());
-        let conversing = Conversing::new(carried);
+        let stop = self.stop.clone();
+        let guard = StreamGuard::new(streams);
         self.conversations.spawn(async move {
-            let namespace = identity.namespace.clone();
             let left = conversation::hold(context, identity, lines, tx, stop.clone()).await;
-            drop(conversing);
-            if let Some(session) = left {
-                await_return(session, &ledger, &namespace, &stop).await;
+            drop(guard);
+            if let Some(data_plane) = left {
+                await_return(data_plane, &stop).await;
             }
         });
         let mut response = Response::new(body.boxed());
@@ -310,12 +319,12 @@ impl Server {
 }
 
 /// Returns when the connection has carried no conversation for this long.
-async fn idle(mut carried: watch::Receiver<usize>, patience: Duration) {
+async fn idle(mut streams: watch::Receiver<usize>, patience: Duration) {
     loop {
-        if carried.wait_for(|count| *count == 0).await.is_err() {
+        if streams.wait_for(|count| *count == 0).await.is_err() {
             return;
         }
-        if timeout(patience, carried.wait_for(|count| *count > 0))
+        if timeout(patience, streams.wait_for(|count| *count > 0))
             .await
             .is_err()
         {
@@ -330,29 +339,23 @@ fn jittered(lifetime: Duration, random: f64) -> Duration {
     lifetime.mul_f64(random.mul_add(0.2, 0.9))
 }
 
-/// Lets go of a session whose data plane had time enough to open a new one.
-async fn await_return(
-    session: Session,
-    ledger: &Ledger,
-    namespace: &str,
-    stop: &CancellationToken,
-) {
+/// Lets go of a data plane that had time enough to open a new stream.
+async fn await_return(data_plane: DataPlane, stop: &CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = sleep(BACK_WITHIN) => {}
     }
-    drop(session);
-    ledger.mark_all(namespace);
+    drop(data_plane);
 }
 
-fn not_identified(refusal: &Refusal) -> Response<Body> {
+fn not_identified(refusal: &AuthError) -> Response<Body> {
     let (status, reason) = match refusal {
-        Refusal::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
-        Refusal::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
-        Refusal::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
+        AuthError::Invalid(_) => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        AuthError::NotServiceAccount(_) => (StatusCode::FORBIDDEN, "no_service_account"),
+        AuthError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "token_not_checked"),
     };
     // No more than this: whoever has no token could fill the log. The metric counts them.
-    tracing::debug!(reason, %refusal, "data plane not let in");
+    tracing::debug!(reason, %refusal, "data plane rejected");
     refused(status, reason, &refusal.to_string())
 }
 
@@ -369,25 +372,57 @@ fn refused(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use tokio::time::Instant;
 
     use super::*;
 
+    fn context() -> Context {
+        let metrics = Arc::new(Metrics::default());
+        Context {
+            hub: Arc::default(),
+            sessions: Arc::default(),
+            status_cache: Arc::default(),
+            events: Events::channel(metrics.clone()).0,
+            metrics,
+            limit: 9,
+            line: Duration::from_secs(1),
+            lifetime: Duration::from_secs(1),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_data_plane_that_does_not_come_back_counts_no_longer_than_it_may_take() {
-        let (sessions, ledger) = (Arc::new(Sessions::default()), Ledger::default());
-        let session = sessions.open("a", "one", 9, Instant::now()).unwrap();
-        session.ack(1, Instant::now());
-        session.expect_back();
+        let context = context();
+        context.hub.set_occupied(BTreeSet::new());
+        let data_plane = DataPlane::open(&context, "a", "one").unwrap();
+        data_plane.expect_back();
+        let connected = || {
+            let later = Instant::now() + Duration::from_secs(10);
+            context.sessions.view("a", later).connected
+        };
         let stop = CancellationToken::new();
-        let waiting = await_return(session, &ledger, "a", &stop);
-        let mut waiting = std::pin::pin!(waiting);
+        let mut waiting = std::pin::pin!(await_return(data_plane, &stop));
         let short = BACK_WITHIN.checked_sub(Duration::from_secs(1)).unwrap();
         assert!(timeout(short, waiting.as_mut()).await.is_err());
-        assert_eq!(sessions.view("a", Instant::now()).connected, 1);
+        assert_eq!(connected(), 1);
+        let kept = context.hub.current("a");
+        assert!(kept.is_some(), "what it acknowledged has this numbering");
         waiting.await;
-        assert_eq!(sessions.view("a", Instant::now()).connected, 0);
-        assert!(ledger.marked().await["a"].all);
+        assert_eq!(connected(), 0);
+        assert!(context.status_cache.next_dirty().await["a"].all);
+        assert!(context.hub.current("a").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_that_leaves_before_it_is_welcomed_is_out_of_all_statuses() {
+        let context = context();
+        context.hub.set_occupied(BTreeSet::new());
+        drop(DataPlane::open(&context, "a", "one").unwrap());
+        assert!(context.status_cache.next_dirty().await["a"].all);
+        assert!(context.hub.current("a").is_none());
+        assert_eq!(context.sessions.connected("a"), 0);
     }
 
     #[test]

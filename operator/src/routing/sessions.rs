@@ -4,7 +4,7 @@
 //! how each instance fares; and the breakers that opened or closed with a report. What is said of
 //! instances that are not in the namespace's table is ignored, so memory is bounded by the table.
 
-mod seen;
+mod instances;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,8 +19,8 @@ use dataplane_protocol::{EndpointId, InstanceId, resource::ResourceSet, sync::Re
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub use self::seen::{BreakerChange, News, Seen};
-use self::seen::{Flags, Instance, count, uncount};
+pub use self::instances::{BreakerChange, InstanceView, ReportChanges};
+use self::instances::{Flags, Instance, count, uncount};
 
 /// Longest text of a data plane that is kept, bytes: a Nack's reason, an instance's.
 const MAX_REASON: usize = 512;
@@ -55,12 +55,12 @@ pub struct View {
     /// [Number](super::snapshot::Snapshot::number) of the newest table that each has acknowledged,
     /// sorted.
     pub acked: Vec<u64>,
-    pub refusals: Vec<Refusal>,
+    pub refusals: Vec<Nack>,
 }
 
 /// Which routes a change among data planes may concern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Concerned {
+pub enum AffectedRoutes {
     None,
     /// Those that are not yet known to be in use everywhere: whose current generation came with a
     /// [number](super::snapshot::Snapshot::number) above this.
@@ -70,7 +70,7 @@ pub enum Concerned {
 
 /// A data plane that could not take a table and serves on with an older one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Nack {
     pub data_plane: String,
     /// Numbers of tables.
     pub acked: u64,
@@ -81,7 +81,7 @@ pub struct Refusal {
 #[derive(Debug, Default)]
 struct Planes {
     planes: HashMap<u64, Plane>,
-    instances: BTreeMap<Instance, Seen>,
+    instances: BTreeMap<Instance, InstanceView>,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +132,7 @@ impl Sessions {
         let planes = planes.lock();
         let mut acked: Vec<u64> = planes.counted(now).map(|plane| plane.acked).collect();
         acked.sort_unstable();
-        let mut refusals: Vec<Refusal> = planes.planes.values().filter_map(refusal).collect();
+        let mut refusals: Vec<Nack> = planes.planes.values().filter_map(refusal).collect();
         refusals.sort_by(|a, b| a.data_plane.cmp(&b.data_plane));
         let joining = planes.planes.values().filter_map(|it| it.joining);
         View {
@@ -150,7 +150,7 @@ impl Sessions {
         namespace: &str,
         endpoint: &str,
         table: &ResourceSet,
-    ) -> BTreeMap<InstanceId, Seen> {
+    ) -> BTreeMap<InstanceId, InstanceView> {
         let Some(planes) = self.planes(namespace) else {
             return BTreeMap::new();
         };
@@ -192,15 +192,15 @@ impl Planes {
 
     /// Does what `change` does to one of them. A route that all of them used before and use now is
     /// not concerned.
-    fn change(&mut self, id: u64, now: Instant, change: impl FnOnce(&mut Plane)) -> Concerned {
+    fn change(&mut self, id: u64, now: Instant, change: impl FnOnce(&mut Plane)) -> AffectedRoutes {
         let (count, oldest) = self.standing(now);
         let Some(plane) = self.planes.get_mut(&id) else {
-            return Concerned::None;
+            return AffectedRoutes::None;
         };
         change(plane);
         match self.standing(now) {
-            (after, _) if (after == 0) != (count == 0) => Concerned::All,
-            (_, now_oldest) => Concerned::After(oldest.min(now_oldest)),
+            (after, _) if (after == 0) != (count == 0) => AffectedRoutes::All,
+            (_, now_oldest) => AffectedRoutes::After(oldest.min(now_oldest)),
         }
     }
 
@@ -241,14 +241,14 @@ impl Session {
     }
 
     /// That it uses the table of this number.
-    pub fn ack(&self, number: u64, now: Instant) -> Concerned {
+    pub fn ack(&self, number: u64, now: Instant) -> AffectedRoutes {
         self.with(|planes, id| {
             let known = planes.planes.get(&id);
             let same = |plane: &Plane| {
                 plane.joining.is_none() && plane.acked == number && plane.refused.is_none()
             };
             if known.is_none_or(same) {
-                return Concerned::None;
+                return AffectedRoutes::None;
             }
             planes.change(id, now, |plane| {
                 plane.joining = None;
@@ -258,7 +258,7 @@ impl Session {
         })
     }
 
-    pub fn nack(&self, number: u64, reason: &str, now: Instant) -> Concerned {
+    pub fn nack(&self, number: u64, reason: &str, now: Instant) -> AffectedRoutes {
         self.with(|planes, id| {
             planes.change(id, now, |plane| {
                 plane.joining = None;
@@ -268,11 +268,11 @@ impl Session {
     }
 
     /// What it says of instances counts from now on, in place of what it said of them before.
-    pub fn report(&self, report: &Report, table: &ResourceSet) -> News {
+    pub fn report(&self, report: &Report, table: &ResourceSet) -> ReportChanges {
         self.with(|planes, id| {
             let Planes { planes, instances } = planes;
             let Some(plane) = planes.get_mut(&id) else {
-                return News::default();
+                return ReportChanges::default();
             };
             if plane.said.len() > table.len() {
                 plane.said.retain(|instance, flags| {
@@ -283,7 +283,7 @@ impl Session {
                     stays
                 });
             }
-            let mut news = News::default();
+            let mut news = ReportChanges::default();
             for said in &report.instances {
                 if table.has_instance(&said.endpoint, &said.instance) {
                     count(instances, &mut plane.said, said, &mut news);
@@ -318,9 +318,9 @@ impl Drop for Session {
     }
 }
 
-fn refusal(plane: &Plane) -> Option<Refusal> {
+fn refusal(plane: &Plane) -> Option<Nack> {
     let (refused, reason) = plane.refused.clone()?;
-    Some(Refusal {
+    Some(Nack {
         data_plane: plane.name.clone(),
         acked: plane.acked,
         refused,

@@ -1,16 +1,16 @@
 //! A namespace's table as it is offered to data planes.
 //!
 //! In: what compile made of a namespace, and where that changed. Out: a [`Snapshot`] under a new
-//! revision if its content changed, and the lines that turn an older one into it.
+//! number if its content changed, and the lines that turn an older one into it.
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fmt,
-    sync::{Arc, OnceLock},
+    fmt, io,
+    sync::Arc,
 };
 
 use bytes::{Bytes, BytesMut};
-use compile::{Kind, Updated, Verdict, Verdicts};
+use compile::{Changes, Kind, Verdict, Verdicts};
 use dataplane_protocol::{
     Resource, ResourceKey, Revision,
     frame::{self, encode},
@@ -41,14 +41,13 @@ pub struct Snapshot {
     by_number: RedBlackTreeSetSync<(u64, String)>,
     /// Keys that this number and those before it changed, the newest last.
     changes: VecDeque<(u64, Arc<[ResourceKey]>)>,
-    /// Lines that turn the number before into this one: the same for each reader that keeps up.
-    step: Option<(u64, Bytes)>,
-    /// Lines that make this table from nothing, once somebody has needed them.
-    full: OnceLock<Option<Bytes>>,
+    /// What the table before held under the keys that changed, as JSON: what it costs to keep that
+    /// one beside this.
+    pub replaced_bytes: usize,
 }
 
 impl fmt::Debug for Snapshot {
-    /// Without the lines: they carry credentials as they are.
+    /// Without the resources: they carry credentials as they are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
             .field("namespace", &self.namespace)
@@ -65,7 +64,7 @@ pub struct Content {
     pub set: ResourceSet,
     pub verdicts: Verdicts,
     /// Where it may differ from the snapshot before.
-    pub updated: Updated,
+    pub updated: Changes,
 }
 
 impl Content {
@@ -77,7 +76,7 @@ impl Content {
         let upserts = difference.upserts.iter().map(Resource::key);
         let gone = difference.removes.into_iter().chain(difference.keeps);
         let names = previous.verdicts.keys().chain(verdicts.keys());
-        let updated = Updated {
+        let updated = Changes {
             resources: upserts.chain(gone).collect(),
             verdicts: names
                 .filter(|name| previous.verdicts.get(*name) != verdicts.get(*name))
@@ -104,8 +103,7 @@ impl Snapshot {
             route_numbers: RedBlackTreeMapSync::default(),
             by_number: RedBlackTreeSetSync::default(),
             changes: VecDeque::new(),
-            step: None,
-            full: OnceLock::new(),
+            replaced_bytes: 0,
         }
     }
 
@@ -145,29 +143,15 @@ impl Snapshot {
             route_numbers: previous.route_numbers.clone(),
             by_number: previous.by_number.clone(),
             changes: previous.changes.clone(),
-            step: previous.step.clone(),
-            full: OnceLock::new(),
+            replaced_bytes: previous.replaced_bytes,
         };
         next.number_routes(previous, &updated);
         if moved {
+            let replaced = next.set.difference_at(&previous.set, &updated.resources);
+            next.replaced_bytes = bytes_of(&replaced);
             next.remember(updated.resources);
-            // What cannot be encoded is found again, and said, where it is to be sent.
-            let step = next.step_from(previous).ok();
-            next.step = step.map(|lines| (previous.number, lines));
         }
         Some(next)
-    }
-
-    /// Lines that bring a reader that holds `held` to this snapshot.
-    pub fn lines_for(&self, held: &Held) -> Result<Bytes, frame::Error> {
-        match held {
-            Held::Nothing => self.full_lines(),
-            Held::Same => self.transaction(false, Difference::default()),
-            Held::Snapshot(older) => match &self.step {
-                Some((from, lines)) if *from == older.number => Ok(lines.clone()),
-                _ => self.step_from(older),
-            },
-        }
     }
 
     /// Routes whose current generation came with a number above `after`, up to `to`.
@@ -179,7 +163,7 @@ impl Snapshot {
             .map(|(_, name)| name.as_str())
     }
 
-    fn number_routes(&mut self, previous: &Self, updated: &Updated) {
+    fn number_routes(&mut self, previous: &Self, updated: &Changes) {
         // Another object of that name begins at generation 1 again.
         let of = |verdict: &Verdict| (verdict.uid.clone(), verdict.generation);
         let routes = updated.verdicts.iter();
@@ -218,7 +202,8 @@ impl Snapshot {
         }
     }
 
-    fn step_from(&self, older: &Self) -> Result<Bytes, frame::Error> {
+    /// Lines that turn `older` into this.
+    pub fn step_from(&self, older: &Self) -> Result<Bytes, frame::Error> {
         let oldest = self.changes.front().map(|(number, _)| *number);
         let difference = match oldest {
             _ if older.number == self.number => Difference::default(),
@@ -232,12 +217,14 @@ impl Snapshot {
         self.transaction(false, difference)
     }
 
-    fn full_lines(&self) -> Result<Bytes, frame::Error> {
-        let make = || self.transaction(true, ResourceSet::default().difference(&self.set));
-        match self.full.get_or_init(|| make().ok()) {
-            Some(lines) => Ok(lines.clone()),
-            None => make(),
-        }
+    /// Lines that make this table from nothing.
+    pub fn full_lines(&self) -> Result<Bytes, frame::Error> {
+        self.transaction(true, ResourceSet::default().difference(&self.set))
+    }
+
+    /// Lines for a reader that holds this content.
+    pub fn same_lines(&self) -> Result<Bytes, frame::Error> {
+        self.transaction(false, Difference::default())
     }
 
     fn transaction(&self, full: bool, difference: Difference) -> Result<Bytes, frame::Error> {
@@ -265,13 +252,27 @@ impl Snapshot {
     }
 }
 
-/// What a reader has.
-#[derive(Clone, Debug)]
-pub enum Held {
-    Nothing,
-    /// The content of the snapshot that is to be sent.
-    Same,
-    Snapshot(Arc<Snapshot>),
+/// Of the resources in it, as JSON.
+fn bytes_of(difference: &Difference) -> usize {
+    let mut count = Count(0);
+    for resource in &difference.upserts {
+        // Writing to it does not fail, and what cannot be encoded is told where it is to be sent.
+        let _ = serde_json::to_writer(&mut count, resource);
+    }
+    count.0
+}
+
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -330,7 +331,7 @@ mod tests {
             all.push(Arc::new(next));
         }
         let last = all.last().unwrap();
-        let lines = last.lines_for(&Held::Snapshot(all[0].clone())).unwrap();
+        let lines = last.step_from(&all[0]).unwrap();
         let text = std::str::from_utf8(&lines).unwrap();
         let of = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert_eq!((of("upsert"), of("remove")), (1, 1), "{text}");
@@ -341,16 +342,7 @@ mod tests {
                 behind = Arc::new(follow(Some(&behind), ports, vec![]));
             }
         }
-        let later = behind.lines_for(&Held::Snapshot(all[0].clone())).unwrap();
+        let later = behind.step_from(&all[0]).unwrap();
         assert_eq!(later, lines);
-    }
-
-    #[test]
-    fn lines_that_carry_credentials_are_in_no_debug_text() {
-        let first = follow(None, &[1], vec![]);
-        let second = follow(Some(&first), &[2], vec![]);
-        let sent = second.lines_for(&Held::Nothing).unwrap();
-        assert!(sent.windows(8).any(|part| part == b"10.0.0.1"));
-        assert!(!format!("{second:?}").contains("10.0.0.1"));
     }
 }

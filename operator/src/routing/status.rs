@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::sessions::{Seen, View};
+use super::sessions::{InstanceView, View};
 
 /// The status of either kind; a route has no `instances`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,27 +35,24 @@ impl ObjectStatus {
             .find(|condition| condition.type_ == type_)
     }
 
-    /// Whether `newer` differs in more than messages and counts.
+    /// Whether `newer` differs in more than messages and counts. Conditions that it does not have
+    /// are of others, and not looked at.
     pub fn moved(&self, newer: &Self) -> bool {
-        let essence = |status: &Self| {
-            let mut conditions: Vec<(String, String, String)> = status
-                .conditions
-                .iter()
-                .map(|c| (c.type_.clone(), c.status.clone(), c.reason.clone()))
-                .collect();
-            conditions.sort();
-            (status.observed_generation, conditions)
+        let essence = |condition: Option<&Condition>| {
+            condition.map(|it| (it.status.clone(), it.reason.clone()))
         };
-        essence(self) != essence(newer)
+        let mut conditions = newer.conditions.iter();
+        self.observed_generation != newer.observed_generation
+            || conditions.any(|it| essence(self.condition(&it.type_)) != essence(Some(it)))
     }
 }
 
 /// What data planes say that matters for one object.
 #[derive(Clone, Copy, Debug)]
-pub struct Said<'a> {
+pub struct DataPlaneReports<'a> {
     pub view: &'a View,
     /// What is said of an endpoint's instances; empty for a route.
-    pub seen: &'a BTreeMap<InstanceId, Seen>,
+    pub seen: &'a BTreeMap<InstanceId, InstanceView>,
     /// Number of the first table that held the route's current generation; unused for an endpoint.
     pub number: u64,
     /// False shortly after the operator's start: data planes are expected to come back, and what
@@ -66,7 +63,7 @@ pub struct Said<'a> {
 /// The status that the object should have, or nothing when `previous` says it already.
 pub fn desired_status(
     verdict: &Verdict,
-    said: Said<'_>,
+    said: DataPlaneReports<'_>,
     previous: &ObjectStatus,
     now: Timestamp,
 ) -> Option<ObjectStatus> {
@@ -75,7 +72,7 @@ pub fn desired_status(
             condition::ACCEPTED,
             &verdict.accepted,
             Reason::Accepted,
-            "in the routing table",
+            "accepted and included in the routing table",
         ),
         references(verdict),
     ];
@@ -115,14 +112,14 @@ pub fn desired_status(
 }
 
 /// A condition before it is known whether it is a transition.
-struct State {
+struct ConditionState {
     type_: &'static str,
     status: &'static str,
     reason: Reason,
     message: String,
 }
 
-impl State {
+impl ConditionState {
     fn condition(self, generation: i64, previous: &ObjectStatus, now: Timestamp) -> Condition {
         let since = previous
             .condition(self.type_)
@@ -144,15 +141,15 @@ fn judged(
     judgement: &Result<(), Problem>,
     good: Reason,
     message: &str,
-) -> State {
+) -> ConditionState {
     match judgement {
-        Ok(()) => State {
+        Ok(()) => ConditionState {
             type_,
             status: "True",
             reason: good,
             message: message.to_owned(),
         },
-        Err(problem) => State {
+        Err(problem) => ConditionState {
             type_,
             status: match problem.reason {
                 Reason::Pending => "Unknown",
@@ -165,15 +162,15 @@ fn judged(
 }
 
 /// Of an object that is not used nobody has looked at the references.
-fn references(verdict: &Verdict) -> State {
+fn references(verdict: &Verdict) -> ConditionState {
     if let Err(problem) = &verdict.accepted
         && verdict.in_use.is_none()
     {
-        return State {
+        return ConditionState {
             type_: condition::RESOLVED_REFS,
             status: "Unknown",
             reason: problem.reason,
-            message: "not resolved, since the object is not accepted".into(),
+            message: "not evaluated because the object is not accepted".into(),
         };
     }
     judged(
@@ -184,8 +181,8 @@ fn references(verdict: &Verdict) -> State {
     )
 }
 
-fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
-    let state = |status, reason, message| State {
+fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
+    let state = |status, reason, message| ConditionState {
         type_: condition::PROGRAMMED,
         status,
         reason,
@@ -214,25 +211,25 @@ fn programmed(verdict: &Verdict, said: Said<'_>) -> State {
         .find(|refusal| refusal.acked < number && number <= refusal.refused);
     if let Some(refusal) = refusal {
         let message = format!(
-            "data plane {} keeps its last good table: {}",
+            "data plane {} rejected the routing table and keeps serving the previous one: {}",
             refusal.data_plane, refusal.reason
         );
         return state("False", Reason::Refused, message);
     }
     if done == *connected {
         // No number in it: data planes come and go, and no route should be written for that.
-        let message = "all connected data planes use it".into();
+        let message = "in use by all connected data planes".into();
         state("True", Reason::Programmed, message)
     } else {
-        let message = format!("{done} of {connected} data planes use it");
+        let message = format!("in use by {done} of {connected} connected data planes");
         state("False", Reason::Pending, message)
     }
 }
 
 /// Of an older form that is in use it speaks as an endpoint's does. Unknown, not False, where it
 /// is not programmed: `Programmed` says why, and after each change that is so for a moment.
-fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
-    let state = |status, reason, message| State {
+fn route_readiness(verdict: &Verdict, programmed: &Condition) -> ConditionState {
+    let state = |status, reason, message| ConditionState {
         type_: condition::READY,
         status,
         reason,
@@ -245,14 +242,14 @@ fn route_readiness(verdict: &Verdict, programmed: &Condition) -> State {
     } else if let Err(problem) = &verdict.reachable {
         state("False", problem.reason, problem.to_string())
     } else if programmed.status == "True" || verdict.in_use.is_some() {
-        let message = "requests can reach an endpoint".into();
+        let message = "at least one endpoint has a ready address".into();
         state("True", Reason::Ready, message)
     } else {
         state("Unknown", Reason::Pending, programmed.message.clone())
     }
 }
 
-fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
+fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, InstanceCounts) {
     let reported = said.seen.len();
     let mut ready = 0;
     let mut why = None;
@@ -270,7 +267,7 @@ fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
         ready: ready.try_into().unwrap_or(i32::MAX),
         summary: format!("{ready}/{total}"),
     };
-    let state = |status, reason, message| State {
+    let state = |status, reason, message| ConditionState {
         type_: condition::READY,
         status,
         reason,
@@ -287,7 +284,7 @@ fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
         // What addresses there are is not used.
         state("False", Reason::NoReadyInstances, problem.to_string())
     } else if total == 0 {
-        let message = "no ready address was found".into();
+        let message = "no ready address found".into();
         state("False", Reason::NoReadyInstances, message)
     } else if said.view.connected == 0 {
         let message = "no data plane is connected".into();
@@ -296,7 +293,7 @@ fn readiness(verdict: &Verdict, said: Said<'_>) -> (State, InstanceCounts) {
         let message = format!("{ready} of {total} instances can be used");
         state("True", Reason::Ready, message)
     } else if reported == 0 {
-        let message = "no data plane has reported on it yet".into();
+        let message = "no data plane has reported instance health yet".into();
         state("Unknown", Reason::Pending, message)
     } else {
         let mut message = format!("none of {total} instances can be used");
@@ -319,9 +316,9 @@ fn unlisted(verdict: &Verdict) -> Result<(), &Problem> {
 /// The last condition as it was, where nobody is there yet to say otherwise.
 fn kept(
     verdict: &Verdict,
-    said: Said<'_>,
+    said: DataPlaneReports<'_>,
     previous: &ObjectStatus,
-    last: &State,
+    last: &ConditionState,
 ) -> Option<Condition> {
     let unsaid = match verdict.kind {
         // No data plane has reported on it.

@@ -18,18 +18,22 @@ use super::snapshot::{Content, Snapshot};
 pub(crate) fn resources(ports: &[u16]) -> ResourceSet {
     let mut set = ResourceSet::default();
     for port in ports {
-        let instance = Instance {
-            id: format!("e/{port}").into(),
-            scheme: Scheme::Http,
-            host: "10.0.0.1".into(),
-            port: *port,
-        };
-        set.upsert(Resource::Instance {
-            endpoint: "e".into(),
-            instance: Arc::new(instance),
-        });
+        set.upsert(instance(*port, "10.0.0.1"));
     }
     set
+}
+
+/// Instance `e/PORT` of endpoint `e`.
+pub(crate) fn instance(port: u16, host: &str) -> Resource {
+    Resource::Instance {
+        endpoint: "e".into(),
+        instance: Arc::new(Instance {
+            id: format!("e/{port}").into(),
+            scheme: Scheme::Http,
+            host: host.into(),
+            port,
+        }),
+    }
 }
 
 /// What follows `previous` when these are all resources and verdicts.

@@ -26,8 +26,8 @@ use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     decode,
-    index::{Item, Source},
-    ledger::Entry,
+    index::{CachedObject, Source},
+    status_cache::CachedStatus,
 };
 use crate::metrics::{KindLabel, Metrics};
 
@@ -40,25 +40,25 @@ pub struct Change {
     pub source: Source,
     /// Which start of the watch it comes from: a stopped one may still have some in the queue.
     pub watch: u64,
-    pub what: What,
+    pub what: ChangeKind,
 }
 
 #[derive(Debug)]
-pub enum What {
-    Apply(Found),
+pub enum ChangeKind {
+    Apply(DecodedObject),
     Delete {
         namespace: String,
         name: String,
     },
     /// All there is.
-    Reset(Vec<Found>),
+    Reset(Vec<DecodedObject>),
 }
 
-/// An item and, for our own kinds, what its status says.
+/// An object and, for our own kinds, what its status says.
 #[derive(Debug)]
-pub struct Found {
-    pub item: Item,
-    pub entry: Option<Entry>,
+pub struct DecodedObject {
+    pub object: CachedObject,
+    pub status: Option<CachedStatus>,
 }
 
 /// The running watches.
@@ -219,7 +219,7 @@ async fn run(client: Client, to: To) {
 }
 
 /// Until nobody takes the changes any more.
-async fn follow<K>(api: Api<K>, config: watcher::Config, found: impl Fn(K) -> Found, to: To)
+async fn follow<K>(api: Api<K>, config: watcher::Config, found: impl Fn(K) -> DecodedObject, to: To)
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -235,9 +235,9 @@ where
                 list.push(found(object));
                 continue;
             }
-            Ok(Event::InitDone) => What::Reset(mem::take(&mut list)),
-            Ok(Event::Apply(object)) => What::Apply(found(object)),
-            Ok(Event::Delete(object)) => What::Delete {
+            Ok(Event::InitDone) => ChangeKind::Reset(mem::take(&mut list)),
+            Ok(Event::Apply(object)) => ChangeKind::Apply(found(object)),
+            Ok(Event::Delete(object)) => ChangeKind::Delete {
                 namespace: object.namespace().unwrap_or_default(),
                 name: object.name_any(),
             },
@@ -264,15 +264,18 @@ impl To {
             .watch_errors
             .get_or_create(&KindLabel { kind })
             .inc();
-        tracing::warn!(source = ?self.source, %error, "watch broke, will be taken up again");
+        tracing::warn!(source = ?self.source, %error, "watch failed; will be retried");
     }
 }
 
-fn ours((item, entry): (Item, Entry)) -> Found {
-    let entry = Some(entry);
-    Found { item, entry }
+fn ours((object, status): (CachedObject, CachedStatus)) -> DecodedObject {
+    let status = Some(status);
+    DecodedObject { object, status }
 }
 
-fn plain(item: Item) -> Found {
-    Found { item, entry: None }
+fn plain(object: CachedObject) -> DecodedObject {
+    DecodedObject {
+        object,
+        status: None,
+    }
 }

@@ -1,12 +1,12 @@
 //! Carries desired statuses to the API server, by server-side apply, and tells of transitions.
 //!
-//! In: objects marked in the ledger. They are looked at [`DELAY`] later, so that one change and the
-//! Acks that it brings are one write. Out: patches for what differs from the last status seen. A
-//! status that the API server refuses is not offered again and again; see [`refusals`].
+//! In: objects marked in the status cache. They are looked at [`DELAY`] later, so that one change
+//! and the Acks that it brings are one write. Out: patches for what differs from the last status seen. A
+//! status that the API server refuses is not offered again and again; see [`rejections`].
 
-mod refusals;
+mod patcher;
+mod rejections;
 mod schedule;
-mod writes;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,34 +23,34 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     hub::Hub,
-    ledger::{Ledger, Marks},
-    sessions::{Seen, Sessions, View},
+    sessions::{InstanceView, Sessions, View},
     snapshot::Snapshot,
-    status::{ObjectStatus, Said, desired_status},
+    status::{DataPlaneReports, ObjectStatus, desired_status},
+    status_cache::{DirtyStatuses, StatusCache},
 };
-pub use writes::Writes;
+pub use patcher::StatusPatcher;
 
 use self::{
-    refusals::Refusal,
-    schedule::{Landed, Outcome, Schedule},
+    rejections::Rejection,
+    schedule::{Outcome, Schedule, WriteResults},
 };
 use crate::{
-    events::{Events, Happening},
+    events::{Events, ObjectEvent},
     metrics::{Metrics, ResultLabel},
 };
 
 /// From the first mark of a namespace to looking at it.
 const DELAY: Duration = Duration::from_millis(200);
-/// Patches of one namespace under way at a time; namespaces do not wait for each other.
+/// Patches of one namespace that wait for their turn at a time.
 const CONCURRENCY: usize = 8;
 
 /// Writes statuses until stopped.
 #[derive(Debug)]
 pub struct Writer {
-    pub writes: Writes,
+    pub patcher: StatusPatcher,
     pub hub: Arc<Hub>,
     pub sessions: Arc<Sessions>,
-    pub ledger: Arc<Ledger>,
+    pub status_cache: Arc<StatusCache>,
     pub events: Events,
     pub metrics: Arc<Metrics>,
     /// As [`Config::settle`](crate::config::Config::settle).
@@ -65,14 +65,14 @@ struct Update {
     /// Conditions that others have put there.
     others: Vec<Condition>,
     /// What Events have told so far.
-    told: ObjectStatus,
+    last_announced: ObjectStatus,
     /// What the API server refused to take last.
     refused: Option<ObjectStatus>,
     status: ObjectStatus,
 }
 
 /// One look at a namespace.
-struct Look<'a> {
+struct Pass<'a> {
     namespace: &'a str,
     snapshot: &'a Snapshot,
     view: &'a View,
@@ -80,10 +80,14 @@ struct Look<'a> {
     now: Instant,
 }
 
-impl Look<'_> {
-    fn said<'s>(&'s self, name: &str, seen: &'s BTreeMap<InstanceId, Seen>) -> Said<'s> {
+impl Pass<'_> {
+    fn said<'s>(
+        &'s self,
+        name: &str,
+        seen: &'s BTreeMap<InstanceId, InstanceView>,
+    ) -> DataPlaneReports<'s> {
         let number = self.snapshot.route_numbers.get(name).copied();
-        Said {
+        DataPlaneReports {
             view: self.view,
             seen,
             number: number.unwrap_or(self.snapshot.number),
@@ -106,13 +110,13 @@ impl Writer {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                marked = self.ledger.marked() => {
+                marked = self.status_cache.next_dirty() => {
                     for (namespace, marks) in marked {
                         schedule.not_later(&namespace, marks, Instant::now() + DELAY);
                     }
                 }
-                Some(landed) = flights.next() => {
-                    schedule.land(landed);
+                Some(results) = flights.next() => {
+                    schedule.record(results);
                 }
                 () = wait => {
                     for (namespace, marks) in schedule.take_due(Instant::now()) {
@@ -128,10 +132,15 @@ impl Writer {
     }
 
     /// What differs of what is marked. Schedules what is to be looked at again unmarked.
-    fn updates(&self, namespace: &str, marks: &Marks, schedule: &mut Schedule) -> Vec<Update> {
+    fn updates(
+        &self,
+        namespace: &str,
+        marks: &DirtyStatuses,
+        schedule: &mut Schedule,
+    ) -> Vec<Update> {
         let Some(snapshot) = self.hub.current(namespace) else {
             schedule.first_seen.remove(namespace);
-            schedule.refusals.forget(namespace);
+            schedule.rejections.forget(namespace);
             return Vec::new();
         };
         let now = Instant::now();
@@ -145,8 +154,8 @@ impl Writer {
         if let Some(counts) = view.joining {
             schedule.all_not_later(namespace, counts);
         }
-        schedule.refusals.keep(namespace, &snapshot.verdicts);
-        let look = Look {
+        schedule.rejections.keep(namespace, &snapshot.verdicts);
+        let pass = Pass {
             namespace,
             snapshot: &snapshot,
             view: &view,
@@ -163,45 +172,47 @@ impl Writer {
         };
         let updates = verdicts.into_iter();
         updates
-            .filter_map(|verdict| self.update(&look, verdict, schedule))
+            .filter_map(|verdict| self.update(&pass, verdict, schedule))
             .collect()
     }
 
     fn update(
         &self,
-        look: &Look<'_>,
+        pass: &Pass<'_>,
         verdict: &Verdict,
         schedule: &mut Schedule,
     ) -> Option<Update> {
-        let (namespace, kind, name) = (look.namespace, verdict.kind, &verdict.name);
-        let entry = self.ledger.entry(namespace, kind, name)?;
+        let (namespace, kind, name) = (pass.namespace, verdict.kind, &verdict.name);
+        let entry = self.status_cache.get(namespace, kind, name)?;
         let seen = match kind {
-            Kind::LlmEndpoint => self.sessions.seen(namespace, name, &look.snapshot.set),
+            Kind::LlmEndpoint => self.sessions.seen(namespace, name, &pass.snapshot.set),
             Kind::OllaRoute => BTreeMap::new(),
         };
-        let (said, stamp) = (look.said(name, &seen), Timestamp::now());
+        let (said, stamp) = (pass.said(name, &seen), Timestamp::now());
         let status = desired_status(verdict, said, &entry.status, stamp)?;
-        let refusal = schedule.refusals.of(namespace, kind, name);
-        let refusal = refusal.filter(|refusal| refusal.uid == entry.uid).cloned();
-        if let Some(refusal) = &refusal
-            && look.now < refusal.again
-            && desired_status(verdict, said, &refusal.status, stamp).is_none()
+        let rejection = schedule.rejections.of(namespace, kind, name);
+        let rejection = rejection
+            .filter(|rejection| rejection.uid == entry.uid)
+            .cloned();
+        if let Some(rejection) = &rejection
+            && pass.now < rejection.again
+            && desired_status(verdict, said, &rejection.status, stamp).is_none()
         {
-            schedule.one_not_later(namespace, (kind, name.clone()), refusal.again);
+            schedule.one_not_later(namespace, (kind, name.clone()), rejection.again);
             return None;
         }
-        let (told, refused) = match refusal {
-            Some(refusal) => (refusal.told, Some(refusal.status)),
+        let (last_announced, refused) = match rejection {
+            Some(rejection) => (rejection.last_announced, Some(rejection.status)),
             None => (entry.status.clone(), None),
         };
         let key = (namespace.to_owned(), (kind, name.clone()));
         if !refused.as_ref().unwrap_or(&entry.status).moved(&status)
-            && let Some(again) = schedule.held(&key, look.now)
+            && let Some(again) = schedule.held(&key, pass.now)
         {
             schedule.one_not_later(namespace, key.1, again);
             return None;
         }
-        schedule.written.insert(key, look.now);
+        schedule.written.insert(key, pass.now);
         let others = entry.status.conditions.into_iter();
         let others = others.filter(|it| status.condition(&it.type_).is_none());
         Some(Update {
@@ -210,13 +221,13 @@ impl Writer {
             kind,
             name: name.clone(),
             accepted: verdict.accepted.is_ok(),
-            told,
+            last_announced,
             refused,
             status,
         })
     }
 
-    async fn write(&self, namespace: String, updates: Vec<Update>) -> Landed {
+    async fn write(&self, namespace: String, updates: Vec<Update>) -> WriteResults {
         let outcomes = stream::iter(updates)
             .map(|update| self.write_one(&namespace, update))
             .buffer_unordered(CONCURRENCY)
@@ -228,18 +239,21 @@ impl Writer {
     async fn write_one(&self, namespace: &str, update: Update) -> (Kind, String, Outcome) {
         let (kind, name, status) = (update.kind, &update.name, &update.status);
         let written = self
-            .writes
+            .patcher
             .patch(namespace, kind, name, status, &update.others)
             .await;
         let outcome = match written {
             Ok(()) => {
                 self.count("ok");
                 self.tell(namespace, &update);
-                let (uid, written) = (&update.uid, status.clone());
-                self.ledger.wrote(namespace, kind, name, uid, written);
+                let mut written = status.clone();
+                written.conditions.extend(update.others.iter().cloned());
+                let uid = &update.uid;
+                self.status_cache
+                    .set_written(namespace, kind, name, uid, written);
                 Outcome::Written
             }
-            Err(Some(kube::Error::Api(answer))) if refusals::FOR_GOOD.contains(&answer.code) => {
+            Err(Some(kube::Error::Api(answer))) if rejections::FOR_GOOD.contains(&answer.code) => {
                 self.refused(namespace, &update, answer.code, &answer.message)
             }
             Err(error) => {
@@ -248,7 +262,7 @@ impl Writer {
                     || "no answer within 10s".to_owned(),
                     |error| error.to_string(),
                 );
-                tracing::warn!(namespace, %kind, name, problem, "status not written, will be tried again");
+                tracing::warn!(namespace, %kind, name, problem, "status not written; will be retried");
                 Outcome::Failed
             }
         };
@@ -257,25 +271,25 @@ impl Writer {
 
     /// Warns and tells Events when that is news; the status itself cannot say it.
     fn refused(&self, namespace: &str, update: &Update, code: u16, problem: &str) -> Outcome {
-        let mut told = update.told.clone();
+        let mut last_announced = update.last_announced.clone();
         // Most likely deleted meanwhile: there is nothing left to say it on.
         if code != 404 {
             self.count("error");
             let (kind, name) = (update.kind, &update.name);
             let refused = update.refused.as_ref();
             if refused.is_none_or(|refused| refused.moved(&update.status)) {
-                tracing::warn!(namespace, %kind, name, problem, "status refused by the API server");
+                tracing::warn!(namespace, %kind, name, problem, "status rejected by the API server");
             } else {
-                tracing::debug!(namespace, %kind, name, problem, "status refused again");
+                tracing::debug!(namespace, %kind, name, problem, "status rejected again");
             }
             self.tell(namespace, update);
-            told.clone_from(&update.status);
+            last_announced.clone_from(&update.status);
         }
-        Outcome::Refused(Refusal {
+        Outcome::Refused(Rejection {
             uid: update.uid.clone(),
             status: update.status.clone(),
-            told,
-            again: Instant::now() + refusals::patience(code),
+            last_announced,
+            again: Instant::now() + rejections::patience(code),
         })
     }
 
@@ -292,14 +306,17 @@ impl Writer {
             (condition::RESOLVED_REFS, "Compile"),
             (condition::PROGRAMMED, "Program"),
         ] {
-            let (before, after) = (update.told.condition(type_), update.status.condition(type_));
+            let (before, after) = (
+                update.last_announced.condition(type_),
+                update.status.condition(type_),
+            );
             let Some((warning, reason, note)) = transition(type_, before, after) else {
                 continue;
             };
             if type_ != condition::ACCEPTED && !update.accepted {
                 continue;
             }
-            self.events.tell(Happening {
+            self.events.emit(ObjectEvent {
                 kind: update.kind,
                 namespace: namespace.to_owned(),
                 name: update.name.clone(),

@@ -20,16 +20,16 @@ const CA_NAME: &str = "olla-operator CA";
 
 /// What a TLS port needs, in PEM.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Material {
+pub struct PemBundle {
     /// What data planes trust; more than one certificate while a CA is being replaced.
     pub ca: String,
     pub certificate: String,
     pub key: String,
 }
 
-impl fmt::Debug for Material {
+impl fmt::Debug for PemBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Material([redacted])")
+        f.write_str("PemBundle([redacted])")
     }
 }
 
@@ -60,7 +60,7 @@ impl Authority {
         &self,
         names: &[String],
         now: OffsetDateTime,
-    ) -> Result<(Material, OffsetDateTime), rcgen::Error> {
+    ) -> Result<(PemBundle, OffsetDateTime), rcgen::Error> {
         // Only the name and the key of an issuer go into what it signs, so that the CA's
         // certificate need not be parsed.
         let issuer = Issuer::new(params(), KeyPair::from_pem(&self.key)?);
@@ -76,7 +76,7 @@ impl Authority {
         leaf.not_before = now - BACKDATED;
         leaf.not_after = until;
         let certificate = leaf.signed_by(&key, &issuer)?.pem();
-        let material = Material {
+        let material = PemBundle {
             ca: self.certificate.clone(),
             certificate,
             key: key.serialize_pem(),

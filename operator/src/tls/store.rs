@@ -11,7 +11,7 @@ use kube::{
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::authority::{Authority, Material, VALID_FOR_MORE, failed, names};
+use super::authority::{Authority, PemBundle, VALID_FOR_MORE, failed, names};
 use crate::{Error, config::Config};
 
 /// In the operator's namespace.
@@ -33,15 +33,15 @@ const API_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 5;
 
 /// What the Secret holds, after it was made or renewed where that is due.
-pub async fn ensure(config: &Config, client: &Client) -> Result<Material, Error> {
+pub async fn ensure(config: &Config, client: &Client) -> Result<PemBundle, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &config.namespace);
     let names = names(&config.namespace, &config.tls_san);
     let mut conflict = None;
     for _ in 0..ATTEMPTS {
         let found = asked("read", &config.namespace, api.get_opt(SECRET)).await?;
-        let (secret, material) = match wanted(found.as_ref(), &names, OffsetDateTime::now_utc()) {
-            Ok(Wanted::AsItIs(material)) => return Ok(material),
-            Ok(Wanted::New(secret, material)) => (secret, material),
+        let (secret, material) = match plan(found.as_ref(), &names, OffsetDateTime::now_utc()) {
+            Ok(Plan::Keep(material)) => return Ok(material),
+            Ok(Plan::Replace(secret, material)) => (secret, material),
             Err(error) => return Err(failed(&names)(error)),
         };
         let parameters = PostParams::default();
@@ -64,23 +64,23 @@ pub async fn ensure(config: &Config, client: &Client) -> Result<Material, Error>
     }))
 }
 
-enum Wanted {
-    AsItIs(Material),
-    New(Box<Secret>, Material),
+enum Plan {
+    Keep(PemBundle),
+    Replace(Box<Secret>, PemBundle),
 }
 
-fn wanted(
+fn plan(
     found: Option<&Secret>,
     names: &[String],
     now: OffsetDateTime,
-) -> Result<Wanted, rcgen::Error> {
-    let old = found.and_then(Stored::read);
+) -> Result<Plan, rcgen::Error> {
+    let old = found.and_then(StoredAuthority::read);
     if let Some(old) = &old
         && old.names == names.join(",")
         && old.until - now > VALID_FOR_MORE
         && old.authority.until - now > CA_VALID_FOR_MORE
     {
-        return Ok(Wanted::AsItIs(old.material.clone()));
+        return Ok(Plan::Keep(old.material.clone()));
     }
     let (authority, trusted_too) = match old {
         Some(old) if old.authority.until - now > CA_VALID_FOR_MORE => {
@@ -93,18 +93,18 @@ fn wanted(
     let (mut material, until) = authority.sign(names, now)?;
     material.ca.push_str(&trusted_too);
     let secret = secret(&authority, &material, until, names, found);
-    Ok(Wanted::New(Box::new(secret), material))
+    Ok(Plan::Replace(Box::new(secret), material))
 }
 
 /// What a Secret of ours holds; nothing of it is used if a part is missing.
-struct Stored {
+struct StoredAuthority {
     authority: Authority,
-    material: Material,
+    material: PemBundle,
     until: OffsetDateTime,
     names: String,
 }
 
-impl Stored {
+impl StoredAuthority {
     fn read(secret: &Secret) -> Option<Self> {
         let data = secret.data.as_ref()?;
         let text = |key: &str| String::from_utf8(data.get(key)?.0.clone()).ok();
@@ -117,7 +117,7 @@ impl Stored {
                 key: text(CA_KEY)?,
                 until: when(CA_UNTIL)?,
             },
-            material: Material {
+            material: PemBundle {
                 ca,
                 certificate: text(CERTIFICATE)?,
                 key: text(KEY)?,
@@ -130,7 +130,7 @@ impl Stored {
 
 fn secret(
     authority: &Authority,
-    material: &Material,
+    material: &PemBundle,
     until: OffsetDateTime,
     names: &[String],
     found: Option<&Secret>,
@@ -207,15 +207,15 @@ fn is_conflict(error: &Error) -> bool {
 mod tests {
     use super::*;
 
-    fn new(found: Option<&Secret>, names: &[String], now: OffsetDateTime) -> (Secret, Material) {
-        match wanted(found, names, now).unwrap() {
-            Wanted::New(secret, material) => (*secret, material),
-            Wanted::AsItIs(_) => panic!("kept"),
+    fn new(found: Option<&Secret>, names: &[String], now: OffsetDateTime) -> (Secret, PemBundle) {
+        match plan(found, names, now).unwrap() {
+            Plan::Replace(secret, material) => (*secret, material),
+            Plan::Keep(_) => panic!("kept"),
         }
     }
 
     fn kept(found: &Secret, names: &[String], now: OffsetDateTime) -> bool {
-        matches!(wanted(Some(found), names, now).unwrap(), Wanted::AsItIs(_))
+        matches!(plan(Some(found), names, now).unwrap(), Plan::Keep(_))
     }
 
     #[test]

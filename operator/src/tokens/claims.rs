@@ -28,7 +28,7 @@ enum Audience {
 
 /// `now`: seconds since 1970. The error says why the API server need not be asked.
 pub(super) fn check(token: &str, now: i64) -> Result<(), String> {
-    let not = || "it is no ServiceAccount token".to_owned();
+    let not = || "not a ServiceAccount token".to_owned();
     let mut parts = token.split('.');
     let (Some(_), Some(claims), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -43,13 +43,13 @@ pub(super) fn check(token: &str, now: i64) -> Result<(), String> {
         Audience::Many(audiences) => audiences.iter().any(|audience| audience == AUDIENCE),
     };
     if !ours {
-        return Err("it is for another audience (a projected token is needed)".into());
+        return Err("issued for another audience (use a projected token)".into());
     }
     if claims
         .exp
         .is_some_and(|exp| exp.saturating_add(LEEWAY) < now)
     {
-        return Err("it has expired".into());
+        return Err("expired".into());
     }
     Ok(())
 }
@@ -67,6 +67,7 @@ mod tests {
         for (claims, good) in [
             (r#"{"aud":["olla-operator"],"exp":1000}"#, true),
             (r#"{"aud":"olla-operator"}"#, true),
+            (r#"{"aud":"olla-operator","exp":9223372036854775807}"#, true),
             (r#"{"aud":["olla-operator"],"exp":900}"#, false),
             (
                 r#"{"aud":["https://kubernetes.default.svc"],"exp":2000}"#,

@@ -1,6 +1,10 @@
 //! A served [`Hub`] on port 0, and a data plane that talks to it over real TLS and HTTP/2.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -20,24 +24,24 @@ use hyper::{Request, Response, StatusCode, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use operator::{
-    events::{Events, Happening},
+    events::{Events, ObjectEvent},
     metrics::Metrics,
     routing::{
         hub::Hub,
-        ledger::Ledger,
         serve::{Limits, Server},
         sessions::{Sessions, View},
         snapshot::{Content, Snapshot},
+        status_cache::StatusCache,
     },
-    tls::{self, Material},
-    tokens::{Identity, Refusal, Review, Tokens},
+    tls::{self, PemBundle},
+    tokens::{AuthError, Identity, Review, Tokens},
 };
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
     task::JoinHandle,
     time::timeout,
@@ -51,8 +55,8 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) hub: Arc<Hub>,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) happenings: mpsc::Receiver<Happening>,
+    pub(crate) status_cache: Arc<StatusCache>,
+    pub(crate) happenings: mpsc::Receiver<ObjectEvent>,
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
     ca: String,
@@ -72,9 +76,9 @@ fn fake_review() -> Review {
             let claims = URL_SAFE_NO_PAD.decode(claims).unwrap();
             let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
             match claims["sub"].as_str().unwrap() {
-                "other-audience" => Err(Refusal::Invalid("it is for another audience".into())),
-                "person" => Err(Refusal::NotServiceAccount("alice".into())),
-                "api-server-away" => Err(Refusal::Unavailable("away".into())),
+                "other-audience" => Err(AuthError::Invalid("issued for another audience".into())),
+                "person" => Err(AuthError::NotServiceAccount("alice".into())),
+                "api-server-away" => Err(AuthError::Unavailable("away".into())),
                 namespace => Ok(Identity {
                     namespace: namespace.to_owned(),
                     service_account: "gateway".into(),
@@ -96,7 +100,7 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let ca = made.cert.pem();
-    let identity = tls::Identity::new(&Material {
+    let identity = tls::ServingCertificate::new(&PemBundle {
         ca: ca.clone(),
         certificate: ca.clone(),
         key: made.signing_key.serialize_pem(),
@@ -108,7 +112,7 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
         tokens: Tokens::new(fake_review(), metrics.clone()),
         hub: Arc::default(),
         sessions: Arc::default(),
-        ledger: Arc::default(),
+        status_cache: Arc::default(),
         events,
         metrics,
         limits,
@@ -120,10 +124,10 @@ pub(crate) async fn serve_with(limits: Limits) -> Served {
         address: listener.local_addr().unwrap(),
         hub: server.hub.clone(),
         sessions: server.sessions.clone(),
-        ledger: server.ledger.clone(),
+        status_cache: server.status_cache.clone(),
         happenings,
         stop: server.stop.clone(),
-        task: tokio::spawn(server.run(listener, identity.server_config())),
+        task: tokio::spawn(server.run(listener, identity.server_config().unwrap())),
         ca,
     }
 }
@@ -155,6 +159,14 @@ impl Served {
     /// What data planes say of the namespace's newest table.
     pub(crate) fn view(&self, namespace: &str) -> View {
         self.sessions.view(namespace, tokio::time::Instant::now())
+    }
+
+    /// A connection from 127.0.0.`host` on which nothing is said.
+    pub(crate) async fn tcp_from(&self, host: u8) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = Ipv4Addr::new(127, 0, 0, host);
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(self.address).await.unwrap()
     }
 
     /// A connection that carries no stream yet, and its task, which ends with it.

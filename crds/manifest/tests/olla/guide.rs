@@ -114,8 +114,7 @@ endpoints:
     assert_eq!(
         notes(&read(text)),
         [
-            "warning config.yaml:13: endpoints[1] (litellm-cloud).health_check_url: /health of litellm asks its models, \
-          so every probe costs tokens; leave it out for /health/liveliness",
+            "warning config.yaml:13: endpoints[1] (litellm-cloud).health_check_url: /health of litellm sends a request to each model, so every probe costs tokens; omit it to probe /health/liveliness",
             "warning config.yaml:2: proxy.priority_order: not set: 75 is preferred over 100, as the \
           integration guide writes it, while Olla itself prefers larger numbers; set lowest_first \
           or highest_first"

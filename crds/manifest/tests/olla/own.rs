@@ -313,8 +313,7 @@ fn values_of_the_wrong_kind_are_told_at_their_line() {
         ),
         (
             "endpoints:\n- url: http://u:hunter2@a\n".to_owned(),
-            "2: endpoints[0].url: holds credentials, or an @ that looks like it; leave \
-             them out and use auth",
+            "2: endpoints[0].url: contains credentials (or an `@`); remove them and use auth",
         ),
     ] {
         assert_eq!(

@@ -153,6 +153,50 @@ async fn a_large_body_crosses_in_both_directions() {
     }
 }
 
+/// As a kept body is: all its parts are here, and go out together as far as the other side takes
+/// them.
+#[tokio::test]
+async fn a_body_of_many_parts_arrives_in_order_however_little_is_taken_at_a_time() {
+    let large: Bytes = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+    for (room, part) in [(7, 997), (1000, 1000), (16 * 1024, 5003)] {
+        let (mut connection, _) = to_hyper(room);
+        let parts: Vec<Bytes> = large.chunks(part).map(Bytes::copy_from_slice).collect();
+        let frames = parts.into_iter().map(http_body::Frame::data).map(Ok);
+        let body = StreamBody::new(stream::iter(frames));
+        let sized = Sized(Box::pin(body), large.len() as u64);
+        request(&mut connection, &Method::POST, Box::pin(sized));
+        let (_, body) = answer(&mut connection).await.unwrap();
+        assert!(body == large, "{part}");
+    }
+}
+
+/// A body whose length is known beforehand.
+struct Sized(Parts, u64);
+
+impl Body for Sized {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        let frame = self.0.as_mut().poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            self.1 -= frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.1 == 0
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.1)
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_comes_before_the_request_is_sent_ends_the_connection() {
     let (ours, mut theirs) = duplex(1024);

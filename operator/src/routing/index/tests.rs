@@ -7,43 +7,44 @@ use compile::{
     facts::{PodFact, ServicePort, SliceAddress, SliceFact},
     namespace::{Service, Slice},
 };
+use dataplane_protocol::ResourceKey;
 use serde_json::json;
 
 use super::*;
 
-fn endpoint(namespace: &str, name: &str, spec: serde_json::Value) -> Item {
+fn endpoint(namespace: &str, name: &str, spec: serde_json::Value) -> CachedObject {
     let object = json!({
         "apiVersion": "olla.dev/v1alpha1", "kind": "LlmEndpoint",
         "metadata": { "namespace": namespace, "name": name }, "spec": spec,
     });
-    let fact = Fact::Endpoint(Form::Object(Arc::new(
+    let data = ObjectData::Endpoint(Form::Object(Arc::new(
         serde_json::from_value(object).unwrap(),
     )));
-    item(namespace, name, fact)
+    item(namespace, name, data)
 }
 
-fn item(namespace: &str, name: &str, fact: Fact) -> Item {
-    Item {
+fn item(namespace: &str, name: &str, data: ObjectData) -> CachedObject {
+    CachedObject {
         namespace: namespace.into(),
         name: name.into(),
-        fact,
+        data,
     }
 }
 
-fn url(namespace: &str, name: &str) -> Item {
+fn url(namespace: &str, name: &str) -> CachedObject {
     endpoint(namespace, name, json!({ "url": "http://x" }))
 }
 
-fn pod(namespace: &str, name: &str, ready: bool) -> Item {
-    let fact = Fact::Pod(PodFact {
+fn pod(namespace: &str, name: &str, ready: bool) -> CachedObject {
+    let data = ObjectData::Pod(PodFact {
         ready,
         ..PodFact::default()
     });
-    item(namespace, name, fact)
+    item(namespace, name, data)
 }
 
-fn slice(name: &str, service: &str, family: &str) -> Item {
-    let fact = Fact::Slice(Slice {
+fn slice(name: &str, service: &str, family: &str) -> CachedObject {
+    let data = ObjectData::Slice(Slice {
         service: service.into(),
         family: family.into(),
         slice: Arc::new(SliceFact {
@@ -55,7 +56,7 @@ fn slice(name: &str, service: &str, family: &str) -> Item {
             }],
         }),
     });
-    item("a", name, fact)
+    item("a", name, data)
 }
 
 /// What a namespace means now.
@@ -163,7 +164,7 @@ fn only_services_that_an_endpoint_names_are_seen_and_in_one_address_family() {
             external_name: None,
             family: Some("IPv6".into()),
         };
-        index.apply(item("a", name, Fact::Service(service)));
+        index.apply(item("a", name, ObjectData::Service(service)));
     }
     index.apply(slice("s-4", "s", "IPv4"));
     index.apply(slice("s-6", "s", "IPv6"));
@@ -204,7 +205,7 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
         item(
             "a",
             "p",
-            Fact::Pod(PodFact {
+            ObjectData::Pod(PodFact {
                 labels,
                 ip,
                 ready,
@@ -243,9 +244,9 @@ fn what_no_endpoint_uses_may_change_without_a_compilation() {
     assert!(index.delete(&pods, "a", "p"));
 }
 
-fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
+fn at(generation: i64, uid: &str, spec: serde_json::Value) -> CachedObject {
     let mut item = endpoint("a", "e", spec);
-    let Fact::Endpoint(Form::Object(object)) = &mut item.fact else {
+    let ObjectData::Endpoint(Form::Object(object)) = &mut item.data else {
         panic!("no endpoint")
     };
     let object = Arc::make_mut(object);
@@ -254,11 +255,11 @@ fn at(generation: i64, uid: &str, spec: serde_json::Value) -> Item {
     item
 }
 
-fn good(generation: i64) -> Item {
+fn good(generation: i64) -> CachedObject {
     at(generation, "u", json!({ "url": "http://good" }))
 }
 
-fn undecodable(generation: i64) -> Item {
+fn undecodable(generation: i64) -> CachedObject {
     let object = Unreadable {
         kind: Kind::LlmEndpoint,
         name: "e".into(),
@@ -267,8 +268,8 @@ fn undecodable(generation: i64) -> Item {
         labels: BTreeMap::new(),
         message: "spec: unknown variant".into(),
     };
-    let fact = Fact::Endpoint(Form::Unreadable(object.into()));
-    item("a", "e", fact)
+    let data = ObjectData::Endpoint(Form::Unreadable(object.into()));
+    item("a", "e", data)
 }
 
 /// Host of `e` in the table, if it is there, and its verdict.
@@ -300,7 +301,7 @@ fn an_invalid_edit_changes_nothing_but_its_own_status() {
         assert_eq!(verdict.in_use, Some(7));
         let text = problem(&verdict);
         assert!(text.starts_with(why), "{text}");
-        assert!(text.ends_with("; generation 7 is still in use"), "{text}");
+        assert!(text.ends_with("; generation 7 remains in use"), "{text}");
         index.apply(at(9, "u", json!({ "url": "http://mended" })));
         let (host, verdict) = judged(&mut index);
         assert_eq!(host.as_deref(), Some("mended"));
@@ -349,17 +350,35 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     assert!(index.needs("a").is_empty());
 }
 
+fn route(name: &str, generation: i64, prefix: &str) -> CachedObject {
+    let object = json!({
+        "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
+        "metadata": { "namespace": "a", "name": name, "generation": generation },
+        "spec": { "matches": [{ "pathPrefix": prefix }] },
+    });
+    let route = serde_json::from_value(object).unwrap();
+    item("a", name, ObjectData::Route(Form::Object(Arc::new(route))))
+}
+
+#[test]
+fn after_a_restart_a_route_that_lost_its_requests_is_kept_only_if_it_was_edited() {
+    // Data planes may have its first form, which lost nothing.
+    let mut index = Index::default();
+    index.apply(route("one", 1, "/one"));
+    index.apply(route("two", 2, "/one"));
+    let kept = compiled(&mut index, "a").table.keep;
+    assert_eq!(kept, [ResourceKey::Route("two".into())].into());
+    // They may have this form, which lost its requests to an edit that no operator saw happen.
+    let mut index = Index::default();
+    index.apply(route("one", 2, "/one"));
+    index.apply(route("two", 1, "/one"));
+    let after = compiled(&mut index, "a");
+    assert!(after.table.keep.is_empty(), "{:?}", after.table.keep);
+    assert_eq!(after.table.routes.len(), 1);
+}
+
 #[test]
 fn a_route_that_was_edited_into_another_s_way_keeps_its_own() {
-    let route = |name: &str, generation: i64, prefix: &str| {
-        let object = json!({
-            "apiVersion": "olla.dev/v1alpha1", "kind": "OllaRoute",
-            "metadata": { "namespace": "a", "name": name, "generation": generation },
-            "spec": { "matches": [{ "pathPrefix": prefix }] },
-        });
-        let route = serde_json::from_value(object).unwrap();
-        item("a", name, Fact::Route(Form::Object(Arc::new(route))))
-    };
     let mut index = Index::default();
     index.apply(route("one", 1, "/one"));
     index.apply(route("two", 1, "/two"));

@@ -61,7 +61,7 @@ fn instances_that_are_not_in_the_table_take_no_memory() {
             Breaker::Open,
         )],
     };
-    assert_eq!(one.report(&report, &table), News::default());
+    assert_eq!(one.report(&report, &table), ReportChanges::default());
     assert!(sessions.seen("a", "e", &table).is_empty());
 }
 
@@ -73,11 +73,11 @@ fn a_report_that_says_nothing_new_is_no_news() {
     let news = one.report(&report(Breaker::Closed), &table);
     assert_eq!(news.endpoints, ["e".into()].into());
     let again = one.report(&report(Breaker::Closed), &table);
-    assert_eq!(again, News::default());
+    assert_eq!(again, ReportChanges::default());
     // What is known of it already is none from another one either.
     let two = sessions.open("a", "two", 9, Instant::now()).unwrap();
     let known = two.report(&report(Breaker::Closed), &table);
-    assert_eq!(known, News::default());
+    assert_eq!(known, ReportChanges::default());
 }
 
 #[test]
@@ -85,15 +85,19 @@ fn only_routes_that_some_data_plane_lacks_are_looked_at_after_an_answer() {
     let (sessions, now) = (Arc::new(Sessions::default()), Instant::now());
     let open = |name: &str| sessions.open("a", name, 9, now).unwrap();
     let (one, two) = (open("one"), open("two"));
-    assert_eq!(one.ack(7, now), Concerned::All, "nobody counted before");
-    assert_eq!(one.ack(7, now), Concerned::None);
-    assert_eq!(two.ack(7, now), Concerned::After(7));
-    assert_eq!(two.ack(8, now), Concerned::After(7));
-    assert_eq!(one.nack(8, "no memory", now), Concerned::After(7));
-    assert_eq!(one.ack(8, now), Concerned::After(7));
+    assert_eq!(
+        one.ack(7, now),
+        AffectedRoutes::All,
+        "nobody counted before"
+    );
+    assert_eq!(one.ack(7, now), AffectedRoutes::None);
+    assert_eq!(two.ack(7, now), AffectedRoutes::After(7));
+    assert_eq!(two.ack(8, now), AffectedRoutes::After(7));
+    assert_eq!(one.nack(8, "no memory", now), AffectedRoutes::After(7));
+    assert_eq!(one.ack(8, now), AffectedRoutes::After(7));
     // A new one begins with an old table, or with none.
     let three = open("three");
-    assert_eq!(three.ack(3, now), Concerned::After(3));
+    assert_eq!(three.ack(3, now), AffectedRoutes::After(3));
 }
 
 #[test]
@@ -126,7 +130,10 @@ fn reports_add_to_what_was_said_and_change_nothing_of_the_rest() {
     assert_eq!(sessions.seen("a", "e", &table).len(), 2);
     // All of it is said again now and then, in lines of some instances each.
     for (name, breaker) in [("e/1", Breaker::Open), ("e/2", Breaker::Closed)] {
-        assert_eq!(one.report(&saying(name, breaker), &table), News::default());
+        assert_eq!(
+            one.report(&saying(name, breaker), &table),
+            ReportChanges::default()
+        );
     }
 }
 
@@ -213,7 +220,7 @@ fn a_data_plane_counts_from_its_first_answer_or_when_it_had_time_for_one() {
     let _silent = sessions.open("a", "silent", 9, now).unwrap();
     let view = sessions.view("a", now);
     assert_eq!((view.connected, view.joining), (0, Some(now + JOINING)));
-    assert_eq!(one.ack(0, now), Concerned::All, "that is news");
+    assert_eq!(one.ack(0, now), AffectedRoutes::All, "that is news");
     two.nack(1, "no memory", now);
     assert_eq!(sessions.view("a", now).connected, 2);
     let view = sessions.view("a", now + JOINING);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::{
-    sessions::{Refusal, Seen},
+    sessions::{InstanceView, Nack},
     testing::{endpoint_verdict, problem, route_verdict},
 };
 
@@ -14,7 +14,7 @@ fn at(second: i64) -> Timestamp {
 #[derive(Default)]
 struct Planes {
     view: View,
-    seen: BTreeMap<InstanceId, Seen>,
+    seen: BTreeMap<InstanceId, InstanceView>,
 }
 
 fn planes(acked: &[u64]) -> Planes {
@@ -32,7 +32,7 @@ fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> Planes {
     let seen = instances
         .iter()
         .map(|(id, usable, reason)| {
-            let seen = Seen {
+            let seen = InstanceView {
                 reported: 1,
                 usable: *usable,
                 open: 0,
@@ -50,8 +50,8 @@ fn seeing(connected: usize, instances: &[(&str, u32, &str)]) -> Planes {
     }
 }
 
-fn said(planes: &Planes, number: u64) -> Said<'_> {
-    Said {
+fn said(planes: &Planes, number: u64) -> DataPlaneReports<'_> {
+    DataPlaneReports {
         view: &planes.view,
         seen: &planes.seen,
         number,
@@ -73,18 +73,26 @@ fn read(status: &ObjectStatus, type_: &str) -> String {
 fn programmed_counts_the_data_planes_that_have_the_current_generation() {
     for (acked, revision, expected) in [
         (&[][..], 1, "False/Pending: no data plane is connected"),
-        (&[0, 0, 1], 1, "False/Pending: 1 of 3 data planes use it"),
+        (
+            &[0, 0, 1],
+            1,
+            "False/Pending: in use by 1 of 3 connected data planes",
+        ),
         (
             &[41, 41, 41],
             41,
-            "True/Programmed: all connected data planes use it",
+            "True/Programmed: in use by all connected data planes",
         ),
         (
             &[41, 42, 43],
             41,
-            "True/Programmed: all connected data planes use it",
+            "True/Programmed: in use by all connected data planes",
         ),
-        (&[40], 41, "False/Pending: 0 of 1 data planes use it"),
+        (
+            &[40],
+            41,
+            "False/Pending: in use by 0 of 1 connected data planes",
+        ),
     ] {
         let status = status(&route_verdict("r", 1), &planes(acked), revision);
         assert_eq!(read(&status, "Programmed"), expected, "{acked:?}");
@@ -94,7 +102,7 @@ fn programmed_counts_the_data_planes_that_have_the_current_generation() {
 #[test]
 fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
     let mut view = planes(&[4, 6]);
-    view.view.refusals = vec![Refusal {
+    view.view.refusals = vec![Nack {
         data_plane: "gw-0".into(),
         acked: 4,
         refused: 6,
@@ -103,11 +111,11 @@ fn a_refusal_is_shown_only_on_routes_that_it_keeps_back() {
     let verdict = route_verdict("r", 1);
     assert_eq!(
         read(&status(&verdict, &view, 5), "Programmed"),
-        "False/Refused: data plane gw-0 keeps its last good table: too many routes"
+        "False/Refused: data plane gw-0 rejected the routing table and keeps serving the previous one: too many routes"
     );
     assert_eq!(
         read(&status(&verdict, &view, 3), "Programmed"),
-        "True/Programmed: all connected data planes use it"
+        "True/Programmed: in use by all connected data planes"
     );
 }
 
@@ -126,7 +134,7 @@ fn a_refused_object_says_why_in_accepted_and_is_not_programmed() {
     );
     assert_eq!(
         read(&status, "ResolvedRefs"),
-        "Unknown/Invalid: not resolved, since the object is not accepted"
+        "Unknown/Invalid: not evaluated because the object is not accepted"
     );
 }
 
@@ -155,7 +163,7 @@ fn ready_is_what_data_planes_see() {
         (
             0,
             planes(&[1]),
-            "False/NoReadyInstances: no ready address was found",
+            "False/NoReadyInstances: no ready address found",
             "0/0",
         ),
         (
@@ -167,7 +175,7 @@ fn ready_is_what_data_planes_see() {
         (
             2,
             planes(&[1]),
-            "Unknown/Pending: no data plane has reported on it yet",
+            "Unknown/Pending: no data plane has reported instance health yet",
             "0/2",
         ),
         (
@@ -211,13 +219,21 @@ fn a_route_is_ready_once_it_is_programmed_and_reaches_something() {
         (
             &good,
             &[1][..],
-            "True/Ready: requests can reach an endpoint",
+            "True/Ready: at least one endpoint has a ready address",
         ),
-        (&good, &[0, 1], "Unknown/Pending: 1 of 2 data planes use it"),
+        (
+            &good,
+            &[0, 1],
+            "Unknown/Pending: in use by 1 of 2 connected data planes",
+        ),
         (&good, &[], "Unknown/Pending: no data plane is connected"),
         (&alone, &[1], "False/NoEndpoints: spec.endpoints: none"),
         (&refused, &[1], "False/Invalid: spec.matches[0]: twice"),
-        (&in_use, &[1], "True/Ready: requests can reach an endpoint"),
+        (
+            &in_use,
+            &[1],
+            "True/Ready: at least one endpoint has a ready address",
+        ),
     ] {
         let status = status(verdict, &planes(acked), 1);
         assert_eq!(read(&status, "Ready"), expected, "{acked:?}");
@@ -302,7 +318,7 @@ fn a_restarted_operator_keeps_what_data_planes_said_until_they_are_back() {
     let verdict = route_verdict("r", 1);
     let before = status(&verdict, &planes(&[7, 7]), 7);
     let none = planes(&[]);
-    let starting = Said {
+    let starting = DataPlaneReports {
         settled: false,
         ..said(&none, 1)
     };
@@ -319,7 +335,7 @@ fn ready_does_not_flicker_over_a_restart_while_data_planes_come_back_to_report()
     let verdict = endpoint_verdict("e", 1, 1);
     let before = status(&verdict, &seeing(1, &[("e/1", 1, "")]), 1);
     let back = planes(&[1]);
-    let starting = Said {
+    let starting = DataPlaneReports {
         settled: false,
         ..said(&back, 1)
     };
@@ -327,14 +343,14 @@ fn ready_does_not_flicker_over_a_restart_while_data_planes_come_back_to_report()
     let late = desired_status(&verdict, said(&back, 1), &before, at(20)).unwrap();
     assert_eq!(
         read(&late, "Ready"),
-        "Unknown/Pending: no data plane has reported on it yet"
+        "Unknown/Pending: no data plane has reported instance health yet"
     );
     // What the operator sees for itself waits for nobody.
     let gone = endpoint_verdict("e", 1, 0);
     let gone = desired_status(&gone, starting, &before, at(9)).unwrap();
     assert_eq!(
         read(&gone, "Ready"),
-        "False/NoReadyInstances: no ready address was found"
+        "False/NoReadyInstances: no ready address found"
     );
 }
 

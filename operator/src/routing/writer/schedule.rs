@@ -8,8 +8,8 @@ use std::{
 use compile::Kind;
 use tokio::time::Instant;
 
-use super::refusals::{Refusal, Refusals};
-use crate::routing::ledger::{Marks, Name};
+use super::rejections::{Rejection, Rejections};
+use crate::routing::status_cache::{DirtyStatuses, ObjectKey};
 
 /// Counts in messages move with each data plane that comes or goes; that alone is written no more
 /// often than this.
@@ -23,9 +23,9 @@ pub(super) struct Schedule {
     due: BTreeMap<String, Due>,
     /// Namespaces whose patches are under way: they are looked at again afterwards.
     pub(super) busy: BTreeSet<String>,
-    pub(super) written: HashMap<(String, Name), Instant>,
+    pub(super) written: HashMap<(String, ObjectKey), Instant>,
     pub(super) first_seen: HashMap<String, Instant>,
-    pub(super) refusals: Refusals,
+    pub(super) rejections: Rejections,
 }
 
 /// When what of a namespace is looked at.
@@ -33,7 +33,7 @@ struct Due {
     /// The earliest of all.
     at: Instant,
     all: Option<Instant>,
-    objects: BTreeMap<Name, Instant>,
+    objects: BTreeMap<ObjectKey, Instant>,
 }
 
 impl Due {
@@ -46,13 +46,13 @@ impl Due {
     }
 
     /// What is due at `now`, and what is left.
-    fn split(mut self, now: Instant) -> (Marks, Option<Self>) {
+    fn split(mut self, now: Instant) -> (DirtyStatuses, Option<Self>) {
         if self.all.is_some_and(|at| at <= now) {
             // Whoever is to be looked at later as well says so again.
-            return (Marks::all(), None);
+            return (DirtyStatuses::all(), None);
         }
         let due = self.objects.extract_if(.., |_, at| *at <= now);
-        let marks = Marks::of(due.map(|(name, _)| name));
+        let marks = DirtyStatuses::of(due.map(|(name, _)| name));
         let next = self.objects.values().copied().chain(self.all).min();
         (marks, next.map(|at| Self { at, ..self }))
     }
@@ -61,13 +61,13 @@ impl Due {
 /// What became of an update.
 pub(super) enum Outcome {
     Written,
-    Refused(Refusal),
+    Refused(Rejection),
     /// May go well another time.
     Failed,
 }
 
 /// A namespace whose patches have ended.
-pub(super) type Landed = (String, Vec<(Kind, String, Outcome)>);
+pub(super) type WriteResults = (String, Vec<(Kind, String, Outcome)>);
 
 impl Schedule {
     pub(super) fn next(&self) -> Option<Instant> {
@@ -79,7 +79,7 @@ impl Schedule {
     }
 
     /// These may be due already, but only much later.
-    pub(super) fn not_later(&mut self, namespace: &str, marks: Marks, at: Instant) {
+    pub(super) fn not_later(&mut self, namespace: &str, marks: DirtyStatuses, at: Instant) {
         let due = self.due.entry(namespace.to_owned()).or_insert(Due::new(at));
         due.at = at.min(due.at);
         if marks.all {
@@ -92,29 +92,29 @@ impl Schedule {
     }
 
     pub(super) fn all_not_later(&mut self, namespace: &str, at: Instant) {
-        self.not_later(namespace, Marks::all(), at);
+        self.not_later(namespace, DirtyStatuses::all(), at);
     }
 
-    pub(super) fn one_not_later(&mut self, namespace: &str, name: Name, at: Instant) {
-        self.not_later(namespace, Marks::of([name]), at);
+    pub(super) fn one_not_later(&mut self, namespace: &str, name: ObjectKey, at: Instant) {
+        self.not_later(namespace, DirtyStatuses::of([name]), at);
     }
 
-    pub(super) fn land(&mut self, (namespace, outcomes): Landed) {
+    pub(super) fn record(&mut self, (namespace, outcomes): WriteResults) {
         self.busy.remove(&namespace);
         let now = Instant::now();
         for (kind, name, outcome) in outcomes {
             match outcome {
-                Outcome::Written => self.refusals.remove(&namespace, kind, &name),
-                Outcome::Refused(refusal) => {
-                    self.one_not_later(&namespace, (kind, name.clone()), refusal.again);
-                    self.refusals.insert(&namespace, kind, name, refusal);
+                Outcome::Written => self.rejections.remove(&namespace, kind, &name),
+                Outcome::Refused(rejection) => {
+                    self.one_not_later(&namespace, (kind, name.clone()), rejection.again);
+                    self.rejections.insert(&namespace, kind, name, rejection);
                 }
                 Outcome::Failed => self.one_not_later(&namespace, (kind, name), now + RETRY),
             }
         }
     }
 
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(String, Marks)> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(String, DirtyStatuses)> {
         self.written.retain(|_, at| now < *at + MESSAGE_INTERVAL);
         let busy = &self.busy;
         let due = (self.due).extract_if(.., |name, due| due.at <= now && !busy.contains(name));
@@ -129,7 +129,7 @@ impl Schedule {
     }
 
     /// Until when a change in messages and counts alone has to wait, if it has to.
-    pub(super) fn held(&self, key: &(String, Name), now: Instant) -> Option<Instant> {
+    pub(super) fn held(&self, key: &(String, ObjectKey), now: Instant) -> Option<Instant> {
         let again = self.written.get(key).map(|at| *at + MESSAGE_INTERVAL);
         again.filter(|again| now < *again)
     }
@@ -147,7 +147,7 @@ mod tests {
         schedule.all_not_later("a", later);
         schedule.one_not_later("a", name("soon"), now);
         schedule.one_not_later("a", name("late"), later);
-        let one = Marks::of([name("soon")]);
+        let one = DirtyStatuses::of([name("soon")]);
         assert_eq!(schedule.next(), Some(now));
         assert_eq!(schedule.take_due(now), [("a".to_owned(), one)]);
         assert_eq!(schedule.next(), Some(later));

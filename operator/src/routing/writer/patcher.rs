@@ -1,6 +1,6 @@
-//! One status → one patch at the API server, with a time limit.
+//! One status → one patch at the API server, when it is its namespace's turn.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use compile::Kind;
 use crds::{GROUP, LlmEndpoint, OllaRoute, VERSION};
@@ -11,34 +11,39 @@ use kube::{
     core::Status,
 };
 use serde_json::json;
-use tokio::{sync::Semaphore, time::timeout};
 
-use crate::{MANAGER, routing::status::ObjectStatus};
+use crate::{
+    MANAGER,
+    limiter::{Limiter, Limits},
+    routing::status::ObjectStatus,
+};
 
-const API_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Patches under way at a time, over all namespaces: many at once only wait in the API server's
-/// own queues, before those of others.
-const AT_A_TIME: usize = 32;
+/// Patches under way at a time: more would only wait in the API server's own queues, before the
+/// requests of others.
+const LIMITS: Limits = Limits {
+    total: 32,
+    per_namespace: 8,
+    slow: 8,
+};
 
 /// How a status is written.
 #[derive(Clone)]
-pub struct Writes {
+pub struct StatusPatcher {
     client: Client,
-    places: Arc<Semaphore>,
+    limiter: Arc<Limiter>,
 }
 
-impl std::fmt::Debug for Writes {
+impl std::fmt::Debug for StatusPatcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Writes")
+        f.write_str("StatusPatcher")
     }
 }
 
-impl Writes {
+impl StatusPatcher {
     pub fn by_client(client: Client) -> Self {
         Self {
             client,
-            places: Arc::new(Semaphore::new(AT_A_TIME)),
+            limiter: Arc::new(Limiter::new(LIMITS)),
         }
     }
 
@@ -84,12 +89,10 @@ impl Writes {
                 other => other,
             }
         };
-        // Never closed; and the time limit is the API server's, not that of a queue of ours.
-        let _place = self.places.acquire().await.ok();
-        match timeout(API_TIMEOUT, write).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Some(error)),
-            Err(_) => Err(None),
+        match self.limiter.run(namespace, write).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(Some(error)),
+            None => Err(None),
         }
     }
 }

@@ -11,27 +11,27 @@ use super::index::Source;
 const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
-pub(super) struct Grace {
+pub(super) struct DeletedSecrets {
     until: HashMap<Source, Instant>,
 }
 
-impl Grace {
-    pub(super) fn begin(&mut self, secret: Source, now: Instant) {
+impl DeletedSecrets {
+    pub(super) fn insert(&mut self, secret: Source, now: Instant) {
         self.until.entry(secret).or_insert(now + GRACE);
     }
 
     /// It is back, or not needed any more.
-    pub(super) fn end(&mut self, secret: &Source) {
+    pub(super) fn remove(&mut self, secret: &Source) {
         self.until.remove(secret);
     }
 
     /// Takes those that did not come back.
-    pub(super) fn take_over(&mut self, now: Instant) -> Vec<Source> {
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Source> {
         let over = self.until.extract_if(|_, until| *until <= now);
         over.map(|(secret, _)| secret).collect()
     }
 
-    /// When [`take_over`](Self::take_over) has something to say.
+    /// When [`take_expired`](Self::take_expired) has something to say.
     pub(super) fn next(&self) -> Option<Instant> {
         self.until.values().copied().min()
     }

@@ -14,31 +14,31 @@ use super::status::ObjectStatus;
 
 /// What is known of one object beside its spec.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entry {
+pub struct CachedStatus {
     pub uid: String,
     pub status: ObjectStatus,
 }
 
 #[derive(Debug, Default)]
-pub struct Ledger {
-    entries: Mutex<HashMap<String, Entries>>,
-    due: Mutex<BTreeMap<String, Marks>>,
+pub struct StatusCache {
+    entries: Mutex<HashMap<String, Statuses>>,
+    due: Mutex<BTreeMap<String, DirtyStatuses>>,
     notify: Notify,
 }
 
-type Entries = HashMap<Name, Entry>;
+type Statuses = HashMap<ObjectKey, CachedStatus>;
 
 /// An object of a namespace.
-pub type Name = (Kind, String);
+pub type ObjectKey = (Kind, String);
 
 /// Whose statuses may be out of date in a namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct DirtyStatuses {
     pub all: bool,
-    pub objects: BTreeSet<Name>,
+    pub objects: BTreeSet<ObjectKey>,
 }
 
-impl Marks {
+impl DirtyStatuses {
     pub fn all() -> Self {
         Self {
             all: true,
@@ -46,7 +46,7 @@ impl Marks {
         }
     }
 
-    pub fn of(objects: impl IntoIterator<Item = Name>) -> Self {
+    pub fn of(objects: impl IntoIterator<Item = ObjectKey>) -> Self {
         Self {
             all: false,
             objects: objects.into_iter().collect(),
@@ -54,10 +54,10 @@ impl Marks {
     }
 }
 
-impl Ledger {
+impl StatusCache {
     /// An object as the watch shows it. A status that changed is looked at again: somebody else
     /// may have written it.
-    pub fn saw(&self, namespace: &str, kind: Kind, name: &str, entry: Entry) {
+    pub fn observe(&self, namespace: &str, kind: Kind, name: &str, entry: CachedStatus) {
         let key = (kind, name.to_owned());
         let mut entries = self.entries.lock();
         let known = entries.entry(namespace.to_owned()).or_default();
@@ -65,11 +65,11 @@ impl Ledger {
         known.insert(key.clone(), entry);
         drop(entries);
         if changed {
-            self.mark(namespace, [key]);
+            self.mark_dirty(namespace, [key]);
         }
     }
 
-    pub fn gone(&self, namespace: &str, kind: Kind, name: &str) {
+    pub fn remove(&self, namespace: &str, kind: Kind, name: &str) {
         let mut entries = self.entries.lock();
         if let Some(known) = entries.get_mut(namespace) {
             known.remove(&(kind, name.to_owned()));
@@ -80,7 +80,7 @@ impl Ledger {
     }
 
     /// After a list: only these are there.
-    pub fn keep(&self, kind: Kind, present: &BTreeSet<(String, String)>) {
+    pub fn retain(&self, kind: Kind, present: &BTreeSet<(String, String)>) {
         let mut entries = self.entries.lock();
         for (namespace, known) in entries.iter_mut() {
             known.retain(|(of, name), _| {
@@ -92,7 +92,14 @@ impl Ledger {
 
     /// A status as it was just written to the object of this uid; another one of that name may have
     /// taken its place meanwhile.
-    pub fn wrote(&self, namespace: &str, kind: Kind, name: &str, uid: &str, status: ObjectStatus) {
+    pub fn set_written(
+        &self,
+        namespace: &str,
+        kind: Kind,
+        name: &str,
+        uid: &str,
+        status: ObjectStatus,
+    ) {
         let mut entries = self.entries.lock();
         let entry = entries
             .get_mut(namespace)
@@ -104,7 +111,7 @@ impl Ledger {
         }
     }
 
-    pub fn entry(&self, namespace: &str, kind: Kind, name: &str) -> Option<Entry> {
+    pub fn get(&self, namespace: &str, kind: Kind, name: &str) -> Option<CachedStatus> {
         self.entries
             .lock()
             .get(namespace)?
@@ -114,7 +121,7 @@ impl Ledger {
 
     /// These objects' statuses may be out of date. Without any, it is only to be found out when
     /// the namespace should be looked at next.
-    pub fn mark(&self, namespace: &str, objects: impl IntoIterator<Item = Name>) {
+    pub fn mark_dirty(&self, namespace: &str, objects: impl IntoIterator<Item = ObjectKey>) {
         let mut due = self.due.lock();
         let marks = due.entry(namespace.to_owned()).or_default();
         marks.objects.extend(objects);
@@ -122,7 +129,7 @@ impl Ledger {
         self.notify.notify_one();
     }
 
-    pub fn mark_all(&self, namespace: &str) {
+    pub fn mark_all_dirty(&self, namespace: &str) {
         let mut due = self.due.lock();
         due.entry(namespace.to_owned()).or_default().all = true;
         drop(due);
@@ -130,7 +137,7 @@ impl Ledger {
     }
 
     /// Waits for marks and takes them.
-    pub async fn marked(&self) -> BTreeMap<String, Marks> {
+    pub async fn next_dirty(&self) -> BTreeMap<String, DirtyStatuses> {
         loop {
             let due = mem::take(&mut *self.due.lock());
             if !due.is_empty() {

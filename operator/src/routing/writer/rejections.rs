@@ -1,6 +1,6 @@
 //! Statuses that the API server did not take, so that they are not offered on each report.
 //!
-//! In: answers with a code in [`FOR_GOOD`]. Out: the last refusal of an object, while it is in its
+//! In: answers with a code in [`FOR_GOOD`]. Out: the last rejection of an object, while it is in its
 //! namespace's table. Another object of that name, generation or status is offered at once; the
 //! same only after its [`patience`].
 
@@ -24,44 +24,50 @@ pub(super) fn patience(code: u16) -> Duration {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct Rejection {
     pub(super) uid: String,
     /// What was refused, its generation in it.
     pub(super) status: ObjectStatus,
     /// What Events have told.
-    pub(super) told: ObjectStatus,
+    pub(super) last_announced: ObjectStatus,
     pub(super) again: Instant,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
-    namespaces: HashMap<String, HashMap<(Kind, String), Refusal>>,
+pub(super) struct Rejections {
+    namespaces: HashMap<String, HashMap<(Kind, String), Rejection>>,
 }
 
-impl Refusals {
-    pub(super) fn of(&self, namespace: &str, kind: Kind, name: &str) -> Option<&Refusal> {
-        let refusals = self.namespaces.get(namespace)?;
-        refusals.get(&(kind, name.to_owned()))
+impl Rejections {
+    pub(super) fn of(&self, namespace: &str, kind: Kind, name: &str) -> Option<&Rejection> {
+        let rejections = self.namespaces.get(namespace)?;
+        rejections.get(&(kind, name.to_owned()))
     }
 
-    pub(super) fn insert(&mut self, namespace: &str, kind: Kind, name: String, refusal: Refusal) {
-        let refusals = self.namespaces.entry(namespace.to_owned()).or_default();
-        refusals.insert((kind, name), refusal);
+    pub(super) fn insert(
+        &mut self,
+        namespace: &str,
+        kind: Kind,
+        name: String,
+        rejection: Rejection,
+    ) {
+        let rejections = self.namespaces.entry(namespace.to_owned()).or_default();
+        rejections.insert((kind, name), rejection);
     }
 
     pub(super) fn remove(&mut self, namespace: &str, kind: Kind, name: &str) {
-        if let Some(refusals) = self.namespaces.get_mut(namespace) {
-            refusals.remove(&(kind, name.to_owned()));
+        if let Some(rejections) = self.namespaces.get_mut(namespace) {
+            rejections.remove(&(kind, name.to_owned()));
         }
     }
 
     /// Those of objects without a verdict are forgotten.
     pub(super) fn keep(&mut self, namespace: &str, verdicts: &Verdicts) {
-        let Some(refusals) = self.namespaces.get_mut(namespace) else {
+        let Some(rejections) = self.namespaces.get_mut(namespace) else {
             return;
         };
-        refusals.retain(|name, _| verdicts.contains_key(name));
-        if refusals.is_empty() {
+        rejections.retain(|name, _| verdicts.contains_key(name));
+        if rejections.is_empty() {
             self.namespaces.remove(namespace);
         }
     }

@@ -34,7 +34,7 @@ struct Candidate {
     verdict: Verdict,
     newest: Result<Arc<Parsed>, Problem>,
     /// The form that was accepted last, as far as one is known.
-    accepted: Option<Accepted>,
+    accepted: Option<LastAccepted>,
     /// Endpoints that these forms name.
     named: BTreeSet<String>,
     /// `None` until it is looked at.
@@ -42,7 +42,7 @@ struct Candidate {
 }
 
 #[derive(Clone, Debug)]
-struct Accepted {
+struct LastAccepted {
     verdict: Verdict,
     parsed: Arc<Parsed>,
 }
@@ -65,15 +65,15 @@ impl PartialEq for Outcome {
 }
 
 /// What has changed of a route.
-pub(crate) struct Judged {
+pub(crate) struct RouteResult {
     pub(crate) verdict: Verdict,
-    pub(crate) placed: Placed,
+    pub(crate) placed: Placement,
 }
 
 /// What the table has of a route.
-pub(crate) enum Placed {
+pub(crate) enum Placement {
     Route(Arc<Route>),
-    /// It is refused, and no accepted form of it is known.
+    /// It is refused, and an older form that was accepted may be in use.
     Unknown,
     /// It is known, and has lost its requests to an older route.
     Nowhere,
@@ -158,21 +158,25 @@ impl Routes {
     /// older route frees requests for a younger one by mistake. Out: what has changed; all of them
     /// with `all`, which is for other reasons than these objects. `endpoints` tells which were
     /// accepted.
-    pub(crate) fn judge(&mut self, all: bool, endpoints: impl Fn(&str) -> bool) -> Vec<Judged> {
+    pub(crate) fn resolve_conflicts(
+        &mut self,
+        all: bool,
+        endpoints: impl Fn(&str) -> bool,
+    ) -> Vec<RouteResult> {
         let mut changed = Vec::new();
-        let mut taken = Taken::new();
+        let mut owners = Owners::new();
         for ((_, created, name), candidate) in &mut self.by_age {
-            let winner = Winner {
+            let owner = Owner {
                 created: *created,
                 name,
             };
-            let outcome = candidate.outcome(&mut taken, winner);
+            let outcome = candidate.outcome(&mut owners, owner);
             if !all && candidate.outcome.as_ref() == Some(&outcome) {
                 continue;
             }
-            changed.push(candidate.judged(&outcome, &endpoints));
+            changed.push(candidate.result(&outcome, &endpoints));
             if let (Some(parsed), None) = (&outcome.used, &outcome.problem) {
-                candidate.accepted = Some(Accepted {
+                candidate.accepted = Some(LastAccepted {
                     verdict: candidate.verdict.clone(),
                     parsed: parsed.clone(),
                 });
@@ -195,10 +199,10 @@ impl Routes {
 }
 
 /// Which route takes the requests of a match.
-type Taken<'a> = HashMap<Arc<Match>, Winner<'a>>;
+type Owners<'a> = HashMap<Arc<Match>, Owner<'a>>;
 
 #[derive(Clone, Copy)]
-struct Winner<'a> {
+struct Owner<'a> {
     created: Option<i64>,
     name: &'a str,
 }
@@ -209,14 +213,14 @@ impl Candidate {
         Some(&used.route)
     }
 
-    fn outcome<'a>(&self, taken: &mut Taken<'a>, winner: Winner<'a>) -> Outcome {
+    fn outcome<'a>(&self, owners: &mut Owners<'a>, owner: Owner<'a>) -> Outcome {
         let mut take = |parsed: &Arc<Parsed>| {
             for (place, key) in parsed.keys.iter().enumerate() {
-                if let Some(other) = taken.get(key) {
-                    return Err(conflict(*other, winner, &parsed.field(place)));
+                if let Some(other) = owners.get(key) {
+                    return Err(conflict(*other, owner, &parsed.field(place)));
                 }
             }
-            taken.extend(parsed.keys.iter().map(|key| (key.clone(), winner)));
+            owners.extend(parsed.keys.iter().map(|key| (key.clone(), owner)));
             Ok(parsed.clone())
         };
         let newest = self.newest.as_ref().map_err(Problem::clone);
@@ -235,13 +239,19 @@ impl Candidate {
         Outcome { used, problem }
     }
 
-    fn judged(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> Judged {
+    /// The newest form is the only one that there has been, and makes sense: if a data plane has
+    /// this route, it has this form, also if the operator has seen no older one since it started.
+    fn never_edited(&self) -> bool {
+        self.newest.is_ok() && self.verdict.generation == 1
+    }
+
+    fn result(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> RouteResult {
         let mut verdict = self.verdict.clone();
         let refs = |parsed: &Parsed| resolved(&parsed.route.endpoints, endpoints);
         let placed = match &outcome.used {
-            Some(parsed) => Placed::Route(parsed.route.clone()),
-            None if self.accepted.is_none() => Placed::Unknown,
-            None => Placed::Nowhere,
+            Some(parsed) => Placement::Route(parsed.route.clone()),
+            None if self.accepted.is_none() && !self.never_edited() => Placement::Unknown,
+            None => Placement::Nowhere,
         };
         match (&outcome.problem, &outcome.used, &self.accepted) {
             (None, Some(parsed), _) => verdict.resolved_refs = refs(parsed),
@@ -254,21 +264,21 @@ impl Candidate {
             (Some(problem), ..) => verdict.accepted = Err(problem.clone()),
             (None, None, _) => {}
         }
-        Judged { verdict, placed }
+        RouteResult { verdict, placed }
     }
 }
 
 /// A route that has lost one of its matches is not used for the others either: one that takes a
 /// part of what it says it takes would be a riddle. `field` is the match that is lost.
-fn conflict(winner: Winner<'_>, loser: Winner<'_>, field: &str) -> Problem {
-    let why = if winner.created == loser.created {
+fn conflict(owner: Owner<'_>, newcomer: Owner<'_>, field: &str) -> Problem {
+    let why = if owner.created == newcomer.created {
         "comes first by name"
     } else {
         "is older"
     };
     let message = format!(
-        "takes the same requests as OllaRoute `{}`, which {why}; change one of them",
-        winner.name
+        "matches the same requests as OllaRoute `{}`, which takes precedence because it {why}; change one of the matches",
+        owner.name
     );
     Problem::new(Reason::Conflicted, field, message)
 }

@@ -51,14 +51,14 @@ impl Source {
 
 /// What is kept of one object of the cluster.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Item {
+pub struct CachedObject {
     pub namespace: String,
     pub name: String,
-    pub fact: Fact,
+    pub data: ObjectData,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Fact {
+pub enum ObjectData {
     Endpoint(Form<LlmEndpoint>),
     Route(Form<OllaRoute>),
     Service(Service),

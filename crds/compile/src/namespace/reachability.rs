@@ -20,7 +20,7 @@ pub(super) enum Offer {
 
 /// What sets offer, and endpoints whose offer has changed.
 #[derive(Debug, Default)]
-pub(super) struct Reach {
+pub(super) struct Reachability {
     sets: BTreeMap<SetId, Offer>,
     pub(super) changed: BTreeSet<String>,
 }

@@ -14,27 +14,27 @@ use super::index::Source;
 const LATE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
-pub struct Waits {
+pub struct ListDeadlines {
     since: HashMap<Source, Instant>,
 }
 
-impl Waits {
-    pub fn begin(&mut self, source: Source, now: Instant) {
+impl ListDeadlines {
+    pub fn start(&mut self, source: Source, now: Instant) {
         self.since.entry(source).or_insert(now);
     }
 
     /// It has listed, or is not needed any more.
-    pub fn end(&mut self, source: &Source) {
+    pub fn clear(&mut self, source: &Source) {
         self.since.remove(source);
     }
 
     /// Takes those that have been waited for long enough.
-    pub fn take_late(&mut self, now: Instant) -> Vec<Source> {
+    pub fn take_expired(&mut self, now: Instant) -> Vec<Source> {
         let late = self.since.extract_if(|_, since| now >= *since + LATE);
         late.map(|(source, _)| source).collect()
     }
 
-    /// When [`take_late`](Self::take_late) has something to say.
+    /// When [`take_expired`](Self::take_expired) has something to say.
     pub fn next(&self) -> Option<Instant> {
         self.since.values().map(|since| *since + LATE).min()
     }
@@ -48,13 +48,13 @@ mod tests {
     fn a_list_is_waited_for_five_seconds_and_then_no_more() {
         let now = Instant::now();
         let (slow, quick) = (Source::Pods("slow".into()), Source::Pods("quick".into()));
-        let mut waits = Waits::default();
-        waits.begin(slow.clone(), now);
-        waits.begin(quick.clone(), now);
-        waits.end(&quick);
-        assert!(waits.take_late(now).is_empty());
-        assert_eq!(waits.next(), Some(now + LATE));
-        assert_eq!(waits.take_late(now + LATE), [slow]);
-        assert_eq!(waits.next(), None);
+        let mut list_deadlines = ListDeadlines::default();
+        list_deadlines.start(slow.clone(), now);
+        list_deadlines.start(quick.clone(), now);
+        list_deadlines.clear(&quick);
+        assert!(list_deadlines.take_expired(now).is_empty());
+        assert_eq!(list_deadlines.next(), Some(now + LATE));
+        assert_eq!(list_deadlines.take_expired(now + LATE), [slow]);
+        assert_eq!(list_deadlines.next(), None);
     }
 }

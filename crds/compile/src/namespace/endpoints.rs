@@ -11,17 +11,17 @@ use dataplane_protocol::{
     table::{Instance, Profile},
 };
 
-use super::{Namespace, placed::Place};
+use super::{Namespace, table::TableEntry};
 use crate::{
     Form, Kind, Verdict,
-    endpoint::{self, Part},
+    endpoint::{self, EndpointParts},
     instances::{id_of_pod, of_pod, usable_pods},
     profile,
 };
 
 /// What is remembered of an endpoint that is in the table.
 #[derive(Debug, Default)]
-pub(super) struct Built {
+pub(super) struct EndpointState {
     pub(super) accepted: bool,
     profiles: Vec<Arc<Profile>>,
     instances: BTreeSet<InstanceId>,
@@ -29,7 +29,7 @@ pub(super) struct Built {
     pods: Option<PodSelectorTarget>,
 }
 
-impl Built {
+impl EndpointState {
     pub(super) fn has_instances(&self) -> bool {
         !self.instances.is_empty()
     }
@@ -76,7 +76,7 @@ impl Namespace {
     fn drop_endpoint(&mut self, name: &str) {
         self.drop_verdict(Kind::LlmEndpoint, name);
         let none = Some(BTreeMap::new());
-        self.place(name, Place::Nothing, none, Built::default());
+        self.place(name, TableEntry::Nothing, none, EndpointState::default());
         self.built.remove(name);
     }
 
@@ -85,8 +85,8 @@ impl Namespace {
     fn compile_forms(
         &self,
         name: &str,
-        compile: impl Fn(&LlmEndpoint) -> (Verdict, Option<Part>),
-    ) -> Option<(Verdict, Option<Part>)> {
+        compile: impl Fn(&LlmEndpoint) -> (Verdict, Option<EndpointParts>),
+    ) -> Option<(Verdict, Option<EndpointParts>)> {
         let (mut verdict, mut part) = match self.endpoints.newest.get(name)? {
             Form::Object(object) => compile(object),
             Form::Unreadable(object) => (Verdict::unreadable(object), None),
@@ -102,7 +102,7 @@ impl Namespace {
         Some((verdict, part))
     }
 
-    fn take(&mut self, name: &str, verdict: Verdict, part: Option<Part>) {
+    fn take(&mut self, name: &str, verdict: Verdict, part: Option<EndpointParts>) {
         if verdict.accepted.is_ok()
             && let Some(object) = self.endpoints.newest.get(name).and_then(Form::object)
         {
@@ -112,14 +112,14 @@ impl Namespace {
         }
         match part {
             Some(part) => {
-                let endpoint = part.endpoint.map_or(Place::Unknown, |endpoint| {
-                    Place::Known(Resource::Endpoint(Arc::new(endpoint)))
+                let endpoint = part.endpoint.map_or(TableEntry::Unknown, |endpoint| {
+                    TableEntry::Known(Resource::Endpoint(Arc::new(endpoint)))
                 });
                 let instances = part.instances.map(|list| {
                     let by_id = list.into_iter().map(|it| (it.id.clone(), it));
                     by_id.collect::<BTreeMap<_, _>>()
                 });
-                let built = Built {
+                let built = EndpointState {
                     accepted: true,
                     profiles: profile::with_detected(&part.profile).collect(),
                     instances: BTreeSet::new(),
@@ -127,7 +127,7 @@ impl Namespace {
                 };
                 self.place(name, endpoint, instances, built);
             }
-            None => self.place(name, Place::Unknown, None, Built::default()),
+            None => self.place(name, TableEntry::Unknown, None, EndpointState::default()),
         }
         self.put_verdict(verdict);
     }
@@ -136,9 +136,9 @@ impl Namespace {
     fn place(
         &mut self,
         name: &str,
-        endpoint: Place,
+        endpoint: TableEntry,
         instances: Option<BTreeMap<InstanceId, Instance>>,
-        mut built: Built,
+        mut built: EndpointState,
     ) {
         let id = EndpointId::from(name);
         self.put(ResourceKey::Endpoint(id.clone()), endpoint);
@@ -151,12 +151,12 @@ impl Namespace {
             .filter(|gone| !instances.contains_key(*gone))
         {
             let key = ResourceKey::Instance(id.clone(), gone.clone());
-            self.put(key, Place::Nothing);
+            self.put(key, TableEntry::Nothing);
         }
         let all = if known {
-            Place::Nothing
+            TableEntry::Nothing
         } else {
-            Place::Unknown
+            TableEntry::Unknown
         };
         self.put(ResourceKey::Instances(id.clone()), all);
         built.instances = instances.keys().cloned().collect();
@@ -186,7 +186,7 @@ impl Namespace {
                     built.instances.insert(id);
                 } else if built.instances.remove(&id) {
                     let key = ResourceKey::Instance(endpoint.clone(), id);
-                    self.put(key, Place::Nothing);
+                    self.put(key, TableEntry::Nothing);
                 }
             }
             let key = (Kind::LlmEndpoint, name.to_owned());
@@ -215,21 +215,24 @@ impl Namespace {
             endpoint: endpoint.clone(),
             instance: Arc::new(instance),
         };
-        self.put(key, Place::Known(resource));
+        self.put(key, TableEntry::Known(resource));
     }
 
     fn count_profiles(&mut self, before: &[Arc<Profile>], now: &[Arc<Profile>]) {
         for profile in now {
             *self.profiles.entry(profile.name.clone()).or_default() += 1;
             let key = ResourceKey::Profile(profile.name.clone());
-            self.put(key, Place::Known(Resource::Profile(profile.clone())));
+            self.put(key, TableEntry::Known(Resource::Profile(profile.clone())));
         }
         for profile in before {
             let count = self.profiles.entry(profile.name.clone()).or_default();
             *count = count.saturating_sub(1);
             if *count == 0 {
                 self.profiles.remove(&profile.name);
-                self.put(ResourceKey::Profile(profile.name.clone()), Place::Nothing);
+                self.put(
+                    ResourceKey::Profile(profile.name.clone()),
+                    TableEntry::Nothing,
+                );
             }
         }
     }

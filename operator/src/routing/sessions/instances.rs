@@ -16,7 +16,7 @@ pub(super) type Instance = Arc<(EndpointId, InstanceId)>;
 
 /// How many data planes say what of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct InstanceView {
     pub reported: u32,
     /// Not unhealthy, breaker not open.
     pub usable: u32,
@@ -36,7 +36,7 @@ pub struct BreakerChange {
 
 /// What a report says that was not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct News {
+pub struct ReportChanges {
     /// Whose status may be another by it.
     pub endpoints: BTreeSet<EndpointId>,
     pub breakers: Vec<BreakerChange>,
@@ -50,10 +50,10 @@ pub(super) struct Flags {
 
 /// Takes what is said of an instance of the table, and notes what is new by it.
 pub(super) fn count(
-    instances: &mut BTreeMap<Instance, Seen>,
+    instances: &mut BTreeMap<Instance, InstanceView>,
     plane: &mut HashMap<Instance, Flags>,
     said: &InstanceReport,
-    news: &mut News,
+    news: &mut ReportChanges,
 ) {
     let flags = Flags {
         usable: said.health != Health::Unhealthy && said.breaker != Breaker::Open,
@@ -93,7 +93,7 @@ pub(super) fn count(
     }
 }
 
-impl Seen {
+impl InstanceView {
     /// What a status may show of it.
     fn shown(&self) -> (bool, Option<String>) {
         let usable = self.usable > 0;
@@ -101,7 +101,11 @@ impl Seen {
     }
 }
 
-pub(super) fn uncount(instances: &mut BTreeMap<Instance, Seen>, instance: &Instance, said: Flags) {
+pub(super) fn uncount(
+    instances: &mut BTreeMap<Instance, InstanceView>,
+    instance: &Instance,
+    said: Flags,
+) {
     if let Some(seen) = instances.get_mut(instance) {
         seen.reported = seen.reported.saturating_sub(1);
         seen.usable = seen.usable.saturating_sub(u32::from(said.usable));

@@ -7,24 +7,24 @@ use dataplane_protocol::{Resource, ResourceKey, RouteId, SetId};
 use super::Namespace;
 use crate::{
     Kind, Verdict,
-    candidates::{Judged, Placed},
+    conflicts::{Placement, RouteResult},
     sets,
 };
 
 impl Namespace {
-    pub(super) fn place_routes(&mut self, judged: Vec<Judged>) {
-        for Judged {
+    pub(super) fn place_routes(&mut self, judged: Vec<RouteResult>) {
+        for RouteResult {
             mut verdict,
             placed,
         } in judged
         {
             let place = match placed {
-                Placed::Route(route) => {
+                Placement::Route(route) => {
                     verdict.reachable = self.reaches(&route);
-                    Place::Known(Resource::Route(route))
+                    TableEntry::Known(Resource::Route(route))
                 }
-                Placed::Unknown => Place::Unknown,
-                Placed::Nowhere => Place::Nothing,
+                Placement::Unknown => TableEntry::Unknown,
+                Placement::Nowhere => TableEntry::Nothing,
             };
             let key = ResourceKey::Route(RouteId::from(verdict.name.as_str()));
             self.put(key, place);
@@ -43,27 +43,27 @@ impl Namespace {
         let before = mem::replace(&mut self.sets, ids);
         let gone: Vec<SetId> = before.difference(&self.sets).cloned().collect();
         for id in gone {
-            self.put(ResourceKey::Set(id), Place::Nothing);
+            self.put(ResourceKey::Set(id), TableEntry::Nothing);
         }
         for set in sets {
             let key = ResourceKey::Set(set.id.clone());
-            self.put(key, Place::Known(Resource::Set(Arc::new(set))));
+            self.put(key, TableEntry::Known(Resource::Set(Arc::new(set))));
         }
     }
 
     /// Puts it into the table, if it is not there as it is.
-    pub(super) fn put(&mut self, key: ResourceKey, place: Place) {
+    pub(super) fn put(&mut self, key: ResourceKey, place: TableEntry) {
         let resources = &mut self.resources;
         match place {
-            Place::Known(resource) if resources.get(&key) == Some(&resource) => return,
-            Place::Known(resource) => resources.upsert(resource),
-            Place::Unknown if self.facts.in_cluster => {
+            TableEntry::Known(resource) if resources.get(&key) == Some(&resource) => return,
+            TableEntry::Known(resource) => resources.upsert(resource),
+            TableEntry::Unknown if self.facts.in_cluster => {
                 if resources.is_keep(&key) {
                     return;
                 }
                 resources.set_keep(key.clone());
             }
-            Place::Unknown | Place::Nothing => {
+            TableEntry::Unknown | TableEntry::Nothing => {
                 if !resources.remove(&key) {
                     return;
                 }
@@ -89,7 +89,7 @@ impl Namespace {
 }
 
 /// What the table has under a key.
-pub(super) enum Place {
+pub(super) enum TableEntry {
     Known(Resource),
     /// To be kept by data planes.
     Unknown,
