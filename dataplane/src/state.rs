@@ -174,10 +174,6 @@ impl Shared {
         self.fleet.lock().table()
     }
 
-    pub fn namespace(&self) -> String {
-        self.fleet.lock().namespace().to_owned()
-    }
-
     // --- requests ---
 
     pub fn pick(&self, query: &Query<'_>, now: Instant) -> Result<Pick, Refusal> {

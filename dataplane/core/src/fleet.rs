@@ -18,6 +18,7 @@ use std::{
 
 use dataplane_protocol::{
     EndpointId, RouteId, SetId,
+    status::InstanceKey,
     sync::Health,
     table::{EndpointSet, Precedence, Profile},
 };
@@ -35,7 +36,7 @@ use crate::{
     classify::Cause,
     classify::Outcome,
     order::{Event, Listed, Order, Probed},
-    pick::{InstanceKey, Pick, Refusal, Ticket},
+    pick::{Pick, Refusal, Ticket},
     retry,
     rng::Rng,
     route::{Query, Rules},
@@ -105,11 +106,6 @@ impl Fleet {
             scratch: Scratch::default(),
             pending: Vec::new(),
         }
-    }
-
-    /// Of the table in use.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
     }
 
     pub fn size(&self) -> Size {

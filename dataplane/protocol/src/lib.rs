@@ -17,6 +17,7 @@ mod key;
 pub mod resource;
 pub mod secret;
 mod selection;
+pub mod status;
 pub mod sync;
 pub mod table;
 mod targets;

@@ -10,6 +10,7 @@ use std::{
 use dataplane_protocol::{
     EndpointId, InstanceId, RoutingTable,
     change::Change,
+    status::InstanceKey,
     table::{Endpoint, Instance, Profile},
 };
 
@@ -19,11 +20,7 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    catalogue::Catalogue,
-    models::Models,
-    order::Event,
-    pick::{InstanceInfo, InstanceKey},
-    route::Rules,
+    catalogue::Catalogue, models::Models, order::Event, pick::InstanceInfo, route::Rules,
     time::Mono,
 };
 
@@ -230,7 +227,7 @@ impl Fleet {
         many: bool,
         now: Mono,
     ) -> usize {
-        let key = InstanceKey(self.next_key);
+        let key = InstanceKey::new(self.next_key);
         self.next_key = self.next_key.wrapping_add(1);
         let info = InstanceInfo {
             key,

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
+    status::{Decision, InstanceKey},
     sync::{Breaker, Health},
     table::Profile,
 };
@@ -15,7 +16,7 @@ use crate::{
     breaker::Admission,
     catalogue::{Catalogue, Fit, Found},
     models::{self, Knowledge},
-    pick::{Decision, InstanceKey, Refusal},
+    pick::Refusal,
     plan::{Member, Plan, Turns},
     rng::Rng,
     route::{self, Query},

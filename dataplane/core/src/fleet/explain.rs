@@ -1,13 +1,14 @@
 //! The decision for a request that is not sent: by the same function as `pick`, on copies of
 //! what it would change.
 
+use dataplane_protocol::status::{CandidateView, Explanation};
+
 use super::{
     Fleet,
     decide::{self, Choice, Match, Scene, Scratch},
     look::why,
 };
 use crate::{
-    explain::{CandidateView, Explanation},
     pick::Refusal,
     plan::{Member, Plan},
     route::{self, Query},
@@ -63,7 +64,7 @@ fn explanation(
         matched: None,
         candidates,
         decision: result.ok().map(|choice| choice.decision),
-        refusal: refusal.map(|refusal| refusal.reason()),
+        refusal: refusal.map(|refusal| refusal.reason().into()),
         retry_after_ms: wait.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
         notes: empty
             .map(|target| format!("endpoint {} has no ready instance", target.endpoint.id))

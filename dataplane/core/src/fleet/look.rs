@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use dataplane_protocol::{
     Dialect,
+    status::{InstanceView, PlaceView},
     sync::{Breaker, Health, InstanceReport},
     table::Scheme,
 };
@@ -16,7 +17,7 @@ use crate::{
     route,
     select::Standing,
     time::Mono,
-    view::{FleetView, InstanceView, ModelView, PlaceView, RouteView, TargetView},
+    view::{FleetView, ModelView, RouteView, TargetView},
 };
 
 impl Fleet {

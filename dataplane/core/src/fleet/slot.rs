@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use dataplane_protocol::{
+    status::InstanceKey,
     sync::{Breaker as BreakerState, Health},
     table::{BreakerPolicy, Endpoint, Profile},
 };
@@ -14,7 +15,7 @@ use crate::{
     load::Load,
     models::Models,
     order::Event,
-    pick::{InstanceInfo, InstanceKey},
+    pick::InstanceInfo,
     ramp::Ramp,
     saturation::Saturation,
     select::Standing,
