@@ -230,7 +230,7 @@ fn permitted<'a>(
     path: &str,
     surface: Surface<'a>,
 ) -> Result<Surface<'a>, ProxyError> {
-    if let Some(error) = ProxyError::ambiguous(path) {
+    if let Some(error) = ProxyError::of_path(path) {
         return Err(error);
     }
     if *method == Method::TRACE || *method == Method::CONNECT {
