@@ -17,6 +17,8 @@
 )]
 
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod listing;
 pub mod multipart;
 pub mod paths;

@@ -87,6 +87,11 @@ impl Form {
         self.facts
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Looks for the next delimiter without keeping more than could be the beginning of one.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let (length, before) = (self.delimiter.needle().len(), self.held.len());
