@@ -68,7 +68,7 @@ impl App {
         let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
         let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
-        let (tell, happenings) = Events::channel(metrics.clone());
+        let (events_tx, events_rx) = Events::channel(metrics.clone());
         let stop = CancellationToken::new();
 
         let routing = Routing::new(
@@ -84,7 +84,7 @@ impl App {
             hub: hub.clone(),
             sessions: sessions.clone(),
             status_cache: status_cache.clone(),
-            events: tell.clone(),
+            events: events_tx.clone(),
             metrics: metrics.clone(),
             limits: Limits::default(),
             stop: stop.clone(),
@@ -95,7 +95,7 @@ impl App {
             hub,
             sessions,
             status_cache,
-            events: tell,
+            events: events_tx,
             metrics: metrics.clone(),
             settle: config.settle,
         };
@@ -109,7 +109,7 @@ impl App {
         let events = events::publish(
             client.clone(),
             instance,
-            happenings,
+            events_rx,
             metrics.clone(),
             stop.clone(),
         );

@@ -17,7 +17,7 @@ pub struct Config {
     pub namespace: String,
     /// Who writes Events: the pod's name. Default olla-operator.
     pub instance: String,
-    /// `tls.crt`, `tls.key` and `ca.crt` from a folder instead of a self-made certificate.
+    /// `tls.crt`, `tls.key` and `ca.crt` from a directory instead of a self-signed certificate.
     pub cert_dir: Option<PathBuf>,
     /// Names in the certificate beside those of the Service.
     pub tls_san: Vec<String>,

@@ -2,7 +2,8 @@
 //!
 //! In: [`ObjectEvent`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
 //! counts repetitions instead of writing them again. Each namespace has its [`EventBudget`], and its
-//! part of the writes under way, so that one whose breakers flap, or whose writes hang, drowns nobody's.
+//! part of the writes under way, so that one whose breakers flap, or whose writes hang, drowns
+//! nobody's.
 
 mod budget;
 

@@ -8,9 +8,14 @@
 mod authority;
 pub mod store;
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, Client,
@@ -21,13 +26,17 @@ use serde_json::json;
 use serving::certificate::{self, Certificate};
 use tokio::{
     sync::watch,
-    time::{Instant, interval, interval_at, timeout},
+    time::{Instant, interval, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 pub use authority::{PemBundle, VALID_FOR_MORE};
 
-use crate::{Error, MANAGER, config::Config};
+use crate::{
+    Error, MANAGER,
+    config::Config,
+    limiter::{Limiter, Limits},
+};
 
 /// Where data planes find the CA.
 pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
@@ -41,9 +50,12 @@ const CHECK_FILES: Duration = Duration::from_mins(1);
 /// namespace do not start before. It costs a request a namespace that changes nothing.
 const REAPPLY: Duration = Duration::from_mins(5);
 const RETRY: Duration = Duration::from_secs(5);
-const API_TIMEOUT: Duration = Duration::from_secs(10);
-/// Namespaces that get the CA at a time: one that does not answer holds up no other.
-const CONCURRENCY: usize = 8;
+/// Namespaces that get the CA at a time.
+const LIMITS: Limits = Limits {
+    total: 8,
+    per_namespace: 1,
+    slow: 4,
+};
 
 /// The certificate in use.
 #[derive(Debug)]
@@ -131,54 +143,70 @@ pub async fn keep_fresh(
     }
 }
 
-/// Keeps the CA where data planes look for it.
+/// Keeps the CA where data planes look for it. A namespace that does not take it holds up no other.
 pub async fn publish_ca(
     client: Client,
     certificate: Arc<ServingCertificate>,
     mut namespaces: watch::Receiver<BTreeSet<String>>,
     stop: CancellationToken,
 ) {
+    let limiter = Limiter::new(LIMITS);
     let mut ca = certificate.ca.subscribe();
-    let mut done: BTreeSet<String> = BTreeSet::new();
+    // Each with the CA that it took.
+    let mut done: BTreeMap<String, String> = BTreeMap::new();
+    let mut pending: BTreeSet<String> = BTreeSet::new();
+    let mut writes = FuturesUnordered::new();
     let mut again = interval_at(Instant::now() + REAPPLY, REAPPLY);
     loop {
         let text = ca.borrow_and_update().clone();
         let wanted = namespaces.borrow_and_update().clone();
-        done.retain(|namespace| wanted.contains(namespace));
-        let without = wanted.difference(&done).cloned().collect();
-        tokio::select! {
-            () = stop.cancelled() => return,
-            applied = apply_each(&client, without, &text) => done.extend(applied),
+        done.retain(|namespace, taken| wanted.contains(namespace) && *taken == text);
+        for namespace in wanted {
+            if !done.contains_key(&namespace) && pending.insert(namespace.clone()) {
+                writes.push(apply(&client, &limiter, namespace, text.clone()));
+            }
         }
-        let failed = done.len() < wanted.len();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY), if failed => {}
+            Some((namespace, taken)) = writes.next() => {
+                pending.remove(&namespace);
+                done.extend(taken.map(|text| (namespace, text)));
+            }
             changed = namespaces.changed() => if changed.is_err() {
                 // Routing has ended; whoever ended it ends us.
                 stop.cancelled().await;
                 return;
             },
-            _ = ca.changed() => done.clear(),
+            _ = ca.changed() => {}
             _ = again.tick() => done.clear(),
         }
     }
 }
 
-/// Those of the namespaces that took it.
-async fn apply_each(client: &Client, namespaces: Vec<String>, ca: &str) -> Vec<String> {
-    stream::iter(namespaces)
-        .map(|namespace| async move {
-            let applied = apply_ca(client, &namespace, ca).await;
-            applied.then_some(namespace)
-        })
-        .buffer_unordered(CONCURRENCY)
-        .filter_map(std::future::ready)
-        .collect()
-        .await
+/// The namespace, and the CA if it took it; if not, after a pause.
+async fn apply(
+    client: &Client,
+    limiter: &Limiter,
+    namespace: String,
+    ca: String,
+) -> (String, Option<String>) {
+    let applied = limiter.run(&namespace, apply_ca(client, &namespace, &ca));
+    let problem = match applied.await {
+        Some(Ok(())) => return (namespace, Some(ca)),
+        // The namespace is being deleted: the next list of namespaces is without it.
+        Some(Err(error)) => error.to_string(),
+        None => "no answer within 10s".to_owned(),
+    };
+    tracing::warn!(
+        namespace,
+        problem,
+        "CA ConfigMap not written; will be retried"
+    );
+    sleep(RETRY).await;
+    (namespace, None)
 }
 
-async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
+async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> Result<(), kube::Error> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let object = json!({
         "apiVersion": "v1",
@@ -191,18 +219,8 @@ async fn apply_ca(client: &Client, namespace: &str, ca: &str) -> bool {
     });
     let parameters = PatchParams::apply(MANAGER).force();
     let patch = Patch::Apply(&object);
-    let problem = match timeout(API_TIMEOUT, api.patch(CA_CONFIG_MAP, &parameters, &patch)).await {
-        Ok(Ok(_)) => return true,
-        // The namespace is being deleted: the next list of namespaces is without it.
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer within 10s".to_owned(),
-    };
-    tracing::warn!(
-        namespace,
-        problem,
-        "CA ConfigMap not written; will be retried"
-    );
-    false
+    api.patch(CA_CONFIG_MAP, &parameters, &patch).await?;
+    Ok(())
 }
 
 async fn read(dir: &Path, name: &str) -> Result<String, Error> {

@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Api, Client, api::PostParams};
 use parking_lot::Mutex;
+use serving::slots::network;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
@@ -35,8 +36,9 @@ const REFUSAL_KEPT: Duration = Duration::from_secs(5);
 const MAX_KEPT: usize = 20_000;
 /// Longer ones are no ServiceAccount's.
 const MAX_TOKEN: usize = 16 << 10;
-/// Reviews under way at a time, and for one address; further ones wait.
+/// Reviews under way at a time, for one IPv6 /64, and for one address; further ones wait.
 const MAX_REVIEWS: usize = 32;
+const MAX_REVIEWS_PER_NETWORK: usize = 16;
 const MAX_REVIEWS_PER_PEER: usize = 4;
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -72,10 +74,13 @@ pub struct Tokens {
     /// Nor become a flood at the API server.
     places: Semaphore,
     /// Nor keep others waiting.
-    by_peer: Mutex<HashMap<IpAddr, Weak<Semaphore>>>,
+    by_peer: Mutex<Shares>,
+    /// A client may have more addresses than anybody counts.
+    by_network: Mutex<Shares>,
     metrics: Arc<Metrics>,
 }
 
+type Shares = HashMap<IpAddr, Weak<Semaphore>>;
 type Key = [u8; 32];
 type Verdict = Result<Identity, AuthError>;
 /// Each with until when it holds.
@@ -96,6 +101,7 @@ impl Tokens {
             good: Mutex::default(),
             refused: Mutex::default(),
             by_peer: Mutex::default(),
+            by_network: Mutex::default(),
             places: Semaphore::new(MAX_REVIEWS),
             metrics,
         }
@@ -117,9 +123,12 @@ impl Tokens {
             self.count("cached");
             return verdict;
         }
-        let own = self.places_of(peer);
+        let own = share(&self.by_peer, peer, MAX_REVIEWS_PER_PEER);
+        let network = network(peer.to_canonical());
+        let network = share(&self.by_network, network, MAX_REVIEWS_PER_NETWORK);
         let stops = |_| AuthError::Unavailable("the operator is shutting down".into());
         let _own = own.acquire().await.map_err(stops)?;
+        let _network = network.acquire().await.map_err(stops)?;
         let _place = self.places.acquire().await.map_err(stops)?;
         // Another stream may have brought the same one meanwhile.
         if let Some(verdict) = self.known(&key) {
@@ -134,18 +143,6 @@ impl Tokens {
         });
         self.keep(key, &verdict);
         verdict
-    }
-
-    /// The peer's share of the places for reviews.
-    fn places_of(&self, peer: IpAddr) -> Arc<Semaphore> {
-        let mut by_peer = self.by_peer.lock();
-        if let Some(places) = by_peer.get(&peer).and_then(Weak::upgrade) {
-            return places;
-        }
-        by_peer.retain(|_, places| places.strong_count() > 0);
-        let places = Arc::new(Semaphore::new(MAX_REVIEWS_PER_PEER));
-        by_peer.insert(peer, Arc::downgrade(&places));
-        places
     }
 
     fn known(&self, key: &Key) -> Option<Verdict> {
@@ -175,6 +172,18 @@ impl Tokens {
             .get_or_create(&ResultLabel { result })
             .inc();
     }
+}
+
+/// Its share of the places for reviews.
+fn share(shares: &Mutex<Shares>, of: IpAddr, places: usize) -> Arc<Semaphore> {
+    let mut shares = shares.lock();
+    if let Some(places) = shares.get(&of).and_then(Weak::upgrade) {
+        return places;
+    }
+    shares.retain(|_, places| places.strong_count() > 0);
+    let places = Arc::new(Semaphore::new(places));
+    shares.insert(of, Arc::downgrade(&places));
+    places
 }
 
 fn keep<T: Clone>(
@@ -311,6 +320,20 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let free = tokens.places.available_permits();
         assert_eq!(free, MAX_REVIEWS - MAX_REVIEWS_PER_PEER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_does_one_client_with_many_addresses() {
+        let review: Review = Arc::new(|_| Box::pin(std::future::pending()));
+        let tokens = Arc::new(Tokens::new(review, Arc::default()));
+        for n in 0..100 {
+            let tokens = tokens.clone();
+            let peer = std::net::Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, n).into();
+            tokio::spawn(async move { tokens.identify(&token(&n.to_string()), peer).await });
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let free = tokens.places.available_permits();
+        assert_eq!(free, MAX_REVIEWS - MAX_REVIEWS_PER_NETWORK);
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,7 +37,7 @@ struct World {
     asked: Arc<Mutex<Vec<String>>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
-    _namespaces: watch::Sender<BTreeSet<String>>,
+    namespaces: watch::Sender<BTreeSet<String>>,
 }
 
 impl World {
@@ -71,7 +71,7 @@ impl World {
                 stop.clone(),
             )),
             stop,
-            _namespaces: namespaces_tx,
+            namespaces: namespaces_tx,
         }
     }
 
@@ -103,6 +103,21 @@ async fn a_namespace_that_does_not_take_the_ca_holds_up_no_other() {
     assert_eq!(world.asked.lock().unwrap().len(), 23);
     world.stop.cancel();
     world.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_namespaces_that_do_not_take_the_ca_hold_up_no_new_one() {
+    let world = World::start(&["n"]);
+    // Until each of the twenty has been asked.
+    sleep(Duration::from_secs(60)).await;
+    for n in 0..10 {
+        let new = format!("good-{n}");
+        world.namespaces.send_modify(|all| {
+            all.insert(new.clone());
+        });
+        sleep(Duration::from_secs(1)).await;
+        assert!(world.asked().contains(&new), "{new}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

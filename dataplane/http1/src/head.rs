@@ -10,8 +10,9 @@ use http::{
 
 use super::framing::Length;
 
-/// Longest head of an answer, bytes.
-pub const MAX_HEAD: usize = 16 * 1024;
+/// Longest head of an answer, bytes. Twice what a request's may have: servers repeat its target in
+/// redirects, and no client is to make a backend's answer one that cannot be read.
+pub const MAX_HEAD: usize = 64 * 1024;
 
 /// Most header lines of an answer.
 const MAX_LINES: usize = 100;

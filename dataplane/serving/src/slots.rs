@@ -196,7 +196,7 @@ impl State {
 }
 
 /// All addresses of an IPv6 /64 may be one machine's.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {

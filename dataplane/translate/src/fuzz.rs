@@ -15,7 +15,7 @@ use crate::{
     stream::{Framer, Framing, MAX_HELD},
 };
 
-const CASES: u64 = 4_000;
+const CASES: u64 = 2_000;
 
 struct Random(u64);
 

@@ -89,7 +89,7 @@ enum EndReason {
 
 /// From its hello to the end of the stream. A data plane whose stream reached its lifetime is
 /// expected back: it is handed out, to be dropped when it does not come.
-pub async fn hold(
+pub async fn run(
     context: Context,
     identity: Identity,
     lines: Incoming,
@@ -97,11 +97,11 @@ pub async fn hold(
     stop: CancellationToken,
 ) -> Option<DataPlane> {
     let mut lines = Lines::new(lines, context.line);
-    let talked = tokio::select! {
+    let ended = tokio::select! {
         () = stop.cancelled() => Err(EndReason::Stopped),
-        talked = talk(&context, &identity, &mut lines, &mut tx) => talked,
+        ended = run_stream(&context, &identity, &mut lines, &mut tx) => ended,
     };
-    let end = match talked {
+    let end = match ended {
         Ok(data_plane) => {
             let namespace = identity.namespace;
             tracing::debug!(namespace, end = %EndReason::Expired, "stream closed, the data plane will reconnect");
@@ -121,7 +121,7 @@ pub async fn hold(
 }
 
 /// The data plane, when its stream reached its lifetime.
-async fn talk(
+async fn run_stream(
     context: &Context,
     identity: &Identity,
     lines: &mut Lines,
@@ -217,14 +217,14 @@ impl DataPlane {
         tx: &mut Sender<Bytes>,
     ) -> EndReason {
         let sent_tables = Mutex::new(SentTables::default());
-        let writer = TableSender {
+        let sender = TableSender {
             tables: self.tables.clone(),
             resumed,
             sent_tables: &sent_tables,
             expiry: Instant::now() + self.cleanup.context.lifetime,
         };
         tokio::select! {
-            end = writer.run(tx) => end,
+            end = sender.run(tx) => end,
             end = self.read(lines, &sent_tables) => end,
         }
     }
@@ -288,12 +288,12 @@ impl DataPlane {
     fn reported(&self, report: &Report) {
         let snapshot = self.tables.newest();
         let Some(snapshot) = snapshot else { return };
-        let news = self.session.report(report, &snapshot.set);
-        for change in news.breakers {
-            self.tell(change);
+        let changes = self.session.report(report, &snapshot.set);
+        for change in changes.breakers {
+            self.emit_breaker_event(change);
         }
-        if !news.endpoints.is_empty() {
-            let endpoints = news.endpoints.into_iter();
+        if !changes.endpoints.is_empty() {
+            let endpoints = changes.endpoints.into_iter();
             let endpoints = endpoints.map(|id| (Kind::LlmEndpoint, id.as_str().to_owned()));
             self.cleanup
                 .context
@@ -302,7 +302,7 @@ impl DataPlane {
         }
     }
 
-    fn tell(&self, change: BreakerChange) {
+    fn emit_breaker_event(&self, change: BreakerChange) {
         let name = change.endpoint.as_str();
         let entry =
             self.cleanup

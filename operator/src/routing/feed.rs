@@ -155,10 +155,9 @@ impl State {
     }
 
     fn rendered(&self, step: Step) -> Option<Arc<Transaction>> {
-        let mut rendered = self.rendered.iter().filter(|it| it.step == step);
-        rendered
-            .find_map(|it| it.transaction.upgrade())
-            .filter(|transaction| !transaction.cancelled.is_cancelled())
+        let same = self.rendered.iter().filter(|it| it.step == step);
+        same.filter_map(|it| it.transaction.upgrade())
+            .find(|transaction| !transaction.cancelled.is_cancelled())
     }
 
     fn add(&mut self, step: Step, transaction: &Arc<Transaction>, bounds: Bounds) {

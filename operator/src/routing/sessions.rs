@@ -32,7 +32,7 @@ const JOINING: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Sessions {
     /// One lock each: a namespace that says much holds up no other.
-    namespaces: Mutex<HashMap<String, Arc<Mutex<Planes>>>>,
+    namespaces: Mutex<HashMap<String, Arc<Mutex<NamespaceSessions>>>>,
     next_id: AtomicU64,
 }
 
@@ -41,7 +41,7 @@ pub struct Sessions {
 pub struct Session {
     sessions: Arc<Sessions>,
     namespace: String,
-    planes: Arc<Mutex<Planes>>,
+    planes: Arc<Mutex<NamespaceSessions>>,
     id: u64,
 }
 
@@ -79,13 +79,13 @@ pub struct Nack {
 }
 
 #[derive(Debug, Default)]
-struct Planes {
-    planes: HashMap<u64, Plane>,
+struct NamespaceSessions {
+    planes: HashMap<u64, SessionState>,
     instances: BTreeMap<Instance, InstanceView>,
 }
 
 #[derive(Debug, Default)]
-struct Plane {
+struct SessionState {
     name: String,
     acked: u64,
     refused: Option<(u64, String)>,
@@ -170,14 +170,14 @@ impl Sessions {
         planes.map_or(0, |planes| planes.lock().connected())
     }
 
-    fn planes(&self, namespace: &str) -> Option<Arc<Mutex<Planes>>> {
+    fn planes(&self, namespace: &str) -> Option<Arc<Mutex<NamespaceSessions>>> {
         self.namespaces.lock().get(namespace).cloned()
     }
 }
 
-impl Planes {
+impl NamespaceSessions {
     /// Those that are not joining any more.
-    fn counted(&self, now: Instant) -> impl Iterator<Item = &Plane> {
+    fn counted(&self, now: Instant) -> impl Iterator<Item = &SessionState> {
         let planes = self.planes.values();
         planes.filter(move |plane| plane.joining.is_none_or(|until| until <= now))
     }
@@ -192,7 +192,12 @@ impl Planes {
 
     /// Does what `change` does to one of them. A route that all of them used before and use now is
     /// not concerned.
-    fn change(&mut self, id: u64, now: Instant, change: impl FnOnce(&mut Plane)) -> AffectedRoutes {
+    fn change(
+        &mut self,
+        id: u64,
+        now: Instant,
+        change: impl FnOnce(&mut SessionState),
+    ) -> AffectedRoutes {
         let (count, oldest) = self.standing(now);
         let Some(plane) = self.planes.get_mut(&id) else {
             return AffectedRoutes::None;
@@ -210,19 +215,19 @@ impl Planes {
     }
 
     /// The one of this name that is expected back, or a new one.
-    fn take_back(&mut self, name: &str, joining: Instant) -> Plane {
+    fn take_back(&mut self, name: &str, joining: Instant) -> SessionState {
         let id = self
             .planes
             .iter()
             .find(|(_, plane)| plane.expected_back && plane.name == name)
             .map(|(id, _)| *id);
-        let new = || Plane {
+        let new = || SessionState {
             name: name.to_owned(),
             joining: Some(joining),
-            ..Plane::default()
+            ..SessionState::default()
         };
         let known = id.and_then(|id| self.planes.remove(&id));
-        Plane {
+        SessionState {
             expected_back: false,
             ..known.unwrap_or_else(new)
         }
@@ -244,7 +249,7 @@ impl Session {
     pub fn ack(&self, number: u64, now: Instant) -> AffectedRoutes {
         self.with(|planes, id| {
             let known = planes.planes.get(&id);
-            let same = |plane: &Plane| {
+            let same = |plane: &SessionState| {
                 plane.joining.is_none() && plane.acked == number && plane.refused.is_none()
             };
             if known.is_none_or(same) {
@@ -270,7 +275,7 @@ impl Session {
     /// What it says of instances counts from now on, in place of what it said of them before.
     pub fn report(&self, report: &Report, table: &ResourceSet) -> ReportChanges {
         self.with(|planes, id| {
-            let Planes { planes, instances } = planes;
+            let NamespaceSessions { planes, instances } = planes;
             let Some(plane) = planes.get_mut(&id) else {
                 return ReportChanges::default();
             };
@@ -283,17 +288,17 @@ impl Session {
                     stays
                 });
             }
-            let mut news = ReportChanges::default();
+            let mut changes = ReportChanges::default();
             for said in &report.instances {
                 if table.has_instance(&said.endpoint, &said.instance) {
-                    count(instances, &mut plane.said, said, &mut news);
+                    count(instances, &mut plane.said, said, &mut changes);
                 }
             }
-            news
+            changes
         })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Planes, u64) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut NamespaceSessions, u64) -> T) -> T {
         act(&mut self.planes.lock(), self.id)
     }
 }
@@ -305,7 +310,7 @@ impl Drop for Session {
         let is_current = (namespaces.get(&self.namespace))
             .is_some_and(|current| Arc::ptr_eq(current, &self.planes));
         let mut planes = self.planes.lock();
-        let Planes { planes, instances } = &mut *planes;
+        let NamespaceSessions { planes, instances } = &mut *planes;
         if let Some(plane) = planes.remove(&self.id) {
             // No BreakerChange: a data plane that leaves has not seen anything close.
             for (instance, flags) in plane.said {
@@ -318,7 +323,7 @@ impl Drop for Session {
     }
 }
 
-fn refusal(plane: &Plane) -> Option<Nack> {
+fn refusal(plane: &SessionState) -> Option<Nack> {
     let (refused, reason) = plane.refused.clone()?;
     Some(Nack {
         data_plane: plane.name.clone(),

@@ -63,12 +63,12 @@ pub struct DataPlaneReports<'a> {
 /// The status that the object should have, or nothing when `previous` says it already.
 pub fn desired_status(
     verdict: &Verdict,
-    said: DataPlaneReports<'_>,
+    reports: DataPlaneReports<'_>,
     previous: &ObjectStatus,
     now: Timestamp,
 ) -> Option<ObjectStatus> {
     let mut states = vec![
-        judged(
+        from_result(
             condition::ACCEPTED,
             &verdict.accepted,
             Reason::Accepted,
@@ -79,13 +79,13 @@ pub fn desired_status(
     let mut instances = None;
     let last = match verdict.kind {
         Kind::LlmEndpoint => {
-            let (state, counts) = readiness(verdict, said);
+            let (state, counts) = readiness(verdict, reports);
             instances = Some(counts);
             state
         }
-        Kind::OllaRoute => programmed(verdict, said),
+        Kind::OllaRoute => programmed(verdict, reports),
     };
-    let kept = kept(verdict, said, previous, &last);
+    let kept = kept(verdict, reports, previous, &last);
     if kept.is_some() && verdict.kind == Kind::LlmEndpoint {
         instances.clone_from(&previous.instances);
     }
@@ -108,7 +108,7 @@ pub fn desired_status(
         instances,
         observed_generation: Some(verdict.generation),
     };
-    (!says(previous, &desired)).then_some(desired)
+    (!says_the_same(previous, &desired)).then_some(desired)
 }
 
 /// A condition before it is known whether it is a transition.
@@ -136,7 +136,7 @@ impl ConditionState {
     }
 }
 
-fn judged(
+fn from_result(
     type_: &'static str,
     judgement: &Result<(), Problem>,
     good: Reason,
@@ -173,7 +173,7 @@ fn references(verdict: &Verdict) -> ConditionState {
             message: "not evaluated because the object is not accepted".into(),
         };
     }
-    judged(
+    from_result(
         condition::RESOLVED_REFS,
         &verdict.resolved_refs,
         Reason::ResolvedRefs,
@@ -181,7 +181,7 @@ fn references(verdict: &Verdict) -> ConditionState {
     )
 }
 
-fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
+fn programmed(verdict: &Verdict, reports: DataPlaneReports<'_>) -> ConditionState {
     let state = |status, reason, message| ConditionState {
         type_: condition::PROGRAMMED,
         status,
@@ -196,7 +196,7 @@ fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
         acked,
         refusals,
         ..
-    } = said.view;
+    } = reports.view;
     if *connected == 0 {
         return state(
             "False",
@@ -204,7 +204,7 @@ fn programmed(verdict: &Verdict, said: DataPlaneReports<'_>) -> ConditionState {
             "no data plane is connected".into(),
         );
     }
-    let number = said.number;
+    let number = reports.number;
     let done = connected - acked.partition_point(|acked| *acked < number);
     let refusal = refusals
         .iter()
@@ -249,11 +249,11 @@ fn route_readiness(verdict: &Verdict, programmed: &Condition) -> ConditionState 
     }
 }
 
-fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, InstanceCounts) {
-    let reported = said.seen.len();
+fn readiness(verdict: &Verdict, reports: DataPlaneReports<'_>) -> (ConditionState, InstanceCounts) {
+    let reported = reports.seen.len();
     let mut ready = 0;
     let mut why = None;
-    for (id, seen) in said.seen {
+    for (id, seen) in reports.seen {
         if seen.usable > 0 {
             ready += 1;
         } else if !seen.reason.is_empty() {
@@ -286,7 +286,7 @@ fn readiness(verdict: &Verdict, said: DataPlaneReports<'_>) -> (ConditionState, 
     } else if total == 0 {
         let message = "no ready address found".into();
         state("False", Reason::NoReadyInstances, message)
-    } else if said.view.connected == 0 {
+    } else if reports.view.connected == 0 {
         let message = "no data plane is connected".into();
         state("Unknown", Reason::Pending, message)
     } else if ready > 0 {
@@ -316,16 +316,16 @@ fn unlisted(verdict: &Verdict) -> Result<(), &Problem> {
 /// The last condition as it was, where nobody is there yet to say otherwise.
 fn kept(
     verdict: &Verdict,
-    said: DataPlaneReports<'_>,
+    reports: DataPlaneReports<'_>,
     previous: &ObjectStatus,
     last: &ConditionState,
 ) -> Option<Condition> {
-    let unsaid = match verdict.kind {
+    let unreported = match verdict.kind {
         // No data plane has reported on it.
         Kind::LlmEndpoint => last.status == "Unknown",
-        Kind::OllaRoute => said.view.connected == 0,
+        Kind::OllaRoute => reports.view.connected == 0,
     };
-    let expecting = (!said.settled || unlisted(verdict).is_err()) && unsaid;
+    let expecting = (!reports.settled || unlisted(verdict).is_err()) && unreported;
     let expecting = expecting && verdict.accepted.is_ok();
     previous
         .condition(last.type_)
@@ -334,7 +334,7 @@ fn kept(
 }
 
 /// Whether `previous` says all that `desired` does; conditions of others are not looked at.
-fn says(previous: &ObjectStatus, desired: &ObjectStatus) -> bool {
+fn says_the_same(previous: &ObjectStatus, desired: &ObjectStatus) -> bool {
     previous.observed_generation == desired.observed_generation
         && previous.instances == desired.instances
         && desired

@@ -1,8 +1,8 @@
 //! Carries desired statuses to the API server, by server-side apply, and tells of transitions.
 //!
 //! In: objects marked in the status cache. They are looked at [`DELAY`] later, so that one change
-//! and the Acks that it brings are one write. Out: patches for what differs from the last status seen. A
-//! status that the API server refuses is not offered again and again; see [`rejections`].
+//! and the Acks that it brings are one write. Out: patches for what differs from the last status
+//! seen. A status that the API server rejects is not offered again and again; see [`rejections`].
 
 mod patcher;
 mod rejections;
@@ -67,7 +67,7 @@ struct Update {
     /// What Events have told so far.
     last_announced: ObjectStatus,
     /// What the API server refused to take last.
-    refused: Option<ObjectStatus>,
+    last_rejected: Option<ObjectStatus>,
     status: ObjectStatus,
 }
 
@@ -81,7 +81,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn said<'s>(
+    fn reports<'s>(
         &'s self,
         name: &str,
         seen: &'s BTreeMap<InstanceId, InstanceView>,
@@ -99,7 +99,7 @@ impl Pass<'_> {
 impl Writer {
     pub async fn run(self, stop: CancellationToken) {
         let mut schedule = Schedule::default();
-        let mut flights = FuturesUnordered::new();
+        let mut writes = FuturesUnordered::new();
         loop {
             let next = schedule.next();
             let wait = async {
@@ -115,7 +115,7 @@ impl Writer {
                         schedule.not_later(&namespace, marks, Instant::now() + DELAY);
                     }
                 }
-                Some(results) = flights.next() => {
+                Some(results) = writes.next() => {
                     schedule.record(results);
                 }
                 () = wait => {
@@ -123,7 +123,7 @@ impl Writer {
                         let updates = self.updates(&namespace, &marks, &mut schedule);
                         if !updates.is_empty() {
                             schedule.busy.insert(namespace.clone());
-                            flights.push(self.write(namespace, updates));
+                            writes.push(self.write(namespace, updates));
                         }
                     }
                 }
@@ -188,25 +188,28 @@ impl Writer {
             Kind::LlmEndpoint => self.sessions.seen(namespace, name, &pass.snapshot.set),
             Kind::OllaRoute => BTreeMap::new(),
         };
-        let (said, stamp) = (pass.said(name, &seen), Timestamp::now());
-        let status = desired_status(verdict, said, &entry.status, stamp)?;
+        let (reports, stamp) = (pass.reports(name, &seen), Timestamp::now());
+        let status = desired_status(verdict, reports, &entry.status, stamp)?;
         let rejection = schedule.rejections.of(namespace, kind, name);
         let rejection = rejection
             .filter(|rejection| rejection.uid == entry.uid)
             .cloned();
         if let Some(rejection) = &rejection
             && pass.now < rejection.again
-            && desired_status(verdict, said, &rejection.status, stamp).is_none()
+            && desired_status(verdict, reports, &rejection.status, stamp).is_none()
         {
             schedule.one_not_later(namespace, (kind, name.clone()), rejection.again);
             return None;
         }
-        let (last_announced, refused) = match rejection {
+        let (last_announced, last_rejected) = match rejection {
             Some(rejection) => (rejection.last_announced, Some(rejection.status)),
             None => (entry.status.clone(), None),
         };
         let key = (namespace.to_owned(), (kind, name.clone()));
-        if !refused.as_ref().unwrap_or(&entry.status).moved(&status)
+        if !last_rejected
+            .as_ref()
+            .unwrap_or(&entry.status)
+            .moved(&status)
             && let Some(again) = schedule.held(&key, pass.now)
         {
             schedule.one_not_later(namespace, key.1, again);
@@ -222,7 +225,7 @@ impl Writer {
             name: name.clone(),
             accepted: verdict.accepted.is_ok(),
             last_announced,
-            refused,
+            last_rejected,
             status,
         })
     }
@@ -245,7 +248,7 @@ impl Writer {
         let outcome = match written {
             Ok(()) => {
                 self.count("ok");
-                self.tell(namespace, &update);
+                self.emit_events(namespace, &update);
                 let mut written = status.clone();
                 written.conditions.extend(update.others.iter().cloned());
                 let uid = &update.uid;
@@ -276,13 +279,13 @@ impl Writer {
         if code != 404 {
             self.count("error");
             let (kind, name) = (update.kind, &update.name);
-            let refused = update.refused.as_ref();
+            let refused = update.last_rejected.as_ref();
             if refused.is_none_or(|refused| refused.moved(&update.status)) {
                 tracing::warn!(namespace, %kind, name, problem, "status rejected by the API server");
             } else {
                 tracing::debug!(namespace, %kind, name, problem, "status rejected again");
             }
-            self.tell(namespace, update);
+            self.emit_events(namespace, update);
             last_announced.clone_from(&update.status);
         }
         Outcome::Refused(Rejection {
@@ -300,7 +303,7 @@ impl Writer {
             .inc();
     }
 
-    fn tell(&self, namespace: &str, update: &Update) {
+    fn emit_events(&self, namespace: &str, update: &Update) {
         for (type_, action) in [
             (condition::ACCEPTED, "Compile"),
             (condition::RESOLVED_REFS, "Compile"),

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use dataplane_protocol::{
     status::{Decision, InstanceKey},
     sync::{Breaker, Health},
-    table::Profile,
+    table::{Endpoint, Profile},
 };
 
 use slab::Slab;
@@ -129,6 +129,7 @@ fn gather(
         .map(|model| (model, scene.catalogue.find(model)));
     let mut reach = Reach::new(query);
     let mut best = Match::Not;
+    let mut permission = Permission { query, last: None };
     let mut not_permitted = false;
     for (place, member) in scene.plan.members.iter().enumerate() {
         let Some(slot) = scene.slots.get(member.slot) else {
@@ -137,7 +138,7 @@ fn gather(
         if !reach.reaches(&slot.info.profile) {
             continue;
         }
-        if !query.is_permitted_at(&slot.info.endpoint) {
+        if !permission.is_given(&slot.info.endpoint) {
             not_permitted = true;
             continue;
         }
@@ -317,6 +318,25 @@ fn health_wait(scene: &Scene<'_>, candidates: &[Candidate]) -> Duration {
     intervals
         .min()
         .map_or(LONGEST_HEALTH_WAIT, |wait| wait.min(LONGEST_HEALTH_WAIT))
+}
+
+/// Which endpoints take the request. An endpoint's instances stand together, so it is asked once.
+struct Permission<'s, 'q> {
+    query: &'s Query<'q>,
+    last: Option<(&'s Arc<Endpoint>, bool)>,
+}
+
+impl<'s> Permission<'s, '_> {
+    fn is_given(&mut self, endpoint: &'s Arc<Endpoint>) -> bool {
+        match self.last {
+            Some((last, answer)) if Arc::ptr_eq(last, endpoint) => answer,
+            _ => {
+                let answer = self.query.is_permitted_at(endpoint);
+                self.last = Some((endpoint, answer));
+                answer
+            }
+        }
+    }
 }
 
 /// Which profiles the request can reach. Neighbours mostly share one, so the last answer is

@@ -53,7 +53,7 @@ pub(super) fn count(
     instances: &mut BTreeMap<Instance, InstanceView>,
     plane: &mut HashMap<Instance, Flags>,
     said: &InstanceReport,
-    news: &mut ReportChanges,
+    changes: &mut ReportChanges,
 ) {
     let flags = Flags {
         usable: said.health != Health::Unhealthy && said.breaker != Breaker::Open,
@@ -80,11 +80,11 @@ pub(super) fn count(
         seen.reason.clone_from(&reason);
     }
     if was != seen.shown() {
-        news.endpoints.insert(said.endpoint.clone());
+        changes.endpoints.insert(said.endpoint.clone());
     }
     let open = seen.open > 0;
     if open != was_open {
-        news.breakers.push(BreakerChange {
+        changes.breakers.push(BreakerChange {
             endpoint: said.endpoint.clone(),
             instance: said.instance.clone(),
             open,

@@ -18,8 +18,8 @@ fn report(breaker: Breaker) -> Report {
 
 /// For each breaker that changed with the report: whether it is open now.
 fn changes(session: &Session, breaker: Breaker, table: &ResourceSet) -> Vec<bool> {
-    let news = session.report(&report(breaker), table);
-    news.breakers.iter().map(|change| change.open).collect()
+    let changes = session.report(&report(breaker), table);
+    changes.breakers.iter().map(|change| change.open).collect()
 }
 
 #[test]
@@ -70,8 +70,8 @@ fn a_report_that_says_nothing_new_is_no_news() {
     let table = resources(&[1]);
     let sessions = Arc::new(Sessions::default());
     let one = sessions.open("a", "one", 9, Instant::now()).unwrap();
-    let news = one.report(&report(Breaker::Closed), &table);
-    assert_eq!(news.endpoints, ["e".into()].into());
+    let changes = one.report(&report(Breaker::Closed), &table);
+    assert_eq!(changes.endpoints, ["e".into()].into());
     let again = one.report(&report(Breaker::Closed), &table);
     assert_eq!(again, ReportChanges::default());
     // What is known of it already is none from another one either.
