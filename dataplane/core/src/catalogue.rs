@@ -29,7 +29,7 @@ struct Entry {
 
 /// What the catalogue holds for one requested name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found<'c> {
+pub(crate) struct Entries<'c> {
     exact: [Option<&'c Entry>; 2],
     loose: [&'c [Entry]; 2],
 }
@@ -113,7 +113,7 @@ impl Catalogue {
             .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()))
     }
 
-    pub(crate) fn find(&self, model: &str) -> Found<'_> {
+    pub(crate) fn find(&self, model: &str) -> Entries<'_> {
         let plain = self.range(model, "");
         // A name that has a tag means just that.
         let tagged = if model.contains(':') {
@@ -126,7 +126,7 @@ impl Catalogue {
                 .iter()
                 .position(|entry| entry.name.as_str().strip_suffix(tag) == Some(model))
         };
-        Found {
+        Entries {
             exact: [
                 exact(plain, "").and_then(|at| plain.get(at)),
                 exact(tagged, LATEST).and_then(|at| tagged.get(at)),
@@ -155,7 +155,7 @@ impl Catalogue {
     }
 }
 
-impl Found<'_> {
+impl Entries<'_> {
     pub(crate) fn fit(&self, slot: usize) -> Option<Fit> {
         if self.exact.iter().flatten().any(|entry| entry.has(slot)) {
             Some(Fit::Exact)

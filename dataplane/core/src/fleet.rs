@@ -6,9 +6,10 @@ mod apply;
 mod decide;
 mod edit;
 mod explain;
-mod look;
+
 mod resolve;
 mod slot;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -35,7 +36,7 @@ use crate::{
     catalogue::Catalogue,
     classify::Cause,
     classify::Outcome,
-    order::{Event, Listed, Order, Probed},
+    order::{Event, ListingResult, Order, ProbeResult},
     pick::{Pick, Refusal, Ticket},
     retry,
     rng::Rng,
@@ -242,10 +243,10 @@ impl Fleet {
     }
 
     /// A probe's result.
-    pub fn probed(&mut self, key: InstanceKey, result: Probed, now: Mono) -> Vec<Event> {
+    pub fn probed(&mut self, key: InstanceKey, result: ProbeResult, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         if let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) {
-            if matches!(result, Probed::Good { .. }) {
+            if matches!(result, ProbeResult::Good { .. }) {
                 slot.breaker.reached(now);
             }
             let policy = &slot.info.endpoint.health;
@@ -259,12 +260,12 @@ impl Fleet {
 
     /// A listing's result. A late one of an instance that went unhealthy still counts: it is
     /// what the backend said.
-    pub fn listed(&mut self, key: InstanceKey, result: Listed, now: Mono) -> Vec<Event> {
+    pub fn listed(&mut self, key: InstanceKey, result: ListingResult, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) else {
             return events;
         };
-        if let Listed::Models {
+        if let ListingResult::Models {
             detected: Some(name),
             ..
         } = &result

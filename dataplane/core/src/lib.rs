@@ -7,7 +7,7 @@
 //!   Ticket ─first_byte────▶ │ breaker · health · load     │
 //!          ─finish────────▶ │ saturation · ramp · budget  │
 //!   Mono ─────due─────────▶ │                             │ ──▶ Orders  (probes, listings)
-//!   Probed, Listed ───────▶ └─────────────────────────────┘ ──▶ views for people
+//!   …Result ─probed/listed▶ └─────────────────────────────┘ ──▶ views for people
 //! ```
 //!
 //! One function decides ([`Fleet::pick`] and [`Fleet::explain`] both call it), so that proxy,
@@ -58,7 +58,7 @@ pub use dataplane_protocol::status::{
     CandidateView, Decision, Explanation, InstanceKey, InstanceView, PlaceView,
 };
 pub use fleet::{Fleet, LISTING_TIMEOUT, Size};
-pub use order::{Event, Listed, Order, Probed};
+pub use order::{Event, ListingResult, Order, ProbeResult};
 pub use pick::{InstanceInfo, Pick, Refusal, Ticket};
 pub use route::Query;
 pub use time::Mono;

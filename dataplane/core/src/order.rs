@@ -26,7 +26,7 @@ pub enum Order {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeResult {
     /// `path`: index in `health.paths` of the one that answered; the next probe begins there.
     Good {
         path: usize,
@@ -37,7 +37,7 @@ pub enum Probed {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListingResult {
     /// `detected`: the profile that an `auto` endpoint turned out to be.
     Models {
         models: Vec<ModelName>,

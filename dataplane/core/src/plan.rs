@@ -11,13 +11,13 @@ use crate::models::Models;
 pub(crate) struct Plan {
     pub(crate) route: Arc<Route>,
     /// Sorted by tier, then endpoint.
-    pub(crate) targets: Vec<PlannedTarget>,
+    pub(crate) targets: Vec<TargetPlan>,
     /// Instances of all targets, in their order: those of one target lie together.
     pub(crate) members: Vec<Member>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct PlannedTarget {
+pub(crate) struct TargetPlan {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) profile: Arc<Profile>,
     pub(crate) tier: u32,

@@ -53,7 +53,7 @@ pub(crate) struct Rules(Vec<Rule>);
 #[derive(Clone, Debug)]
 struct Rule {
     route: Arc<Route>,
-    found: Found,
+    found: Place,
 }
 
 impl Rule {
@@ -68,7 +68,7 @@ impl Rule {
 
 /// What takes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Place {
     /// Place in the list of routes.
     pub(crate) route: usize,
     /// Place among the route's matches.
@@ -82,7 +82,7 @@ impl Rules {
             .flat_map(|(place, route)| {
                 let matches = route.matches.iter().enumerate();
                 matches.map(move |(matched, one)| {
-                    let found = Found {
+                    let found = Place {
                         route: place,
                         matched,
                     };
@@ -103,7 +103,7 @@ impl Rules {
             let at = self
                 .0
                 .partition_point(|rule| rule.precedence() <= precedence);
-            let found = Found {
+            let found = Place {
                 route: place,
                 matched,
             };
@@ -126,7 +126,7 @@ impl Rules {
         }
     }
 
-    pub(crate) fn find(&self, query: &Query<'_>) -> Option<Found> {
+    pub(crate) fn find(&self, query: &Query<'_>) -> Option<Place> {
         let fits = |rule: &&Rule| {
             let one = rule.route.matches.get(rule.found.matched);
             one.is_some_and(|one| fits(one, query))

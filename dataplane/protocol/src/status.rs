@@ -107,7 +107,7 @@ pub struct Version {
 
 /// Of a page that is not told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
+pub struct ErrorDocument {
     pub error: String,
 }
 

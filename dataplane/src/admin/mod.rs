@@ -8,7 +8,7 @@ mod status;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dataplane_protocol::status::{Probe, Problem, Version};
+use dataplane_protocol::status::{ErrorDocument, Probe, Version};
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
@@ -78,7 +78,7 @@ fn document(status: StatusCode, document: &impl Serialize) -> Answered {
 }
 
 fn problem(status: StatusCode, error: String) -> Answered {
-    document(status, &Problem { error })
+    document(status, &ErrorDocument { error })
 }
 
 fn probe(status: &str, reason: Option<String>) -> Probe {
@@ -218,7 +218,7 @@ mod tests {
                 read_back::<Explanation>,
             ),
             ("/version", read_back::<Version>),
-            ("/internal/nothing", read_back::<Problem>),
+            ("/internal/nothing", read_back::<ErrorDocument>),
         ] {
             let text = told(path);
             reads(&text);

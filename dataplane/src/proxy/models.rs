@@ -3,7 +3,7 @@
 use dataplane_protocol::Dialect;
 use http::StatusCode;
 use translate::{
-    listing::{self, Listed, Shape},
+    listing::{self, ModelEntry, Shape},
     path,
 };
 
@@ -20,7 +20,7 @@ pub(super) fn list(
         .with_fleet(|fleet, _| fleet.models(prefix, dialect));
     let listed: Vec<_> = models
         .iter()
-        .map(|model| Listed {
+        .map(|model| ModelEntry {
             name: &model.name,
             endpoints: &model.endpoints,
         })
@@ -47,7 +47,7 @@ pub(super) fn one(
         };
         return respond::error(account, client, &error);
     };
-    let listed = Listed {
+    let listed = ModelEntry {
         name: &model.name,
         endpoints: &model.endpoints,
     };

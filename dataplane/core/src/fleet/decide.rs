@@ -14,13 +14,13 @@ use slab::Slab;
 use super::slot::Slot;
 use crate::{
     breaker::Admission,
-    catalogue::{Catalogue, Fit, Found},
+    catalogue::{Catalogue, Entries, Fit},
     models::{self, Knowledge},
     pick::Refusal,
     plan::{Member, Plan, Turns},
     rng::Rng,
     route::{self, Query},
-    select::{self, Candidate, Rules, Standing},
+    select::{self, Candidate, Policy, Standing},
     time::Mono,
 };
 
@@ -77,14 +77,14 @@ pub(crate) fn decide(
 ) -> Result<Choice, Refusal> {
     let by_model = gather(scene, query, tried, scratch)?;
     let route = &scene.plan.route;
-    let rules = Rules {
+    let policy = Policy {
         balancer: route.balancer,
         when_all_open: route.breaker.as_ref().map(|policy| policy.when_all_open),
     };
     let Scratch {
         candidates, group, ..
     } = scratch;
-    let Some((candidate, last_resort)) = select::choose(rules, candidates, group, turns, rng)
+    let Some((candidate, last_resort)) = select::choose(policy, candidates, group, turns, rng)
     else {
         return Err(unavailable(scene, query, candidates));
     };
@@ -100,7 +100,7 @@ pub(crate) fn decide(
 }
 
 /// How `slot` stands to `model`; `found` is what the catalogue holds for it.
-pub(crate) fn match_model(place: usize, slot: &Slot, model: &str, found: &Found<'_>) -> Match {
+pub(crate) fn match_model(place: usize, slot: &Slot, model: &str, found: &Entries<'_>) -> Match {
     match found.fit(place) {
         Some(Fit::Exact) => return Match::Lists,
         Some(Fit::ButForCase) => return Match::ListsButForCase,

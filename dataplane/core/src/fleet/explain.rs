@@ -6,7 +6,7 @@ use dataplane_protocol::status::{CandidateView, Explanation};
 use super::{
     Fleet,
     decide::{self, Choice, Match, Scene, Scratch},
-    look::why,
+    view::why,
 };
 use crate::{
     pick::Refusal,

@@ -11,7 +11,7 @@ use super::{
     apply::{EndpointState, Work},
 };
 use crate::{
-    plan::{Member, Plan, PlannedTarget, Turns},
+    plan::{Member, Plan, TargetPlan, Turns},
     retry::Budget,
 };
 
@@ -180,7 +180,7 @@ impl Fleet {
             let Some(of) = self.endpoints.get(&target.endpoint) else {
                 continue;
             };
-            let planned = PlannedTarget {
+            let planned = TargetPlan {
                 endpoint: of.endpoint.clone(),
                 profile: of.profile.clone(),
                 tier: target.tier,
@@ -199,7 +199,7 @@ impl Fleet {
 fn members<'e>(
     of: &'e EndpointState,
     target: usize,
-    planned: &PlannedTarget,
+    planned: &TargetPlan,
 ) -> impl Iterator<Item = Member> + use<'e> {
     let (tier, weight) = (planned.tier, planned.weight);
     of.places.iter().map(move |(_, slot)| Member {
@@ -218,7 +218,7 @@ fn turns_after(old: &Plan, turns: &Turns, new: &Plan) -> Turns {
         .collect();
     let members = old.members.iter().zip(&turns.members);
     let members: HashMap<usize, i64> = members.map(|(member, sum)| (member.slot, *sum)).collect();
-    let known = |target: &PlannedTarget| targets.get(&target.endpoint.id).copied();
+    let known = |target: &TargetPlan| targets.get(&target.endpoint.id).copied();
     // A sum run up under a large weight would be a debt of many rounds under a small one.
     let all = new.targets.iter();
     let same_weights =

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use dataplane_core::{Cause, Fleet, FleetView, Mono, Order, Outcome, Probed, Query};
+use dataplane_core::{Cause, Fleet, FleetView, Mono, Order, Outcome, ProbeResult, Query};
 use dataplane_protocol::{
     ResourceKey, RoutingTable,
     resource::ResourceSet,
@@ -340,11 +340,11 @@ fn traffic(fleet: &mut Fleet, random: &mut Random, now: &mut Mono) -> Vec<String
     orders.sort_unstable();
     for key in orders {
         let result = if random.one_in(4) {
-            Probed::Bad {
+            ProbeResult::Bad {
                 reason: "refused".into(),
             }
         } else {
-            Probed::Good { path: 0 }
+            ProbeResult::Good { path: 0 }
         };
         fleet.probed(key, result, *now);
     }

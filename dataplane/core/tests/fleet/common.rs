@@ -9,7 +9,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dataplane_core::{
-    Event, Fleet, InstanceKey, Listed, Mono, Order, Outcome, Pick, Probed, Query, Refusal,
+    Event, Fleet, InstanceKey, ListingResult, Mono, Order, Outcome, Pick, ProbeResult, Query,
+    Refusal,
 };
 use dataplane_protocol::{
     Dialect, EndpointId, InstanceId, ModelName, RouteId, RoutingTable,
@@ -222,11 +223,11 @@ impl Bench {
         for order in self.fleet.due(self.now) {
             if let Order::Probe { instance, .. } = order {
                 let result = if down.contains(&instance.instance.id.as_str()) {
-                    Probed::Bad {
+                    ProbeResult::Bad {
                         reason: "refused".into(),
                     }
                 } else {
-                    Probed::Good { path: 0 }
+                    ProbeResult::Good { path: 0 }
                 };
                 let events = self.fleet.probed(instance.key, result, self.now);
                 self.events.extend(events);
@@ -277,7 +278,7 @@ impl Bench {
 
     pub(crate) fn list(&mut self, instance: &str, models: &[&str]) -> Vec<Event> {
         let key = self.key(instance);
-        let result = Listed::Models {
+        let result = ListingResult::Models {
             models: names(models),
             detected: None,
         };

@@ -13,7 +13,7 @@ use super::{Fleet, resolve::RouteState, slot::Slot};
 use crate::{
     models::Knowledge,
     pick::InstanceInfo,
-    plan::{Plan, PlannedTarget},
+    plan::{Plan, TargetPlan},
     route,
     select::Standing,
     time::Mono,
@@ -104,7 +104,7 @@ impl Fleet {
     }
 
     /// The routes that use an instance, and its endpoint as a target of each.
-    fn uses(&self, slot: &Slot) -> impl Iterator<Item = (&Plan, &PlannedTarget)> {
+    fn uses(&self, slot: &Slot) -> impl Iterator<Item = (&Plan, &TargetPlan)> {
         let users = self.users.get(&slot.info.endpoint.id).into_iter().flatten();
         users.filter_map(|(place, target)| {
             let plan = &self.plans.get(*place)?.plan;
@@ -113,7 +113,7 @@ impl Fleet {
     }
 
     /// The same, in order of precedence.
-    fn uses_in_order(&self, slot: &Slot) -> Vec<(&Plan, &PlannedTarget)> {
+    fn uses_in_order(&self, slot: &Slot) -> Vec<(&Plan, &TargetPlan)> {
         let mut uses: Vec<_> = self.uses(slot).collect();
         if uses.len() > 1 {
             uses.sort_by_cached_key(|(plan, _)| plan.route.precedence());
@@ -175,13 +175,7 @@ impl Fleet {
         }
     }
 
-    fn target_view(
-        &self,
-        plan: &Plan,
-        place: usize,
-        target: &PlannedTarget,
-        now: Mono,
-    ) -> TargetView {
+    fn target_view(&self, plan: &Plan, place: usize, target: &TargetPlan, now: Mono) -> TargetView {
         let members = plan.members.get(plan.members_of(place));
         let members = members.unwrap_or_default();
         let policy = plan.route.breaker.as_ref();
@@ -200,8 +194,8 @@ impl Fleet {
     }
 }
 
-fn places(uses: &[(&Plan, &PlannedTarget)]) -> Vec<PlaceView> {
-    let place = |(plan, target): &(&Plan, &PlannedTarget)| PlaceView {
+fn places(uses: &[(&Plan, &TargetPlan)]) -> Vec<PlaceView> {
+    let place = |(plan, target): &(&Plan, &TargetPlan)| PlaceView {
         route: plan.route.id.clone(),
         tier: target.tier,
         priority: target.priority,
@@ -211,7 +205,7 @@ fn places(uses: &[(&Plan, &PlannedTarget)]) -> Vec<PlaceView> {
 }
 
 /// Empty when some route can send it a request; else the first route's reason.
-fn why_not(uses: &[(&Plan, &PlannedTarget)], slot: &Slot, now: Mono) -> String {
+fn why_not(uses: &[(&Plan, &TargetPlan)], slot: &Slot, now: Mono) -> String {
     let mut first = None;
     for (plan, target) in uses {
         let standing = slot.standing(target.weight, plan.route.breaker.as_ref(), now);
