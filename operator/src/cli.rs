@@ -9,13 +9,16 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
-use serving::logs;
+use serving::{descriptors, logs};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{app::App, config::Config};
 
 /// From the signal to the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(8);
+
+/// All connections of both ports (20,000 and 64), and some thousand watches: each is one.
+const DESCRIPTORS: u64 = 24_000;
 
 /// Turns LlmEndpoint and OllaRoute objects into routing tables and pushes them to data planes.
 #[derive(Debug, Parser)]
@@ -84,6 +87,7 @@ impl Run {
         let (level, terminal) = (&self.log_level, io::stderr().is_terminal());
         logs::start(level, self.log_format, terminal, io::stderr)
             .with_context(|| format!("--log-level {level:?}"))?;
+        descriptors::raise(DESCRIPTORS);
         let config = Config {
             listen: self.listen,
             admin: self.admin,

@@ -411,6 +411,44 @@ async fn silent_connections_of_many_clients_keep_no_data_plane_out() {
 }
 
 #[tokio::test]
+async fn a_good_token_alone_keeps_no_data_plane_out() {
+    let served = serve_with(Limits {
+        connections: SlotLimits {
+            total: 4,
+            unauthenticated: 4,
+            per_address: 4,
+            unauthenticated_per_address: 4,
+        },
+        ..Limits::default()
+    })
+    .await;
+    served.publish("a", &[]);
+    // A conversation that has begun keeps its slot, one that has ended does not.
+    let mut plane = served.plane("a", None).await;
+    plane.transaction().await;
+    let (mut sender, ended_one) = served.dial(None).await;
+    let mut last = connect_over(&mut sender, "a").await;
+    last.hello(None).await;
+    last.transaction().await;
+    drop(last);
+    until("it has ended", || served.sessions.connected("a") == 1).await;
+    let mut silent = vec![(sender, ended_one)];
+    for _ in 0..2 {
+        let (mut sender, connection) = served.dial(None).await;
+        let without_hello = connect_over(&mut sender, "a").await;
+        std::mem::forget(without_hello);
+        silent.push((sender, connection));
+    }
+    let newcomers = [served.tcp_from(9).await, served.tcp_from(10).await];
+    for (_, connection) in silent.drain(..2) {
+        ended(connection).await;
+    }
+    let newer = served.publish("a", &[instance("1", "10.0.0.1")]);
+    assert_eq!(plane.transaction().await.revision, newer.revision);
+    drop(newcomers);
+}
+
+#[tokio::test]
 async fn a_connection_whose_last_stream_ended_is_closed_soon() {
     let served = serve_with(impatient()).await;
     served.publish("a", &[]);

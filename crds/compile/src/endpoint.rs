@@ -10,6 +10,7 @@ use crds::{
 };
 use dataplane_protocol::{
     EndpointId, ModelName,
+    check::is_path,
     table::{
         Credential, Discovery, Endpoint, HealthMode, HealthPolicy, Instance, Listing, ModelPolicy,
         PathScope, Profile,
@@ -29,11 +30,11 @@ use crate::{
 /// What an accepted endpoint adds to the table.
 #[derive(Debug)]
 pub(crate) struct EndpointParts {
-    /// Absent: what data planes hold is to be kept, since its credential is not known now.
-    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) profile: Arc<Profile>,
-    /// Absent: to be kept, too.
-    pub(crate) instances: Option<Vec<Instance>>,
+    /// With its instances. Absent: its Secret or what its target names has not been listed.
+    /// Neither is known then: of a form that is half known, the credential might go to where the
+    /// form before it sent requests.
+    pub(crate) known: Option<(Endpoint, Vec<Instance>)>,
     /// Present if the instances are the pods that it selects.
     pub(crate) pods: Option<PodSelectorTarget>,
 }
@@ -55,26 +56,21 @@ pub(crate) fn compile(
             return (verdict, None);
         }
     };
-    if let Some(secret) = unlisted_secret(&object.spec, facts) {
-        verdict.resolved_refs = Err(not_listed(&format!("Secret `{secret}`")));
+    let secret = unlisted_secret(&object.spec, facts).map(|secret| format!("Secret `{secret}`"));
+    let target = || checked.target.unlisted(facts).map(str::to_owned);
+    if let Some(what) = secret.or_else(target) {
+        verdict.resolved_refs = Err(not_listed(&what));
         let part = EndpointParts {
-            endpoint: None,
             profile: checked.profile,
-            instances: None,
+            known: None,
             pods: None,
         };
         return (verdict, Some(part));
     }
-    let instances = match checked.target.unlisted(facts) {
-        Some(what) => {
-            verdict.resolved_refs = Err(not_listed(what));
-            Ok(None)
-        }
-        None => checked.target.instances(&name, facts, usable).map(Some),
-    };
+    let instances = checked.target.instances(&name, facts, usable);
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
     let mut pods = checked.target.pods().cloned();
-    if let Ok(Some(found)) = &instances {
+    if let Ok(found) = &instances {
         verdict.instances = found.len() as u32;
     }
     let (instances, credential) = match (instances, credential) {
@@ -82,7 +78,7 @@ pub(crate) fn compile(
         (Ok(_), Err(problem)) | (Err(problem), _) => {
             verdict.resolved_refs = Err(problem);
             pods = None;
-            (Some(Vec::new()), unresolved(&object.spec))
+            (Vec::new(), unresolved(&object.spec))
         }
     };
     let endpoint = Endpoint {
@@ -96,11 +92,15 @@ pub(crate) fn compile(
         health: checked.health,
         models: checked.models,
     };
+    // No data plane would take a table that holds it.
+    if let Err(what) = endpoint.check() {
+        verdict.accepted = Err(Problem::invalid("spec", what));
+        return (verdict, None);
+    }
     let part = EndpointParts {
-        endpoint: Some(endpoint),
         profile: checked.profile,
-        pods: pods.filter(|_| instances.is_some()),
-        instances,
+        known: Some((endpoint, instances)),
+        pods,
     };
     (verdict, Some(part))
 }
@@ -324,7 +324,7 @@ fn listings_at(path: &str, profile: &Profile) -> Vec<Listing> {
 }
 
 fn absolute(field: &str, path: &str) -> Result<String, Problem> {
-    if path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok() {
+    if is_path(path) && path.parse::<http::uri::PathAndQuery>().is_ok() {
         return Ok(path.to_owned());
     }
     Err(Problem::invalid(

@@ -71,8 +71,10 @@ pub(crate) fn of_service(
     };
     let mut found = BTreeMap::new();
     for ((id, ip), seen) in addresses(endpoint, service, &port.name) {
-        if seen.ready {
-            keep_preferred(&mut found, instance(id, ip, seen.port));
+        let instance = instance(id, ip, seen.port);
+        // Slices may be made by hand, with what is no address.
+        if seen.ready && instance.check().is_ok() {
+            keep_preferred(&mut found, instance);
         }
     }
     Ok(found.into_values().collect())
@@ -171,7 +173,8 @@ pub(crate) fn of_pod(
         Port::Number(number) => *number,
         Port::Name(port) => *pod.ports.get(port)?,
     };
-    Some(instance(id_of_pod(endpoint, name), &pod.ip, port))
+    let instance = instance(id_of_pod(endpoint, name), &pod.ip, port);
+    instance.check().is_ok().then_some(instance)
 }
 
 /// What [`of_pod`] calls it.

@@ -125,7 +125,11 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
         breaker,
         timeouts,
     });
-    problems.end(made)
+    let made = problems.end(made)?;
+    // No data plane would take a table that holds it.
+    let checked = made.check();
+    checked.map_err(|what| Problem::invalid("spec", what))?;
+    Ok(made)
 }
 
 /// As many as there are in `spec`, in its order; where there is none, the one that fits all.

@@ -3,7 +3,7 @@
 
 use std::net::Ipv6Addr;
 
-use dataplane_protocol::table::Scheme;
+use dataplane_protocol::{check::is_path, table::Scheme};
 use http::Uri;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,9 @@ impl Url {
             None => 80,
         };
         let uri: Uri = text.parse().map_err(|_| Error::Malformed)?;
+        if !is_path(uri.path()) {
+            return Err(Error::Malformed);
+        }
         Ok(Self {
             scheme,
             host,

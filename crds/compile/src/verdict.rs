@@ -28,7 +28,8 @@ pub struct Verdict {
     /// Ready addresses found for an LlmEndpoint, also where they are not used for want of its
     /// credential; 0 for a route.
     pub instances: u32,
-    /// Generation of an older form that is in the table instead of one that was not accepted.
+    /// Generation of an older form that is in the table instead of one that was not accepted, or
+    /// that waits for a list.
     pub in_use: Option<i64>,
 }
 
@@ -63,18 +64,25 @@ impl Verdict {
         }
     }
 
-    /// The verdict on a form that is refused, where `older` is on the one that is used instead,
-    /// if that is accepted.
+    /// The verdict on a form that is refused or waits for a list, where `older` is on the one that
+    /// is used instead, if that is accepted.
     pub(crate) fn with_in_use(mut self, older: &Self) -> Self {
-        if let (Err(problem), Ok(())) = (&mut self.accepted, &older.accepted) {
-            let in_use = older.generation;
-            let last = problem.others.last_mut().map(|last| &mut last.message);
-            let last = last.unwrap_or(&mut problem.message);
-            *last = format!("{last}; generation {in_use} remains in use");
-            self.resolved_refs.clone_from(&older.resolved_refs);
-            self.instances = older.instances;
-            self.in_use = Some(in_use);
+        if older.accepted.is_err() {
+            return self;
         }
+        let in_use = older.generation;
+        match (&mut self.accepted, &mut self.resolved_refs) {
+            (Err(problem), references) => {
+                problem.append(&format!("generation {in_use} remains in use"));
+                references.clone_from(&older.resolved_refs);
+            }
+            (Ok(()), Err(problem)) => {
+                problem.append(&format!("generation {in_use} remains in use"));
+            }
+            (Ok(()), Ok(())) => return self,
+        }
+        self.instances = older.instances;
+        self.in_use = Some(in_use);
         self
     }
 }
@@ -92,6 +100,13 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// To the last of its messages.
+    fn append(&mut self, more: &str) {
+        let last = self.others.last_mut().map(|last| &mut last.message);
+        let last = last.unwrap_or(&mut self.message);
+        *last = format!("{last}; {more}");
+    }
+
     /// This one and the others, each by itself.
     pub fn each(&self) -> impl Iterator<Item = ProblemText<'_>> {
         let all = std::iter::once(self).chain(&self.others);

@@ -1,6 +1,7 @@
 //! Whether a table can be used. Asked wherever one comes from: the wire, the disk, files. What
 //! does not fit together, or could not be put into a request as it is, refuses the whole table,
-//! and the one before serves on: it must never turn into no credential or an empty host.
+//! and the one before serves on: it must never turn into no credential or an empty host. Whoever
+//! makes a table asks of each part before, so that one odd object does not refuse all others.
 
 use std::net::IpAddr;
 
@@ -15,13 +16,10 @@ impl RoutingTable {
     /// Says what keeps it from being used. No message holds a part of a credential.
     pub fn check(&self) -> Result<(), String> {
         for profile in self.profiles.values() {
-            check_profile(profile)?;
+            profile.check()?;
         }
         for endpoint in self.endpoints.values() {
-            let name = &endpoint.id;
-            let has_type = self.profiles.contains_key(&endpoint.profile);
-            check_endpoint(endpoint, has_type)
-                .map_err(|what| format!("endpoint {name}: {what}"))?;
+            check_endpoint(endpoint, self.profiles.contains_key(&endpoint.profile))?;
         }
         for (endpoint, instances) in &self.instances {
             for instance in instances.iter() {
@@ -39,12 +37,10 @@ impl ResourceSet {
         let type_key = |name: &String| ResourceKey::Profile(name.clone());
         for resource in &change.upserts {
             match resource {
-                Resource::Profile(profile) => check_profile(profile)?,
+                Resource::Profile(profile) => profile.check()?,
                 Resource::Endpoint(endpoint) => {
-                    let name = &endpoint.id;
                     let has_type = self.get(&type_key(&endpoint.profile)).is_some();
-                    check_endpoint(endpoint, has_type)
-                        .map_err(|what| format!("endpoint {name}: {what}"))?;
+                    check_endpoint(endpoint, has_type)?;
                 }
                 Resource::Instance { endpoint, instance } => check_instance(endpoint, instance)?,
                 Resource::Route(route) => check_route(route)?,
@@ -57,81 +53,101 @@ impl ResourceSet {
             let mut all = self.endpoints();
             let without = all.find(|endpoint| self.get(&type_key(&endpoint.profile)).is_none());
             if let Some(endpoint) = without {
-                return Err(format!("endpoint {}: {}", endpoint.id, no_type(endpoint)));
+                return check_endpoint(endpoint, false);
             }
         }
         Ok(())
     }
 }
 
-fn no_type(endpoint: &Endpoint) -> String {
-    format!("its type {} is not there", endpoint.profile)
-}
-
-fn check_profile(profile: &Profile) -> Result<(), String> {
-    let name = &profile.name;
-    if !is_header_value(name) {
-        return Err(format!("type {name:?} is no header value"));
-    }
-    let listings = profile.listings.iter().map(|listing| &listing.path);
-    let mut paths = profile.health_paths.iter().chain(listings);
-    match paths.find(|path| !is_path(path)) {
-        Some(path) => Err(format!("type {name}: {path:?} is no path")),
-        None => Ok(()),
-    }
-}
-
 fn check_endpoint(endpoint: &Endpoint, has_type: bool) -> Result<(), String> {
+    let name = &endpoint.id;
     if !has_type {
-        return Err(no_type(endpoint));
+        let profile = &endpoint.profile;
+        return Err(format!("endpoint {name}: its type {profile} is not there"));
     }
-    if !is_header_value(endpoint.id.as_str()) {
-        return Err("its name is no header value".to_owned());
-    }
-    if let Credential::Header { name, value } = &endpoint.credential {
-        if !is_header_name(name) {
-            return Err(format!(
-                "the credential's header {name:?} is no header name"
-            ));
-        }
-        if !is_header_value(value.expose()) {
-            return Err("its credential is no header value".to_owned());
-        }
-    }
-    if !(endpoint.base_path.is_empty() || is_path(&endpoint.base_path)) {
-        return Err(format!("base path {:?} is no path", endpoint.base_path));
-    }
-    let discovery = endpoint.models.discovery.iter();
-    let listings = discovery.flat_map(|discovery| &discovery.listings);
-    let listings = listings.map(|listing| &listing.path);
-    let mut paths = endpoint.health.paths.iter().chain(listings);
-    match paths.find(|path| !is_path(path)) {
-        Some(path) => Err(format!("{path:?} is no path")),
-        None => Ok(()),
-    }
+    let checked = endpoint.check();
+    checked.map_err(|what| format!("endpoint {name}: {what}"))
 }
 
 fn check_instance(endpoint: &EndpointId, instance: &Instance) -> Result<(), String> {
-    if is_host(&instance.host) && instance.port != 0 {
-        return Ok(());
-    }
-    let (host, port) = (&instance.host, instance.port);
-    Err(format!(
-        "endpoint {endpoint}: {host:?} with port {port} is no address"
-    ))
+    let checked = instance.check();
+    checked.map_err(|what| format!("endpoint {endpoint}: {what}"))
 }
 
 fn check_route(route: &Route) -> Result<(), String> {
-    if route.matches.is_empty() {
-        return Err(format!("route {} matches nothing", route.id));
+    let checked = route.check();
+    checked.map_err(|what| format!("route {}: {what}", route.id))
+}
+
+impl Profile {
+    /// As [`RoutingTable::check`].
+    pub fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        if !is_header_value(name) {
+            return Err(format!("type {name:?} is no header value"));
+        }
+        let listings = self.listings.iter().map(|listing| &listing.path);
+        let mut paths = self.health_paths.iter().chain(listings);
+        match paths.find(|path| !is_path(path)) {
+            Some(path) => Err(format!("type {name}: {path:?} is no path")),
+            None => Ok(()),
+        }
     }
-    let mut headers = route.matches.iter().flat_map(|one| &one.headers);
-    match headers.find(|header| !is_header_name(&header.name)) {
-        Some(header) => Err(format!(
-            "route {}: {:?} is no header name",
-            route.id, header.name
-        )),
-        None => Ok(()),
+}
+
+impl Endpoint {
+    /// As [`RoutingTable::check`], which also looks whether its profile is there.
+    pub fn check(&self) -> Result<(), String> {
+        if !is_header_value(self.id.as_str()) {
+            return Err("its name is no header value".to_owned());
+        }
+        if let Credential::Header { name, value } = &self.credential {
+            if !is_header_name(name) {
+                return Err(format!(
+                    "the credential's header {name:?} is no header name"
+                ));
+            }
+            if !is_header_value(value.expose()) {
+                return Err("its credential is no header value".to_owned());
+            }
+        }
+        if !(self.base_path.is_empty() || is_path(&self.base_path)) {
+            return Err(format!("base path {:?} is no path", self.base_path));
+        }
+        let discovery = self.models.discovery.iter();
+        let listings = discovery.flat_map(|discovery| &discovery.listings);
+        let listings = listings.map(|listing| &listing.path);
+        let mut paths = self.health.paths.iter().chain(listings);
+        match paths.find(|path| !is_path(path)) {
+            Some(path) => Err(format!("{path:?} is no path")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Instance {
+    /// As [`RoutingTable::check`].
+    pub fn check(&self) -> Result<(), String> {
+        if is_host(&self.host) && self.port != 0 {
+            return Ok(());
+        }
+        let (host, port) = (&self.host, self.port);
+        Err(format!("{host:?} with port {port} is no address"))
+    }
+}
+
+impl Route {
+    /// As [`RoutingTable::check`].
+    pub fn check(&self) -> Result<(), String> {
+        if self.matches.is_empty() {
+            return Err("it matches nothing".to_owned());
+        }
+        let mut headers = self.matches.iter().flat_map(|one| &one.headers);
+        match headers.find(|header| !is_header_name(&header.name)) {
+            Some(header) => Err(format!("{:?} is no header name", header.name)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,7 +163,7 @@ fn is_header_value(value: &str) -> bool {
 }
 
 /// What breaks no line of a request.
-fn is_path(path: &str) -> bool {
+pub fn is_path(path: &str) -> bool {
     path.starts_with('/') && !path.contains(char::is_control)
 }
 

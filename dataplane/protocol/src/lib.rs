@@ -9,7 +9,7 @@
 //! [`Resource`]s, `dataplane-core` decides by it.
 
 pub mod change;
-mod check;
+pub mod check;
 pub mod dialect;
 pub mod frame;
 pub mod id;

@@ -4,7 +4,7 @@
 //! In: the addresses of clients, before the TLS handshake, and who has authenticated. Out: a
 //! [`Slot`] per connection. Clients that have not authenticated share a limit. When it is reached, a
 //! client that has fewer of them than another takes a slot from that one, so that silent connections
-//! keep nobody out. A connection that has authenticated is never closed for another.
+//! keep nobody out. A connection is never closed for another while it is authenticated.
 
 use std::{
     cmp::Reverse,
@@ -58,9 +58,14 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Address {
-    total: usize,
     unauthenticated: BTreeMap<u64, CancellationToken>,
+    /// With how often each has [authenticated](Slot::authenticate).
+    authenticated: HashMap<u64, usize>,
 }
+
+/// Its connection is authenticated until this and all others of it are dropped.
+#[derive(Debug)]
+pub struct Authenticated(Arc<Slot>);
 
 impl Slots {
     pub fn new(limits: SlotLimits) -> Self {
@@ -77,7 +82,7 @@ impl Slots {
         let limits = self.limits;
         let mut state = self.state.lock();
         if let Some(own) = state.addresses.get(&address)
-            && (own.total >= limits.per_address
+            && (own.len() >= limits.per_address
                 || own.unauthenticated.len() >= limits.unauthenticated_per_address)
         {
             return None;
@@ -99,12 +104,11 @@ impl Slots {
 }
 
 impl Slot {
-    /// From now on it is counted among the authenticated ones, and not closed for another.
-    pub fn authenticate(&self) {
-        self.slots
-            .state
-            .lock()
-            .unlist_unauthenticated(self.address, self.id);
+    /// From now on, as long as the result lives, it is counted among the authenticated ones, and not
+    /// closed for another.
+    pub fn authenticate(self: &Arc<Self>) -> Authenticated {
+        self.slots.state.lock().authenticate(self.address, self.id);
+        Authenticated(self.clone())
     }
 
     /// Returns when another client has been given this slot: its connection is to be closed.
@@ -115,10 +119,20 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // An evicted one has been taken out of all counts by then.
-        if !self.evicted.is_cancelled() {
-            self.slots.state.lock().remove(self.address, self.id);
-        }
+        // It may be evicted at this very moment: whoever has the lock first gives it back.
+        self.slots.state.lock().remove(self.address, self.id);
+    }
+}
+
+impl Drop for Authenticated {
+    fn drop(&mut self) {
+        let Slot {
+            slots,
+            address,
+            id,
+            evicted,
+        } = &*self.0;
+        slots.state.lock().unauthenticate(*address, *id, evicted);
     }
 }
 
@@ -160,29 +174,63 @@ impl State {
 
     fn add(&mut self, address: IpAddr, id: u64, evicted: CancellationToken) {
         self.total += 1;
+        self.list_unauthenticated(address, id, evicted);
+    }
+
+    fn list_unauthenticated(&mut self, address: IpAddr, id: u64, evicted: CancellationToken) {
         self.unauthenticated += 1;
         *self.networks.entry(network(address)).or_default() += 1;
         let held = self.addresses.entry(address).or_default();
-        held.total += 1;
         held.unauthenticated.insert(id, evicted);
     }
 
-    fn remove(&mut self, address: IpAddr, id: u64) {
-        self.unlist_unauthenticated(address, id);
-        self.total -= 1;
-        if let Some(held) = self.addresses.get_mut(&address) {
-            held.total -= 1;
-            if held.total == 0 {
-                self.addresses.remove(&address);
-            }
+    /// Nothing, if it is not listed: it may have been evicted.
+    fn authenticate(&mut self, address: IpAddr, id: u64) {
+        let is_first = self.unlist_unauthenticated(address, id);
+        let Some(held) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        if is_first {
+            held.authenticated.insert(id, 1);
+        } else if let Some(times) = held.authenticated.get_mut(&id) {
+            *times += 1;
         }
     }
 
-    /// Nothing, if it is listed no more.
-    fn unlist_unauthenticated(&mut self, address: IpAddr, id: u64) {
+    /// Once less; nothing, if it is not among the authenticated ones.
+    fn unauthenticate(&mut self, address: IpAddr, id: u64, evicted: &CancellationToken) {
+        let Some(held) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        let Some(times) = held.authenticated.get_mut(&id) else {
+            return;
+        };
+        *times -= 1;
+        if *times == 0 {
+            held.authenticated.remove(&id);
+            self.list_unauthenticated(address, id, evicted.clone());
+        }
+    }
+
+    /// Nothing, if it is not listed: it may have been evicted.
+    fn remove(&mut self, address: IpAddr, id: u64) {
+        let listed = self.unlist_unauthenticated(address, id);
+        let Some(held) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        if listed || held.authenticated.remove(&id).is_some() {
+            self.total -= 1;
+        }
+        if held.len() == 0 {
+            self.addresses.remove(&address);
+        }
+    }
+
+    /// Whether it was listed.
+    fn unlist_unauthenticated(&mut self, address: IpAddr, id: u64) -> bool {
         let held = self.addresses.get_mut(&address);
         if held.is_none_or(|held| held.unauthenticated.remove(&id).is_none()) {
-            return;
+            return false;
         }
         self.unauthenticated -= 1;
         let network = network(address);
@@ -192,6 +240,13 @@ impl State {
                 self.networks.remove(&network);
             }
         }
+        true
+    }
+}
+
+impl Address {
+    fn len(&self) -> usize {
+        self.unauthenticated.len() + self.authenticated.len()
     }
 }
 
@@ -229,51 +284,71 @@ mod tests {
         }))
     }
 
-    fn evicted(held: &[Slot]) -> Vec<usize> {
+    fn take(slots: &Arc<Slots>, address: IpAddr) -> Option<Arc<Slot>> {
+        slots.take(address).map(Arc::new)
+    }
+
+    fn evicted(held: &[Arc<Slot>]) -> Vec<usize> {
         let held = held.iter().enumerate();
         held.filter(|(_, slot)| slot.evicted.is_cancelled())
             .map(|(at, _)| at)
             .collect()
     }
 
-    #[test]
-    fn an_address_has_its_share_and_no_more() {
-        let slots = slots(9, 9, 2);
-        let silent: Vec<_> = (0..9).filter_map(|_| slots.take(v4(1))).collect();
-        assert_eq!(silent.len(), 2);
-        silent[0].authenticate();
-        silent[0].authenticate();
-        let third = slots.take(v4(1)).unwrap();
-        third.authenticate();
-        assert!(slots.take(v4(1)).is_none(), "one address has all of its");
-        drop((silent, third));
+    fn assert_all_given_back(slots: &Slots) {
         let state = slots.state.lock();
         assert!(state.addresses.is_empty() && state.networks.is_empty());
         assert_eq!((state.total, state.unauthenticated), (0, 0));
     }
 
     #[test]
+    fn an_address_has_its_share_and_no_more() {
+        let slots = slots(9, 9, 2);
+        let silent: Vec<_> = (0..9).filter_map(|_| take(&slots, v4(1))).collect();
+        assert_eq!(silent.len(), 2);
+        let twice = [silent[0].authenticate(), silent[0].authenticate()];
+        let third = take(&slots, v4(1)).unwrap();
+        let once = third.authenticate();
+        assert!(slots.take(v4(1)).is_none(), "one address has all of its");
+        drop((silent, third));
+        drop((twice, once));
+        assert_all_given_back(&slots);
+    }
+
+    #[test]
+    fn a_slot_that_is_evicted_while_its_connection_ends_is_given_back_once() {
+        let slots = slots(9, 9, 4);
+        let [ends, stays] = [(); 2].map(|()| take(&slots, v4(1)).unwrap());
+        // Its connection has ended, and waits for the lock that the newcomer holds.
+        slots.state.lock().evict(v4(1));
+        slots.state.lock().remove(v4(1), ends.id);
+        assert_eq!(slots.state.lock().total, 1, "the other one's");
+        drop(ends.authenticate());
+        drop((ends, stays));
+        assert_all_given_back(&slots);
+    }
+
+    #[test]
     fn silent_connections_of_many_addresses_keep_no_newcomer_out() {
         let slots = slots(100, 12, 4);
-        let mut silent: Vec<_> = (0..12).map(|n| slots.take(v4(n / 4)).unwrap()).collect();
+        let mut silent: Vec<_> = (0..12).map(|n| take(&slots, v4(n / 4)).unwrap()).collect();
         // As soon as one is closed it comes back, but gains nothing over the others of its kind.
         for newcomer in 100..120 {
-            let data_plane = slots.take(v4(newcomer)).unwrap();
+            let data_plane = take(&slots, v4(newcomer)).unwrap();
             assert!(evicted(&silent).len() <= 1);
-            data_plane.authenticate();
+            std::mem::forget(data_plane.authenticate());
             silent.retain(|slot| !slot.evicted.is_cancelled());
-            if let Some(again) = slots.take(v4(newcomer % 3)) {
+            if let Some(again) = take(&slots, v4(newcomer % 3)) {
                 silent.push(again);
             }
-            std::mem::forget(data_plane);
         }
     }
 
     #[test]
     fn the_oldest_connection_of_the_address_with_most_makes_room() {
         let slots = slots(100, 5, 4);
-        let few: Vec<_> = (0..2).map(|_| slots.take(v4(1)).unwrap()).collect();
-        let most: Vec<_> = (0..3).map(|_| slots.take(v4(2)).unwrap()).collect();
+        let few: Vec<_> = (0..2).map(|_| take(&slots, v4(1)).unwrap()).collect();
+        let most: Vec<_> = (0..3).map(|_| take(&slots, v4(2)).unwrap()).collect();
         let _newcomer = slots.take(v4(3)).unwrap();
         assert_eq!((evicted(&few), evicted(&most)), (vec![], vec![0]));
         // Two of each are left, and one of the newcomer.
@@ -284,20 +359,25 @@ mod tests {
     #[test]
     fn a_connection_that_has_authenticated_is_not_closed_for_another() {
         let slots = slots(3, 3, 9);
-        let held: Vec<_> = (0..3).map(|_| slots.take(v4(1)).unwrap()).collect();
-        held[0].authenticate();
+        let held: Vec<_> = (0..3).map(|_| take(&slots, v4(1)).unwrap()).collect();
+        let authenticated = held[0].authenticate();
         let _newcomer = slots.take(v4(2)).unwrap();
         assert_eq!(evicted(&held), [1]);
-        held[2].authenticate();
+        let too = held[2].authenticate();
         assert!(slots.take(v4(3)).is_none(), "all others have authenticated");
         assert_eq!(evicted(&held), [1]);
+        drop((held[0].authenticate(), too));
+        assert!(slots.take(v4(3)).is_none(), "the first one still is");
+        drop(authenticated);
+        let _newcomer = slots.take(v4(3)).unwrap();
+        assert_eq!(evicted(&held), [0, 1], "and now it is not");
     }
 
     #[test]
     fn all_addresses_of_an_ipv6_network_count_as_one_client() {
         let slots = slots(100, 6, 4);
-        let many: Vec<_> = (0..4).map(|n| slots.take(v6(1, n)).unwrap()).collect();
-        let two: Vec<_> = (0..2).map(|_| slots.take(v6(2, 0)).unwrap()).collect();
+        let many: Vec<_> = (0..4).map(|n| take(&slots, v6(1, n)).unwrap()).collect();
+        let two: Vec<_> = (0..2).map(|_| take(&slots, v6(2, 0)).unwrap()).collect();
         let _newcomer = slots.take(v4(1)).unwrap();
         assert_eq!((evicted(&many), evicted(&two)), (vec![0], vec![]));
         assert!(slots.take(v6(1, 9)).is_none(), "its network has most");
@@ -306,7 +386,7 @@ mod tests {
     #[test]
     fn in_one_network_the_address_with_most_makes_room_for_the_others() {
         let slots = slots(100, 4, 4);
-        let silent: Vec<_> = (0..4).map(|_| slots.take(v6(1, 1)).unwrap()).collect();
+        let silent: Vec<_> = (0..4).map(|_| take(&slots, v6(1, 1)).unwrap()).collect();
         assert!(slots.take(v6(1, 2)).is_some());
         assert_eq!(evicted(&silent), [0]);
     }

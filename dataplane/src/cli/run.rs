@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serving::descriptors;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::RunArgs;
@@ -18,8 +19,13 @@ use crate::{
     source::{file, operator},
 };
 
+/// Two for each of 4,000 requests at a time: its client's and its backend's. There is no limit on
+/// connections of all clients together.
+const DESCRIPTORS: u64 = 8_192;
+
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let _flush = logging::start(&args.log.log_level, args.log.log_format)?;
+    descriptors::raise(DESCRIPTORS);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Files and disks, and beside them all look-ups of names that may hang at a time.

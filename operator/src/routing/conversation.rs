@@ -19,6 +19,7 @@ use dataplane_protocol::{
 use http_body_util::channel::Sender;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use serving::slots::Slot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -94,12 +95,13 @@ pub async fn run(
     identity: Identity,
     lines: Incoming,
     mut tx: Sender<Bytes>,
+    slot: &Arc<Slot>,
     stop: CancellationToken,
 ) -> Option<DataPlane> {
     let mut lines = Lines::new(lines, context.line);
     let ended = tokio::select! {
         () = stop.cancelled() => Err(EndReason::Stopped),
-        ended = run_stream(&context, &identity, &mut lines, &mut tx) => ended,
+        ended = run_stream(&context, &identity, &mut lines, &mut tx, slot) => ended,
     };
     let end = match ended {
         Ok(data_plane) => {
@@ -126,6 +128,7 @@ async fn run_stream(
     identity: &Identity,
     lines: &mut Lines,
     tx: &mut Sender<Bytes>,
+    slot: &Arc<Slot>,
 ) -> Result<DataPlane, EndReason> {
     let hello = match timeout(HELLO_TIMEOUT, lines.next()).await {
         Ok(Ok(ToOperator::Hello(hello))) => hello,
@@ -145,6 +148,8 @@ async fn run_stream(
         let reason = "this namespace has too many data planes connected";
         return Err(EndReason::Refused(reason.into()));
     };
+    // Not for a good token alone: that has no share, and one namespace could hold all slots.
+    let _authenticated = slot.authenticate();
     tracing::info!(
         namespace = identity.namespace,
         service_account = identity.service_account,

@@ -261,8 +261,7 @@ impl Server {
                 message,
             ));
         }
-        connection.slot.authenticate();
-        Ok(self.converse(identity, request.into_body(), &connection.streams))
+        Ok(self.converse(identity, request.into_body(), connection))
     }
 
     async fn identify(
@@ -287,7 +286,7 @@ impl Server {
         self: Arc<Self>,
         identity: Identity,
         lines: Incoming,
-        streams: &StreamCount,
+        connection: Connection,
     ) -> Response<Body> {
         let (tx, body) = Channel::new(CHANNEL);
         let context = Context {
@@ -301,10 +300,12 @@ impl Server {
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
         let stop = self.stop.clone();
-        let guard = StreamGuard::new(streams);
+        let guard = StreamGuard::new(&connection.streams);
+        let slot = connection.slot;
         self.conversations.spawn(async move {
-            let expired = conversation::run(context, identity, lines, tx, stop.clone()).await;
-            drop(guard);
+            let talk = conversation::run(context, identity, lines, tx, &slot, stop.clone());
+            let expired = talk.await;
+            drop((guard, slot));
             if let Some(data_plane) = expired {
                 await_return(data_plane, &stop).await;
             }

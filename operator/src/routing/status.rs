@@ -278,9 +278,13 @@ fn readiness(verdict: &Verdict, reports: DataPlaneReports<'_>) -> (ConditionStat
         && verdict.in_use.is_none()
     {
         state("False", problem.reason, problem.to_string())
-    } else if let Err(problem) = unlisted(verdict) {
+    } else if let Err(problem) = unlisted(verdict)
+        && verdict.in_use.is_none()
+    {
         state("Unknown", problem.reason, problem.to_string())
-    } else if let Err(problem) = &verdict.resolved_refs {
+    } else if let Err(problem) = &verdict.resolved_refs
+        && problem.reason != Reason::Pending
+    {
         // What addresses there are is not used.
         state("False", Reason::NoReadyInstances, problem.to_string())
     } else if total == 0 {

@@ -29,6 +29,11 @@ pub(super) struct EndpointState {
     pods: Option<PodSelectorTarget>,
 }
 
+/// Whether it has all that the endpoint is made of.
+fn is_known(part: Option<&EndpointParts>) -> bool {
+    part.is_some_and(|part| part.known.is_some())
+}
+
 impl EndpointState {
     pub(super) fn has_instances(&self) -> bool {
         !self.instances.is_empty()
@@ -80,8 +85,8 @@ impl Namespace {
         self.built.remove(name);
     }
 
-    /// By its newest form or, where that is refused, by the one that was accepted last; nothing
-    /// if it is gone.
+    /// By its newest form or, where that is refused or waits for a list, by the one that was
+    /// accepted last; nothing if it is gone.
     fn compile_forms(
         &self,
         name: &str,
@@ -91,19 +96,24 @@ impl Namespace {
             Form::Object(object) => compile(object),
             Form::Unreadable(object) => (Verdict::unreadable(object), None),
         };
-        if part.is_none()
+        if !is_known(part.as_ref())
             && let Some(older) = self.endpoints.accepted.get(name)
             && older.metadata.generation != Some(verdict.generation)
         {
             let older = compile(older);
-            part = older.1;
-            verdict = verdict.with_in_use(&older.0);
+            if part.is_none() || is_known(older.1.as_ref()) {
+                part = older.1;
+                verdict = verdict.with_in_use(&older.0);
+            }
         }
         Some((verdict, part))
     }
 
     fn take(&mut self, name: &str, verdict: Verdict, part: Option<EndpointParts>) {
+        // One that waits for a list takes the place of none that does not.
+        let is_first = !self.endpoints.accepted.contains_key(name);
         if verdict.accepted.is_ok()
+            && (is_first || verdict.in_use.is_none() && is_known(part.as_ref()))
             && let Some(object) = self.endpoints.newest.get(name).and_then(Form::object)
         {
             let accepted = object.clone();
@@ -112,10 +122,11 @@ impl Namespace {
         }
         match part {
             Some(part) => {
-                let endpoint = part.endpoint.map_or(TableEntry::Unknown, |endpoint| {
+                let (endpoint, instances) = part.known.unzip();
+                let endpoint = endpoint.map_or(TableEntry::Unknown, |endpoint| {
                     TableEntry::Known(Resource::Endpoint(Arc::new(endpoint)))
                 });
-                let instances = part.instances.map(|list| {
+                let instances = instances.map(|list| {
                     let by_id = list.into_iter().map(|it| (it.id.clone(), it));
                     by_id.collect::<BTreeMap<_, _>>()
                 });

@@ -7,7 +7,7 @@ use compile::{
     facts::{PodFact, ServicePort, SliceAddress, SliceFact},
     namespace::{Service, Slice},
 };
-use dataplane_protocol::ResourceKey;
+use dataplane_protocol::{ResourceKey, Secret, table::Credential};
 use serde_json::json;
 
 use super::*;
@@ -276,7 +276,7 @@ fn undecodable(generation: i64) -> CachedObject {
 fn judged(index: &mut Index) -> (Option<String>, compile::Verdict) {
     let compiled = compiled(index, "a");
     let host = compiled.table.instances.get("e");
-    let host = host.map(|list| list[0].host.clone());
+    let host = host.and_then(|list| Some(list.first()?.host.clone()));
     (host, compiled.verdicts[0].clone())
 }
 
@@ -348,6 +348,88 @@ fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     assert_eq!(index.needs("a"), needed, "until it is looked at");
     compiled(&mut index, "a");
     assert!(index.needs("a").is_empty());
+}
+
+/// With a credential from this Secret.
+fn keyed(secret: &str, target: &serde_json::Value) -> serde_json::Value {
+    let key = json!({ "name": secret, "key": "token" });
+    let mut spec = json!({ "auth": { "bearer": { "valueFrom": { "secretKeyRef": key } } } });
+    for (field, value) in target.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    spec
+}
+
+/// The Secret has been listed; its value is its name.
+fn list_secret(index: &mut Index, name: &str) {
+    let values = BTreeMap::from([("token".to_owned(), Secret::new(name))]);
+    let source = Source::Secret {
+        namespace: "a".into(),
+        name: name.into(),
+    };
+    let found = item("a", name, ObjectData::Secret(values.into()));
+    index.reset(&source, vec![found]);
+}
+
+/// Hosts of `e`, and the credential that they get.
+fn sent(index: &mut Index) -> (Vec<String>, String) {
+    let table = compiled(index, "a").table;
+    let hosts = table.instances["e"].iter().map(|it| it.host.clone());
+    let credential = match &table.endpoints["e"].credential {
+        Credential::Header { value, .. } => value.expose().to_owned(),
+        other => panic!("{other:?}"),
+    };
+    (hosts.collect(), credential)
+}
+
+#[test]
+fn while_a_list_is_out_the_form_before_stays_in_use_with_its_own_credential() {
+    let pods = json!({ "podSelector": { "matchLabels": { "app": "x" }, "port": 80 } });
+    let service = json!({ "service": { "name": "s", "port": 80 } });
+    let old = json!({ "url": "http://old" });
+    for (newer, listed) in [(&pods, "new"), (&service, "new"), (&old, "old")] {
+        let mut index = Index::default();
+        list_secret(&mut index, "old");
+        index.apply(at(1, "u", keyed("old", &old)));
+        assert_eq!(sent(&mut index), (vec!["old".into()], "Bearer old".into()));
+        list_secret(&mut index, listed);
+        index.apply(at(2, "u", keyed("new", newer)));
+        // A second look changes nothing: the form that waits has not become the accepted one.
+        for _ in 0..2 {
+            assert_eq!(sent(&mut index), (vec!["old".into()], "Bearer old".into()));
+            index.apply(url("a", "f"));
+            let verdict = judged(&mut index).1;
+            assert_eq!((verdict.generation, verdict.in_use), (2, Some(1)));
+            let pending = verdict.resolved_refs.unwrap_err();
+            assert_eq!(pending.reason, crds::Reason::Pending);
+            let said = pending.to_string();
+            assert!(said.ends_with("; generation 1 remains in use"), "{said}");
+        }
+        let needs = index.needs("a");
+        let waits = needs.iter().filter(|it| !index.listed.contains(it));
+        for source in waits.cloned().collect::<Vec<_>>() {
+            index.reset(&source, vec![]);
+        }
+        let verdict = judged(&mut index).1;
+        assert_eq!((verdict.generation, verdict.in_use), (2, None));
+    }
+}
+
+#[test]
+fn an_endpoint_whose_list_is_out_and_of_which_no_older_form_is_known_is_kept_whole() {
+    let mut index = Index::default();
+    list_secret(&mut index, "new");
+    let pods = json!({ "podSelector": { "matchLabels": { "app": "x" }, "port": 80 } });
+    index.apply(at(2, "u", keyed("new", &pods)));
+    let table = compiled(&mut index, "a").table;
+    assert!(table.endpoints.is_empty(), "its credential is for the pods");
+    let whole = ["e"].map(|e| {
+        [
+            ResourceKey::Endpoint(e.into()),
+            ResourceKey::Instances(e.into()),
+        ]
+    });
+    assert_eq!(table.keep, whole.concat().into_iter().collect());
 }
 
 fn route(name: &str, generation: i64, prefix: &str) -> CachedObject {

@@ -297,6 +297,14 @@ fn what_is_not_listed_is_unknown_and_ready_stays_as_it_was() {
     assert_eq!(now.instances, before.instances);
     let new = status(&verdict, &view, 1);
     assert_eq!(read(&new, "Ready"), "Unknown/Pending: not listed");
+    // Of an older form that is in use meanwhile, data planes say enough.
+    verdict.instances = 2;
+    verdict.in_use = Some(1);
+    let older = status(&verdict, &view, 1);
+    assert_eq!(
+        read(&older, "Ready"),
+        "True/Ready: 2 of 2 instances can be used"
+    );
 }
 
 #[test]

@@ -1,0 +1,58 @@
+//! File descriptors. A connection is one, and many containers begin with room for 1,024 though they
+//! may have hundreds of thousands: the lower limit is for programs that use `select`.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the process' soft limit to its hard one, and logs what it is then. `needed`: what all
+/// limits on connections come to; with fewer it is this limit that refuses, whoever it is.
+pub fn raise(needed: u64) {
+    let limit = match raised() {
+        Ok(limit) => limit,
+        Err(error) => {
+            tracing::warn!(%error, "raising the limit on open files failed");
+            getrlimit(Resource::Nofile).current
+        }
+    };
+    // None: there is no limit.
+    match limit {
+        Some(limit) if limit < needed => {
+            tracing::warn!(
+                limit,
+                needed,
+                "the limit on open files (ulimit -n) is lower than what connections may need; raise its hard limit"
+            );
+        }
+        limit => tracing::info!(limit, "limit on open files"),
+    }
+}
+
+fn raised() -> rustix::io::Result<Option<u64>> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return Ok(current);
+    }
+    let current = maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, maximum })?;
+    Ok(current)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_may_open_as_many_files_as_its_hard_limit_allows() {
+        let before = getrlimit(Resource::Nofile);
+        let low = Rlimit {
+            current: Some(512),
+            ..before
+        };
+        setrlimit(Resource::Nofile, low).unwrap();
+        raise(1);
+        let after = getrlimit(Resource::Nofile);
+        assert_eq!(
+            (after.current, after.maximum),
+            (before.maximum, before.maximum)
+        );
+    }
+}
