@@ -3,12 +3,12 @@
 
 use dataplane_core::{Explanation, Query};
 use dataplane_protocol::Dialect;
-use http::{HeaderMap, Method};
-use translate::{
+use dialect::{
     path,
     scope::Scope,
     surface::{self, Surface},
 };
+use http::{HeaderMap, Method};
 
 use crate::{proxy::ProxyError, state::Shared};
 

@@ -5,11 +5,11 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, ListingResult, Order, ProbeResult};
+use dialect::listing;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Empty;
 use http1::{Head, Lines};
 use tokio::{task::JoinSet, time::timeout};
-use translate::listing;
 
 use crate::{
     backend::{connect, connection::Connection},

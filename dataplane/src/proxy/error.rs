@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use dataplane_core::{Cause, Refusal};
+use dialect::{path, scope::Denied};
 use http::{Method, StatusCode};
-use translate::{path, scope::Denied};
 
 /// Longest path, bytes: it is read for each endpoint that might take it.
 const MAX_PATH: usize = 8 * 1024;

@@ -4,14 +4,14 @@
 use std::{cell::RefCell, rc::Rc};
 
 use dataplane_core::Cause;
+use dialect::{
+    multipart::Form,
+    scan::{Facts, Problem, Scanner},
+};
 use futures::FutureExt as _;
 use http::{HeaderMap, Version, header::CONTENT_TYPE};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use translate::{
-    multipart::Form,
-    scan::{Facts, Problem, Scanner},
-};
 
 use super::{
     Caller,
@@ -192,7 +192,7 @@ fn refused(problem: Problem) -> ProxyError {
             "model_too_long",
             format!(
                 "the request's \"model\" is longer than {} bytes",
-                translate::scan::MAX_VALUE
+                dialect::scan::MAX_VALUE
             ),
         ),
         Problem::NotAForm => bad(
@@ -205,7 +205,7 @@ fn refused(problem: Problem) -> ProxyError {
             "part_head_too_long",
             format!(
                 "the headers of a form part are longer than {} bytes",
-                translate::multipart::MAX_HEAD
+                dialect::multipart::MAX_HEAD
             ),
         ),
     }

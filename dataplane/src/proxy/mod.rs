@@ -37,16 +37,16 @@ mod upstream;
 use std::{rc::Rc, sync::Arc};
 
 use dataplane_protocol::Dialect;
+use dialect::{
+    path,
+    scope::Scope,
+    surface::{self, Surface},
+};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
-use translate::{
-    path,
-    scope::Scope,
-    surface::{self, Surface},
-};
 
 use self::{account::Account, call::Call, listings::Listings, upstream::Upstreams};
 pub(crate) use self::{answer::OutBody, caller::Caller, error::ProxyError};

@@ -1,11 +1,11 @@
 //! Model listings, answered from what the backends list.
 
 use dataplane_protocol::Dialect;
-use http::StatusCode;
-use translate::{
+use dialect::{
     listing::{self, ModelEntry, Shape},
     path,
 };
+use http::StatusCode;
 
 use super::{Answered, account::Account, error::ProxyError, respond};
 

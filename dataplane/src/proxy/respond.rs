@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dataplane_protocol::Dialect;
+use dialect::{
+    error::{ErrorBody, body},
+    stream::Framing,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER},
-};
-use translate::{
-    error::{ErrorBody, body},
-    stream::Framing,
 };
 
 use super::{
