@@ -32,7 +32,6 @@
 mod breaker;
 mod catalogue;
 pub mod classify;
-mod explain;
 mod fleet;
 mod glob;
 mod health;
@@ -55,10 +54,12 @@ mod window;
 mod testing;
 
 pub use classify::{Cause, Outcome};
-pub use explain::{CandidateView, Explanation};
-pub use fleet::{Fleet, LISTING_TIMEOUT};
+pub use dataplane_protocol::status::{
+    CandidateView, Decision, Explanation, InstanceKey, InstanceView, PlaceView,
+};
+pub use fleet::{Fleet, LISTING_TIMEOUT, Size};
 pub use order::{Event, Listed, Order, Probed};
-pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
+pub use pick::{InstanceInfo, Pick, Refusal, Ticket};
 pub use route::Query;
 pub use time::Mono;
-pub use view::{FleetView, InstanceView, ModelView, PlaceView, RouteView, TargetView};
+pub use view::{FleetView, ModelView, RouteView, TargetView};

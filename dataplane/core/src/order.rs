@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
     EndpointId, InstanceId, ModelName,
+    status::InstanceKey,
     sync::{Breaker, Health},
 };
 
-use crate::pick::{InstanceInfo, InstanceKey};
+use crate::pick::InstanceInfo;
 
 /// Work for the shell. Answer each with [`Fleet::probed`](crate::Fleet::probed) or
 /// [`Fleet::listed`](crate::Fleet::listed); one that got no answer within twice the health

@@ -5,7 +5,9 @@
 use std::net::IpAddr;
 
 use crate::{
-    EndpointId, RoutingTable,
+    EndpointId, Resource, ResourceKey, RoutingTable,
+    change::Change,
+    resource::ResourceSet,
     table::{Credential, Endpoint, Instance, Profile, Route},
 };
 
@@ -17,7 +19,9 @@ impl RoutingTable {
         }
         for endpoint in self.endpoints.values() {
             let name = &endpoint.id;
-            check_endpoint(endpoint, self).map_err(|what| format!("endpoint {name}: {what}"))?;
+            let has_type = self.profiles.contains_key(&endpoint.profile);
+            check_endpoint(endpoint, has_type)
+                .map_err(|what| format!("endpoint {name}: {what}"))?;
         }
         for (endpoint, instances) in &self.instances {
             for instance in instances.iter() {
@@ -26,6 +30,42 @@ impl RoutingTable {
         }
         self.routes.iter().try_for_each(|route| check_route(route))
     }
+}
+
+impl ResourceSet {
+    /// The same for the table that `change` made, when the one before could be used: looks at what
+    /// changed and at what refers to it.
+    pub(crate) fn check(&self, change: &Change) -> Result<(), String> {
+        let type_key = |name: &String| ResourceKey::Profile(name.clone());
+        for resource in &change.upserts {
+            match resource {
+                Resource::Profile(profile) => check_profile(profile)?,
+                Resource::Endpoint(endpoint) => {
+                    let name = &endpoint.id;
+                    let has_type = self.get(&type_key(&endpoint.profile)).is_some();
+                    check_endpoint(endpoint, has_type)
+                        .map_err(|what| format!("endpoint {name}: {what}"))?;
+                }
+                Resource::Instance { endpoint, instance } => check_instance(endpoint, instance)?,
+                Resource::Route(route) => check_route(route)?,
+                Resource::Set(_) => {}
+            }
+        }
+        let is_type = |key: &ResourceKey| matches!(key, ResourceKey::Profile(_));
+        // Types go once in a while, with the last endpoint that has them.
+        if change.removes.iter().any(is_type) {
+            let mut all = self.endpoints();
+            let without = all.find(|endpoint| self.get(&type_key(&endpoint.profile)).is_none());
+            if let Some(endpoint) = without {
+                return Err(format!("endpoint {}: {}", endpoint.id, no_type(endpoint)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_type(endpoint: &Endpoint) -> String {
+    format!("its type {} is not there", endpoint.profile)
 }
 
 fn check_profile(profile: &Profile) -> Result<(), String> {
@@ -41,9 +81,9 @@ fn check_profile(profile: &Profile) -> Result<(), String> {
     }
 }
 
-fn check_endpoint(endpoint: &Endpoint, table: &RoutingTable) -> Result<(), String> {
-    if !table.profiles.contains_key(&endpoint.profile) {
-        return Err(format!("its type {} is not there", endpoint.profile));
+fn check_endpoint(endpoint: &Endpoint, has_type: bool) -> Result<(), String> {
+    if !has_type {
+        return Err(no_type(endpoint));
     }
     if !is_header_value(endpoint.id.as_str()) {
         return Err("its name is no header value".to_owned());

@@ -8,6 +8,7 @@
 //! [`RoutingTable`] is the one intermediate form: `compile` makes it, the wire carries it in
 //! [`Resource`]s, `dataplane-core` decides by it.
 
+pub mod change;
 mod check;
 pub mod dialect;
 pub mod frame;
@@ -16,6 +17,7 @@ mod key;
 pub mod resource;
 pub mod secret;
 mod selection;
+pub mod status;
 pub mod sync;
 pub mod table;
 mod targets;

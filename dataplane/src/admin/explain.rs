@@ -4,26 +4,28 @@
 use dataplane_core::{Explanation, Query};
 use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
-
-use crate::{
-    proxy::{ProxyError, Scope, Surface, folded, normalised, refuse_ambiguous, surface_of},
-    state::Shared,
+use translate::{
+    path,
+    scope::Scope,
+    surface::{self, Surface},
 };
+
+use crate::{proxy::ProxyError, state::Shared};
 
 /// For a POST of `model` to `path`, as a client would send it. Where a GET of `path` is answered
 /// without a backend, that is said instead: nobody posts there.
-pub(crate) fn ask(shared: &Shared, path: &str, model: Option<&str>) -> Explanation {
-    let path = &*folded(path);
-    let path = &*normalised(path);
-    if let Some(error) = refuse_ambiguous(path) {
+pub(crate) fn ask(shared: &Shared, asked: &str, model: Option<&str>) -> Explanation {
+    let path = &*path::folded(asked);
+    let path = &*path::normalised(path);
+    if let Some(error) = ProxyError::ambiguous(path) {
         return refused(&error);
     }
     let headers = HeaderMap::new();
-    let read = surface_of(&Method::GET, path, &headers);
+    let read = surface::of(&Method::GET, path, &headers);
     if let Some(what) = answered_here(&read) {
         return Explanation::without_backend(None, format!("{path} is answered here: {what}"));
     }
-    match surface_of(&Method::POST, path, &headers) {
+    match surface::of(&Method::POST, path, &headers) {
         Surface::Forward(to) => {
             let scope = Scope::new(&Method::POST, to.path);
             shared.explain(&Query {

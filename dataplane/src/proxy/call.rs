@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http1::Lines;
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
-use translate::{paths::Operation, stream::Framing};
+use translate::{operation::Operation, scope::Scope, stream::Framing, surface::Forward};
 
 use super::{
     Answered, Caller,
@@ -29,8 +29,6 @@ use super::{
     intake::{self, Intake},
     relay::Terms,
     respond,
-    scope::Scope,
-    surface::Forward,
     upload::{Outgoing, Progress, Upload},
     upstream::Upstream,
 };
@@ -109,7 +107,7 @@ impl Call<'_> {
             if refusal == Refusal::NotPermitted
                 && let Some(denied) = self.scope.denied()
             {
-                return denied;
+                return ProxyError::denied(denied, self.to.path);
             }
             let what = self.to.prefix.map(|prefix| format!("/olla/{prefix}"));
             ProxyError::refused(

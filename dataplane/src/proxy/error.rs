@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dataplane_core::{Cause, Refusal};
 use http::{Method, StatusCode};
+use translate::{path, scope::Denied};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProxyError {
@@ -102,6 +103,26 @@ fn said_by(cause: Cause) -> StatusCode {
 }
 
 impl ProxyError {
+    /// Why a path is refused that means different things to different readers.
+    pub(crate) fn ambiguous(path: &str) -> Option<Self> {
+        path::is_ambiguous(path).then(|| Self::BadRequest {
+            reason: "ambiguous_path",
+            message: "the path contains . or .. segments: remove them".to_owned(),
+        })
+    }
+
+    /// Why no endpoint takes `path`.
+    pub(super) fn denied(denied: Denied, path: &str) -> Self {
+        let path = path.to_owned();
+        match denied {
+            Denied::Store => Self::NotImplemented { what: path },
+            Denied::Credential(endpoint) => Self::AdministrationPath {
+                path,
+                endpoint: endpoint.to_string(),
+            },
+        }
+    }
+
     pub(crate) fn refused(refusal: &Refusal, model: Option<&str>, what: &str) -> Self {
         let model = model.unwrap_or_default().to_owned();
         match refusal {

@@ -9,7 +9,10 @@ use http::{
     uri::PathAndQuery,
 };
 use http1::{Head, Length, Lines};
-use translate::stream::Framing;
+use translate::{
+    headers::{self, Towards},
+    stream::Framing,
+};
 
 use super::upstream::Upstream;
 use crate::backend::address::Address;
@@ -18,57 +21,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// What becomes of a client's header on its way to a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Pass,
-    Drop,
-    /// It tells of earlier hops, and goes on with ours added.
-    Path,
-}
-
-fn way(name: &str) -> Way {
-    match name {
-        _ if is_hop_by_hop(name) => Way::Drop,
-        // A client's credentials are for us, if for anyone: backends get those of their endpoint.
-        _ if is_credential(name) => Way::Drop,
-        // Written anew for each backend.
-        "host" | "expect" | "content-length" | "x-request-id" => Way::Drop,
-        "via" | "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" => {
-            Way::Path
-        }
-        _ => Way::Pass,
-    }
-}
-
-/// Between two hops only (RFC 9110, 7.6.1).
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-fn is_credential(name: &str) -> bool {
-    matches!(
-        name,
-        "authorization"
-            | "proxy-authorization"
-            | "cookie"
-            | "api-key"
-            | "x-api-key"
-            | "x-auth-token"
-            | "x-goog-api-key"
-    )
-}
 
 static VIA_HTTP_1: HeaderValue = HeaderValue::from_static("1.1 olla");
 static VIA_HTTP_2: HeaderValue = HeaderValue::from_static("2.0 olla");
@@ -113,12 +65,12 @@ pub(super) fn for_backend(
     };
     let mut earlier_hops = false;
     for (name, value) in client {
-        match way(name.as_str()) {
-            Way::Pass if !named.contains(name) && !address.is_credential(name) => {
+        match headers::towards_backend(name.as_str()) {
+            Towards::Pass if !named.contains(name) && !address.is_credential(name) => {
                 lines.add(name, value);
             }
-            Way::Path => earlier_hops = true,
-            Way::Pass | Way::Drop => {}
+            Towards::Hops => earlier_hops = true,
+            Towards::Pass | Towards::Drop => {}
         }
     }
     let via = if here.version == Version::HTTP_2 {
@@ -245,7 +197,9 @@ impl Backend {
                 &mut backend.date
             } else {
                 encoded |= *name == CONTENT_ENCODING;
-                return passes_back(name, upstream) && !named.contains(name);
+                return headers::reaches_client(name.as_str())
+                    && !upstream.address.is_credential(name)
+                    && !named.contains(name);
             };
             *place = Some(std::mem::replace(value, NOTHING));
             false
@@ -266,18 +220,6 @@ impl Backend {
 }
 
 const NOTHING: HeaderValue = HeaderValue::from_static("");
-
-/// Whether a backend's header may reach a client.
-fn passes_back(name: &HeaderName, upstream: &Upstream) -> bool {
-    let text = name.as_str();
-    !(is_hop_by_hop(text)
-        || is_credential(text)
-        || text == "set-cookie"
-        // A backend that is itself an Olla must not speak for us.
-        || text.starts_with("x-olla-")
-        || matches!(text, "x-request-id" | "x-served-by")
-        || upstream.address.is_credential(name))
-}
 
 pub(super) fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(CONNECTION).iter();

@@ -71,8 +71,7 @@ enum BodyScanner {
 }
 
 impl BodyScanner {
-    /// By what the client calls it: what stands before the first part of a form may look like JSON,
-    /// and backends pass over it.
+    /// By what the client calls it.
     fn of(headers: &HeaderMap) -> Self {
         let kind = headers.get(CONTENT_TYPE);
         let form = kind.and_then(|kind| Form::of(kind.to_str().ok()?));
@@ -194,6 +193,12 @@ fn refused(problem: Problem) -> ProxyError {
                 "the request's \"model\" is longer than {} bytes",
                 translate::scan::MAX_VALUE
             ),
+        ),
+        Problem::NotAForm => bad(
+            "invalid_form",
+            "the request's Content-Type is multipart/form-data, but its body does not begin with \
+             the boundary"
+                .to_owned(),
         ),
         Problem::PartHeadTooLong => bad(
             "part_head_too_long",

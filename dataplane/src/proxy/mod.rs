@@ -27,11 +27,8 @@ mod kept;
 mod linger;
 mod models;
 mod pace;
-mod path;
 mod relay;
 pub(crate) mod respond;
-mod scope;
-mod surface;
 mod template;
 mod upload;
 mod upstream;
@@ -44,16 +41,14 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
+use translate::{
+    path,
+    scope::Scope,
+    surface::{self, Surface},
+};
 
 use self::{account::Account, call::Call, upstream::Upstreams};
-pub(crate) use self::{
-    answer::OutBody,
-    caller::Caller,
-    error::ProxyError,
-    path::{folded, normalised, refuse_ambiguous},
-    scope::Scope,
-    surface::{Surface, of as surface_of},
-};
+pub(crate) use self::{answer::OutBody, caller::Caller, error::ProxyError};
 use crate::{
     client::{connection::Connection, listener::Service},
     state::Shared,
@@ -128,8 +123,8 @@ fn answer(caller: Rc<Caller>, req: Request<Incoming>) -> impl Future<Output = An
     let (method, uri, version) = (head.method, head.uri, head.version);
     let headers = head.headers;
     async move {
-        let came = &*folded(uri.path());
-        let path = &*normalised(came);
+        let came = &*path::folded(uri.path());
+        let path = &*path::normalised(came);
         let surface = surface::of(&method, path, &headers);
         if let Surface::Admin(path) = surface
             && arrival::has_its_host(&headers, version)
@@ -235,7 +230,7 @@ fn permitted<'a>(
     path: &str,
     surface: Surface<'a>,
 ) -> Result<Surface<'a>, ProxyError> {
-    if let Some(error) = refuse_ambiguous(path) {
+    if let Some(error) = ProxyError::ambiguous(path) {
         return Err(error);
     }
     if *method == Method::TRACE || *method == Method::CONNECT {

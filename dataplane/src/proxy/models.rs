@@ -2,9 +2,12 @@
 
 use dataplane_protocol::Dialect;
 use http::StatusCode;
-use translate::listing::{self, Listed, Shape};
+use translate::{
+    listing::{self, Listed, Shape},
+    path,
+};
 
-use super::{Answered, account::Account, error::ProxyError, path, respond};
+use super::{Answered, account::Account, error::ProxyError, respond};
 
 pub(super) fn list(
     account: Box<Account>,

@@ -351,20 +351,20 @@ async fn a_form_goes_where_its_model_is() {
     assert_eq!(chat.count(), 0);
 }
 
-/// Readers of forms pass over what stands before the first part.
+/// Some readers would pass over it, others would read nothing else.
 #[tokio::test]
-async fn what_stands_before_a_forms_first_part_decides_nothing() {
-    let (cheap, dear) = (
-        Backend::start("cheap", &["cheap"]).await,
-        Backend::start("dear", &["dear"]).await,
-    );
-    let plane = Yaml::tiers(&[("cheap", &cheap), ("dear", &dear)])
-        .start()
-        .await;
+async fn a_form_that_begins_with_something_else_is_refused() {
+    let a = Backend::start("a", &["cheap", "dear"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
     let kind = [("content-type", "multipart/form-data; boundary=xyz")];
-    let body = "{\"model\":\"cheap\"}\r\n--xyz\r\n\
-                Content-Disposition: form-data; name=\"model\"\r\n\r\ndear\r\n--xyz--\r\n";
+    let part =
+        "--xyz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\ncheap\r\n--xyz--\r\n";
     let target = "/v1/audio/transcriptions";
-    let answer = plane.request("POST", target, &kind, body.as_bytes()).await;
-    assert_eq!((answer.status, answer.endpoint()), (200, "dear"));
+    for before in ["{\"model\":\"dear\"}\r\n", "hello\r\n"] {
+        let body = format!("{before}{part}");
+        let answer = plane.request("POST", target, &kind, body.as_bytes()).await;
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.json()["error"]["code"], "invalid_form");
+    }
+    assert_eq!(a.count(), 0);
 }

@@ -3,7 +3,10 @@
 //! - [`scan`] finds the model in a request body without building a tree.
 //! - [`listing`] reads backends' model lists and writes the ones clients ask for.
 //! - [`multipart`] does so in a form.
-//! - [`paths`] tells what kind of operation a path names.
+//! - [`surface`] says what a client's path asks for, [`operation`] what kind of operation that is,
+//!   [`path`] what other readers of a path may see in it.
+//! - [`scope`] says which endpoints take it: what their credentials are for.
+//! - [`headers`] says which headers pass between clients and backends.
 //! - [`stream`] cuts streams at whole events, and ends a broken one honestly.
 //! - [`error`] writes errors as each dialect's clients expect them.
 #![cfg_attr(
@@ -17,8 +20,12 @@
 )]
 
 pub mod error;
+pub mod headers;
 pub mod listing;
 pub mod multipart;
-pub mod paths;
+pub mod operation;
+pub mod path;
 pub mod scan;
+pub mod scope;
 pub mod stream;
+pub mod surface;

@@ -31,7 +31,10 @@ pub struct Form {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before the first part, or in one that nobody reads.
+    /// Before the first boundary, where nothing else may stand: readers of forms would pass over
+    /// it, and readers that never look at the type of a body would read nothing else.
+    Start,
+    /// In a part that nobody reads.
     Pass,
     /// After what may be a delimiter: the rest of its line says so. It may end a value.
     Delimiter(Option<Field>),
@@ -59,9 +62,8 @@ impl Form {
         }
         Some(Self {
             delimiter: Finder::new(&format!("\r\n--{boundary}")).into_owned(),
-            state: State::Pass,
-            // The first one needs no line before it.
-            held: b"\r\n".to_vec(),
+            state: State::Start,
+            held: Vec::new(),
             seen_model: false,
             seen_stream: false,
             facts: Facts::default(),
@@ -72,6 +74,7 @@ impl Form {
         let mut rest = bytes;
         while !rest.is_empty() {
             let used = match self.state {
+                State::Start => self.start(rest)?,
                 State::Pass => self.pass(rest),
                 State::Delimiter(after) => self.delimiter(after, rest),
                 State::Head => self.head(rest)?,
@@ -85,6 +88,27 @@ impl Form {
 
     pub fn finish(self) -> Facts {
         self.facts
+    }
+
+    /// Takes bytes up to the end of the first boundary.
+    fn start(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
+        // The first one needs no line before it.
+        let first = self.delimiter.needle().get(2..).unwrap_or_default();
+        for (at, byte) in bytes.iter().enumerate() {
+            if self.held.is_empty() && byte.is_ascii_whitespace() {
+                continue;
+            }
+            self.held.push(*byte);
+            if !first.starts_with(&self.held) {
+                return Err(Problem::NotAForm);
+            }
+            if self.held.len() == first.len() {
+                self.held.clear();
+                self.state = State::Delimiter(None);
+                return Ok(at + 1);
+            }
+        }
+        Ok(bytes.len())
     }
 
     /// Looks for the next delimiter without keeping more than could be the beginning of one.
@@ -354,6 +378,26 @@ mod tests {
         }
         let odd = part("name=\"model\"", "a\r\n--xyzb");
         assert_eq!(scan(&[odd], 3).unwrap(), Facts::default());
+    }
+
+    #[test]
+    fn nothing_stands_before_the_first_boundary() {
+        for (body, is_form) in [
+            ("--xyz\r\n", true),
+            ("\r\n--xyz\r\n", true),
+            ("--xyz--", true),
+            ("", true),
+            ("{\"model\":\"a\"}\r\n--xyz\r\n", false),
+            ("preamble\r\n--xyz\r\n", false),
+            ("--xy\r\n", false),
+        ] {
+            for cut in [1, 3, 100] {
+                let mut form = Form::of(TYPE).unwrap();
+                let mut chunks = body.as_bytes().chunks(cut);
+                let result = chunks.try_for_each(|bytes| form.push(bytes));
+                assert_eq!(result.is_ok(), is_form, "{body:?} {cut}");
+            }
+        }
     }
 
     #[test]

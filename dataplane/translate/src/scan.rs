@@ -27,6 +27,8 @@ pub enum Problem {
     /// A part of a form whose head is over [`multipart::MAX_HEAD`](crate::multipart::MAX_HEAD)
     /// bytes long: a model could stand in it unseen.
     PartHeadTooLong,
+    /// A form that does not begin with its boundary: who reads it otherwise sees another model.
+    NotAForm,
     /// UTF-16 or UTF-32, which some backends read all the same: its model would go unseen.
     NotUtf8,
 }

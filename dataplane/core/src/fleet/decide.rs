@@ -4,16 +4,19 @@
 use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
+    status::{Decision, InstanceKey},
     sync::{Breaker, Health},
     table::Profile,
 };
+
+use slab::Slab;
 
 use super::slot::Slot;
 use crate::{
     breaker::Admission,
     catalogue::{Catalogue, Fit, Found},
     models::{self, Knowledge},
-    pick::{Decision, InstanceKey, Refusal},
+    pick::Refusal,
     plan::{Member, Plan, Turns},
     rng::Rng,
     route::{self, Query},
@@ -30,7 +33,7 @@ const LONGEST_HEALTH_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene<'f> {
     pub(crate) plan: &'f Plan,
-    pub(crate) slots: &'f [Slot],
+    pub(crate) slots: &'f Slab<Slot>,
     pub(crate) catalogue: &'f Catalogue,
     pub(crate) now: Mono,
 }

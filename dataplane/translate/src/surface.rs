@@ -2,13 +2,12 @@
 
 use dataplane_protocol::Dialect;
 use http::{HeaderMap, Method};
-use translate::listing::Shape;
 
-use super::path;
+use crate::{listing::Shape, path};
 
 /// What the path means. Borrowed from the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Surface<'a> {
+pub enum Surface<'a> {
     /// Goes to a backend.
     Forward(Forward<'a>),
     /// Answered from what the backends list.
@@ -36,7 +35,7 @@ pub(crate) enum Surface<'a> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forward<'a> {
+pub struct Forward<'a> {
     /// What the backend is asked for, prefix removed.
     pub path: &'a str,
     pub prefix: Option<&'a str>,
@@ -47,7 +46,7 @@ pub(crate) struct Forward<'a> {
 }
 
 impl Surface<'_> {
-    pub(crate) fn client(&self, path: &str) -> Dialect {
+    pub fn client(&self, path: &str) -> Dialect {
         match self {
             Self::Forward(forward) => forward.client,
             Self::OneBackendOnly { client, .. } => *client,
@@ -78,7 +77,7 @@ const OLLAMA_STORE: &[&str] = &[
 ];
 
 /// `path` as [`path::normalised`] gives it.
-pub(crate) fn of<'a>(method: &Method, path: &'a str, headers: &HeaderMap) -> Surface<'a> {
+pub fn of<'a>(method: &Method, path: &'a str, headers: &HeaderMap) -> Surface<'a> {
     let reads = method == Method::GET || method == Method::HEAD;
     if path == "/version" || under(path, "/internal").is_some() {
         return Surface::Admin(path);
@@ -179,7 +178,7 @@ fn inside<'a>(
 
 /// Whether a backend takes `path` for an operation on its store, however it is spelt: Ollama
 /// decodes a path before it looks, proxies before it do more.
-pub(super) fn changes_store(path: &str) -> bool {
+pub fn changes_store(path: &str) -> bool {
     let decoded = path::as_the_laxest_reads(path);
     OLLAMA_STORE
         .iter()

@@ -4,23 +4,36 @@
 
 use std::cell::RefCell;
 
-use dataplane_protocol::table::{Credential, Endpoint, PathScope};
+use dataplane_protocol::{
+    EndpointId,
+    table::{Credential, Endpoint, PathScope},
+};
 use http::Method;
-use translate::paths::Operation;
 
-use super::{error::ProxyError, surface};
+use crate::{operation::Operation, surface};
 
-pub(crate) struct Scope<'a> {
+/// One request's question to each endpoint.
+#[derive(Debug)]
+pub struct Scope<'a> {
     method: &'a Method,
     /// As a backend without a path in its URL sees it, normalised.
     path: &'a str,
     operation: Operation,
     /// Why the first endpoint that does not take it does not.
-    denied: RefCell<Option<ProxyError>>,
+    denied: RefCell<Option<Denied>>,
+}
+
+/// Why an endpoint does not take a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It would change the store of one server.
+    Store,
+    /// The credential of this endpoint is not for it.
+    Credential(EndpointId),
 }
 
 impl<'a> Scope<'a> {
-    pub(crate) fn new(method: &'a Method, path: &'a str) -> Self {
+    pub fn new(method: &'a Method, path: &'a str) -> Self {
         Self {
             method,
             path,
@@ -30,42 +43,38 @@ impl<'a> Scope<'a> {
     }
 
     /// All endpoints take it, whatever their URL and credential.
-    pub(crate) fn is_for_all(&self) -> bool {
-        self.operation != Operation::Other && !self.operation.depends_on_base(self.path)
+    pub fn is_for_all(&self) -> bool {
+        !self.operation.depends_on_base(self.path)
     }
 
     /// What it asks this endpoint for.
-    pub(crate) fn operation_at(&self, endpoint: &Endpoint) -> Operation {
+    pub fn operation_at(&self, endpoint: &Endpoint) -> Operation {
         if self.is_for_all() {
             return self.operation;
         }
         Operation::below(&endpoint.base_path, self.method.as_str(), self.path)
     }
 
-    pub(crate) fn permits(&self, endpoint: &Endpoint) -> bool {
+    pub fn permits(&self, endpoint: &Endpoint) -> bool {
         let denied = || self.denied_at(endpoint);
-        let Some(error) = (!self.is_for_all()).then(denied).flatten() else {
+        let Some(reason) = (!self.is_for_all()).then(denied).flatten() else {
             return true;
         };
-        self.denied.borrow_mut().get_or_insert(error);
+        self.denied.borrow_mut().get_or_insert(reason);
         false
     }
 
-    fn denied_at(&self, endpoint: &Endpoint) -> Option<ProxyError> {
+    fn denied_at(&self, endpoint: &Endpoint) -> Option<Denied> {
         let base = endpoint.base_path.as_str();
         if !base.is_empty() && surface::changes_store(&[base, self.path].concat()) {
-            let what = self.path.to_owned();
-            return Some(ProxyError::NotImplemented { what });
+            return Some(Denied::Store);
         }
         let is_other = self.operation_at(endpoint) == Operation::Other;
-        (is_other && is_guarded(endpoint)).then(|| ProxyError::AdministrationPath {
-            path: self.path.to_owned(),
-            endpoint: endpoint.id.to_string(),
-        })
+        (is_other && is_guarded(endpoint)).then(|| Denied::Credential(endpoint.id.clone()))
     }
 
     /// Why an endpoint that was asked about does not take it, if one does not.
-    pub(crate) fn denied(&self) -> Option<ProxyError> {
+    pub fn denied(&self) -> Option<Denied> {
         self.denied.take()
     }
 }

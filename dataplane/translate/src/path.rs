@@ -5,11 +5,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use super::error::ProxyError;
-
 /// The path without empty segments: a base URL that ends with a slash makes two of one, and some
 /// readers take them for one. Backends get it so, too.
-pub(crate) fn folded(path: &str) -> Cow<'_, str> {
+pub fn folded(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {
         return Cow::Borrowed(path);
     }
@@ -23,7 +21,7 @@ pub(crate) fn folded(path: &str) -> Cow<'_, str> {
 }
 
 /// The same path with nothing escaped that need not be (RFC 3986, 6.2.2.2): what is decided by.
-pub(crate) fn normalised(path: &str) -> Cow<'_, str> {
+pub fn normalised(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }
@@ -51,7 +49,7 @@ pub(crate) fn normalised(path: &str) -> Cow<'_, str> {
 }
 
 /// The end of `path`, as it came, that `end` is in its normalised form.
-pub(super) fn as_it_came<'a>(path: &'a str, end: &'a str) -> &'a str {
+pub fn as_it_came<'a>(path: &'a str, end: &'a str) -> &'a str {
     if !path.contains('%') || end == "/" {
         return end;
     }
@@ -62,13 +60,13 @@ pub(super) fn as_it_came<'a>(path: &'a str, end: &'a str) -> &'a str {
 }
 
 /// What a backend sees that decodes all of it.
-pub(super) fn decoded(path: &str) -> Cow<'_, str> {
+pub fn decoded(path: &str) -> Cow<'_, str> {
     percent_decode_str(path).decode_utf8_lossy()
 }
 
 /// What a backend sees that forgives everything: escapes, parameters after `;`, backslashes and
 /// empty segments.
-pub(super) fn as_the_laxest_reads(path: &str) -> Cow<'_, str> {
+pub fn as_the_laxest_reads(path: &str) -> Cow<'_, str> {
     let decoded = decoded(path);
     if !decoded.contains([';', '\\']) && !decoded.contains("//") {
         return decoded;
@@ -88,17 +86,9 @@ fn without_parameters(segment: &str) -> &str {
     segment.split(';').next().unwrap_or_default()
 }
 
-/// Why a path is refused that means different things to different readers.
-pub(crate) fn refuse_ambiguous(path: &str) -> Option<ProxyError> {
-    is_ambiguous(path).then(|| ProxyError::BadRequest {
-        reason: "ambiguous_path",
-        message: "the path contains . or .. segments: remove them".to_owned(),
-    })
-}
-
-/// Dot segments, however they and the slashes around them are written, could leave the prefix
-/// that a route matched.
-fn is_ambiguous(path: &str) -> bool {
+/// Whether the path means different things to different readers: dot segments, however they and the
+/// slashes around them are written, could leave the prefix that a route matched.
+pub fn is_ambiguous(path: &str) -> bool {
     if !path.contains(['.', '%']) {
         return false;
     }
