@@ -371,7 +371,7 @@ mod tests {
         assert!(read(&format!("{}\r\n", long(MAX_HEAD))).is_err());
         // It need not be whole for that.
         assert!(read(&long(MAX_HEAD)).is_err());
-        assert!(read(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000)).is_err());
+        assert!(read(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(MAX_HEAD / 20)).is_err());
         let many = "x: a\r\n".repeat(MAX_LINES + 1);
         assert!(read(&format!("HTTP/1.1 200 OK\r\n{many}\r\n")).is_err());
     }
