@@ -154,23 +154,24 @@ pub(super) async fn read(
         None
     } else {
         caller.shared.metrics.unkept_bodies.inc();
-        Some((body, pace))
+        Some((body, version, pace))
     };
     let facts = scanner.map(BodyScanner::finish).unwrap_or_default();
     Ok(intake(facts, kept, rest))
 }
 
-fn intake(facts: Facts, kept: Collector, rest: Option<(Incoming, Pace)>) -> Intake {
+fn intake(facts: Facts, kept: Collector, rest: Option<(Incoming, Version, Pace)>) -> Intake {
     let (chunks, kept) = kept.finish();
     let body = match rest {
         None => Body::Replayable {
             chunks,
             _kept: kept,
         },
-        Some((rest, pace)) => Body::Once(RefCell::new(Some(Once {
+        Some((rest, version, pace)) => Body::Once(RefCell::new(Some(Once {
             chunks,
             kept,
             rest,
+            version,
             pace,
         }))),
     };

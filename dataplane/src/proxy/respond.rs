@@ -75,8 +75,8 @@ pub(super) fn text(mut account: Box<Account>, text: &'static str) -> Answered {
 }
 
 /// A document of ours.
-pub(crate) fn json(status: StatusCode, document: Vec<u8>) -> Answered {
-    let mut rsp = Response::new(OutBody::whole(Bytes::from(document)));
+pub(crate) fn json(status: StatusCode, document: impl Into<Bytes>) -> Answered {
+    let mut rsp = Response::new(OutBody::whole(document.into()));
     *rsp.status_mut() = status;
     rsp.headers_mut().insert(CONTENT_TYPE, JSON);
     rsp
