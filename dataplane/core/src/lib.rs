@@ -51,7 +51,7 @@ mod view;
 mod window;
 
 #[cfg(test)]
-mod testing;
+use dataplane_protocol::testing;
 
 pub use classify::{Cause, Outcome};
 pub use dataplane_protocol::status::{

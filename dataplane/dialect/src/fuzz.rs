@@ -6,6 +6,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use dataplane_protocol::testing::Random;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -17,44 +18,23 @@ use crate::{
 
 const CASES: u64 = 2_000;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % end as u64) as usize
+/// Now and then, a byte or two that do not belong there.
+fn spoil(random: &mut Random, bytes: &mut [u8]) {
+    while random.one_in(3) && !bytes.is_empty() {
+        let at = random.below(bytes.len());
+        bytes[at] = random.of(&[0, b'"', b'\\', b'{', b'}', b'\r', b'\n', b'-', 0xff]);
     }
+}
 
-    fn one_in(&mut self, cases: usize) -> bool {
-        self.below(cases) == 0
+fn cut<'b>(random: &mut Random, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
+    let mut parts = Vec::new();
+    while !bytes.is_empty() {
+        let most = random.of(&[1, 5, 80, 5_000]);
+        let (part, rest) = bytes.split_at(bytes.len().min(1 + random.below(most)));
+        parts.push(part);
+        bytes = rest;
     }
-
-    fn of<'t>(&mut self, list: &[&'t str]) -> &'t str {
-        list[self.below(list.len())]
-    }
-
-    /// Now and then, a byte or two that do not belong there.
-    fn spoil(&mut self, bytes: &mut [u8]) {
-        while self.one_in(3) && !bytes.is_empty() {
-            let at = self.below(bytes.len());
-            let odd = [0, b'"', b'\\', b'{', b'}', b'\r', b'\n', b'-', 0xff];
-            bytes[at] = odd[self.below(odd.len())];
-        }
-    }
-
-    fn cut<'b>(&mut self, mut bytes: &'b [u8]) -> Vec<&'b [u8]> {
-        let mut parts = Vec::new();
-        while !bytes.is_empty() {
-            let most = [1, 5, 80, 5_000][self.below(4)];
-            let (part, rest) = bytes.split_at(bytes.len().min(1 + self.below(most)));
-            parts.push(part);
-            bytes = rest;
-        }
-        parts
-    }
+    parts
 }
 
 // --- JSON bodies ---
@@ -184,9 +164,9 @@ fn by_parser(body: &[u8]) -> Option<Result<Facts, Problem>> {
 fn a_body_means_what_a_parser_makes_of_it_however_it_is_cut() {
     let mut judged = 0;
     for seed in 0..CASES {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let mut body = object(&mut random, 3).into_bytes();
-        random.spoil(&mut body);
+        spoil(&mut random, &mut body);
         let whole = scan(&[&body]);
         let text = || String::from_utf8_lossy(&body);
         if let Some(expected) = by_parser(&body) {
@@ -194,7 +174,7 @@ fn a_body_means_what_a_parser_makes_of_it_however_it_is_cut() {
             assert_eq!(whole, expected, "seed {seed}: {}", text());
         }
         for _ in 0..3 {
-            let parts = random.cut(&body);
+            let parts = cut(&mut random, &body);
             assert_eq!(scan(&parts), whole, "seed {seed}: {}", text());
         }
     }
@@ -262,7 +242,7 @@ fn read_form(parts: &[&[u8]]) -> Result<Facts, Problem> {
 #[test]
 fn a_form_means_the_same_however_it_is_cut() {
     for seed in 0..CASES {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let (text, expected) = form(&mut random);
         let mut body = text.into_bytes();
         let at = |body: &[u8]| format!("seed {seed}: {:?}", String::from_utf8_lossy(body));
@@ -274,10 +254,10 @@ fn a_form_means_the_same_however_it_is_cut() {
             let place = random.below(body.len());
             body.splice(place..place, std::iter::repeat_n(b'z', long));
         }
-        random.spoil(&mut body);
+        spoil(&mut random, &mut body);
         let whole = read_form(&[&body]);
         for _ in 0..3 {
-            assert_eq!(read_form(&random.cut(&body)), whole, "{}", at(&body));
+            assert_eq!(read_form(&cut(&mut random, &body)), whole, "{}", at(&body));
         }
     }
 }
@@ -313,7 +293,7 @@ fn events(framing: Framing, bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
 #[test]
 fn a_stream_gives_the_same_events_however_it_is_cut_and_holds_half_of_one_at_most() {
     for seed in 0..CASES {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let framing = [Framing::Sse, Framing::Ndjson][random.below(2)];
         let end = random.of(&["\n", "\r\n", "\r"]);
         let mut text = String::new();
@@ -333,14 +313,14 @@ fn a_stream_gives_the_same_events_however_it_is_cut_and_holds_half_of_one_at_mos
             };
         }
         let mut body = text.into_bytes();
-        random.spoil(&mut body);
+        spoil(&mut random, &mut body);
         if random.one_in(50) {
             body.extend(std::iter::repeat_n(b'x', MAX_HELD + random.below(MAX_HELD)));
         }
         // Only then may a client be ahead: half of a CRLF is waited for.
         let unsure = body.len() > MAX_HELD || body.ends_with(b"\r\n\r");
         for _ in 0..3 {
-            let parts = random.cut(&body);
+            let parts = cut(&mut random, &body);
             let longest = parts.iter().map(|part| part.len()).max().unwrap_or(0);
             let mut framer = Framer::new(framing);
             let mut out = Vec::new();

@@ -12,6 +12,8 @@ pub mod change;
 pub mod check;
 pub mod dialect;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod id;
 mod key;
 pub mod resource;
@@ -21,8 +23,8 @@ pub mod status;
 pub mod sync;
 pub mod table;
 mod targets;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transaction;
 
 pub use dialect::Dialect;

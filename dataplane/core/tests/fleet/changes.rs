@@ -16,6 +16,7 @@ use dataplane_protocol::{
     table::{
         Balancer, Credential, EndpointRef, EndpointSet, Instance, RouteMatch, Scheme, Selection,
     },
+    testing::Random,
     transaction::{Transaction, Update},
 };
 
@@ -23,25 +24,9 @@ use crate::common::{endpoint, query, route, serving, table};
 
 const SEEDS: u64 = 60;
 const STEPS: u64 = 40;
-const ENDPOINTS: u64 = 6;
-const ROUTES: u64 = 5;
+const ENDPOINTS: usize = 6;
+const ROUTES: usize = 5;
 const NOW: Mono = Mono::from_millis(1_000_000);
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    fn one_in(&mut self, cases: u64) -> bool {
-        self.below(cases) == 0
-    }
-}
 
 /// What the operator has, changed at random.
 struct World {
@@ -52,7 +37,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         Self {
-            random: Random(seed),
+            random: Random::new(seed),
             table: table(vec![], vec![]),
         }
     }
@@ -82,8 +67,8 @@ impl World {
         let id = format!("{name}/{}", self.random.below(4));
         let host = ["a.test", "b.test", "c.test", ""];
         // Now and then one that is no address.
-        let odd = u64::from(self.random.one_in(20));
-        let host = host[self.random.below(3 + odd) as usize];
+        let odd = usize::from(self.random.one_in(20));
+        let host = host[self.random.below(3 + odd)];
         let Some(list) = self.table.instances.get_mut(name.as_str()) else {
             return;
         };
@@ -105,10 +90,10 @@ impl World {
     fn change_endpoint(&mut self) {
         let name = self.name();
         let models = [&["m"][..], &["m", "n"], &["N"], &[]];
-        let mut new = serving(&name, models[self.random.below(4) as usize]);
+        let mut new = serving(&name, models[self.random.below(4)]);
         new.priority = self.random.below(3) as u32;
         new.weight = self.random.below(3) as u32 * 50;
-        new.profile = ["openai", "ollama", "auto"][self.random.below(3) as usize].into();
+        new.profile = ["openai", "ollama", "auto"][self.random.below(3)].into();
         if self.random.one_in(30) {
             new.profile = "unheard-of".into();
         }
@@ -135,7 +120,7 @@ impl World {
             return;
         }
         let mut new = route(&name, Balancer::Priority, &[]);
-        new.balancer = [Balancer::Priority, Balancer::RoundRobin][self.random.below(2) as usize];
+        new.balancer = [Balancer::Priority, Balancer::RoundRobin][self.random.below(2)];
         new.endpoints = Selection {
             set: self.random.one_in(2).then(|| "s".into()),
             ..Selection::default()
@@ -153,13 +138,12 @@ impl World {
             });
         }
         let one = |random: &mut Random| RouteMatch {
-            path_prefix: [None, Some("/v1".into()), Some("/v1/chat".into())]
-                [random.below(3) as usize]
+            path_prefix: [None, Some("/v1".into()), Some("/v1/chat".into())][random.below(3)]
                 .clone(),
-            models: [vec![], vec!["m".into()]][random.below(2) as usize].clone(),
+            models: [vec![], vec!["m".into()]][random.below(2)].clone(),
             headers: vec![],
         };
-        let count = self.random.below(3) + u64::from(!self.random.one_in(20));
+        let count = self.random.below(3) + usize::from(!self.random.one_in(20));
         new.matches = (0..count).map(|_| one(&mut self.random)).collect();
         self.table.routes.push(new.into());
     }
@@ -179,7 +163,7 @@ impl World {
     }
 
     fn change_profile(&mut self) {
-        let name = ["openai", "ollama", "auto"][self.random.below(3) as usize];
+        let name = ["openai", "ollama", "auto"][self.random.below(3)];
         let known = table(vec![], vec![]).profiles.remove(name).unwrap();
         let mut profile = (*known).clone();
         if self.random.one_in(2) {
@@ -318,9 +302,9 @@ fn live_state_goes_on_over_changes_as_over_whole_tables() {
         run(seed, |update, whole, random| {
             change(&mut by_change, update, now);
             by_table.apply(Arc::new(whole), now);
-            let luck = random.below(1_000);
+            let luck = random.below(1_000) as u64;
             let traces = [&mut by_change, &mut by_table]
-                .map(|fleet| traffic(fleet, &mut Random(luck), &mut now.clone()));
+                .map(|fleet| traffic(fleet, &mut Random::new(luck), &mut now.clone()));
             now = now + std::time::Duration::from_secs(7);
             assert_eq!(traces[0], traces[1], "seed {seed}");
         });

@@ -171,3 +171,16 @@ fn write(path: &Path, Snapshot { namespace, set }: &Snapshot) {
         tracing::warn!(path = %path.display(), %error, "storing the last good table failed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_a_table_takes_to_write_the_rarer_it_is_written() {
+        for (took_ms, pause_ms) in [(0, 1_000), (5, 1_000), (100, 5_000), (60_000, 30_000)] {
+            let pause = pause_after(Duration::from_millis(took_ms));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "{took_ms} ms");
+        }
+    }
+}

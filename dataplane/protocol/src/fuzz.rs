@@ -2,28 +2,15 @@
 //! ends in the same documents and the same error, and holds no more than its bound. Seeded: a
 //! failure prints its seed, and a seed gives the same case again.
 
-#![allow(clippy::unwrap_used, reason = "only tests call these")]
-
-use dataplane_protocol::{
+use crate::{
     ResourceKey, Revision,
     frame::{Decoder, Error, encode},
     sync::ToDataPlane,
+    testing::Random,
 };
 
 const CASES: u64 = 3_000;
 const LIMIT: usize = 200;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % end as u64) as usize
-    }
-}
 
 fn line(random: &mut Random) -> Vec<u8> {
     let message = match random.below(4) {
@@ -77,7 +64,7 @@ fn decode(parts: &[&[u8]], seed: u64) -> (Vec<ToDataPlane>, Option<String>) {
 #[test]
 fn whatever_a_peer_sends_and_however_it_is_cut_means_the_same() {
     for seed in 0..CASES {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let bytes: Vec<u8> = (0..random.below(8))
             .flat_map(|_| line(&mut random))
             .collect();
