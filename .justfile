@@ -23,7 +23,7 @@ e2e FILTER="":
 
 # The project's own benches: pick, stream framing, model scan.
 bench:
-    cargo bench -p dataplane-core -p translate
+    cargo bench -p dataplane-core -p dialect
 
 # Writes the CRDs from the types, here and into the chart.
 crds:

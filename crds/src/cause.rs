@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::port::whole;
+
 /// One entry of `failover.causes`. Statuses may be numbers or text, so that both `429` and
 /// `"429"` do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +96,11 @@ impl de::Visitor<'_> for Visitor {
     type Value = FailoverCause;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name of a cause, a status or a class of statuses")
+        write!(
+            f,
+            "a failover cause: ConnectFailure, Reset, FirstTokenTimeout, a status from {FIRST} to \
+             {LAST}, 4xx or 5xx"
+        )
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<FailoverCause, E> {
@@ -104,6 +110,14 @@ impl de::Visitor<'_> for Visitor {
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<FailoverCause, E> {
         let wrong = || E::custom(NoCause(number.to_string()));
         self.visit_u64(u64::try_from(number).map_err(|_| wrong())?)
+    }
+
+    /// As `503.0` is written.
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<FailoverCause, E> {
+        match whole(number) {
+            Some(number) => self.visit_u64(number),
+            None => Err(E::custom(NoCause(number.to_string()))),
+        }
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<FailoverCause, E> {
@@ -149,6 +163,18 @@ mod tests {
             ("399", None),
             ("600", None),
             ("-1", None),
+            ("503.0", Some(FailoverCause::Status(503))),
+            ("5e2", Some(FailoverCause::Status(500))),
+            ("503.5", None),
+            ("-503.0", None),
+            ("1", None),
+            (r#""1""#, None),
+            ("1e300", None),
+            ("99999999999999999999999", None),
+            ("null", None),
+            ("true", None),
+            ("[503]", None),
+            (r#""503.0""#, None),
             (r#""200""#, None),
             (r#""3xx""#, None),
             (r#""5XX""#, None),
@@ -158,6 +184,11 @@ mod tests {
         ] {
             let read: Result<FailoverCause, _> = serde_json::from_str(json);
             assert_eq!(read.as_ref().ok(), expected.as_ref(), "{json}");
+            if let Err(error) = &read {
+                let error = error.to_string();
+                let list = "ConnectFailure, Reset, FirstTokenTimeout, a status from 400 to 599, 4xx or 5xx";
+                assert!(error.contains(list), "{json}: {error}");
+            }
             if let Ok(cause) = read {
                 let again = serde_json::to_string(&cause).unwrap();
                 assert_eq!(

@@ -56,7 +56,7 @@ impl de::Visitor<'_> for Visitor {
     type Value = Port;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a port number from 1 to 65535 or a port name such as http")
+        f.write_str("a port: a number from 1 to 65535, without quotes, or a port name such as http")
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Port, E> {
@@ -71,12 +71,27 @@ impl de::Visitor<'_> for Visitor {
         self.visit_u64(number)
     }
 
+    /// As `80.0` and `8e1` are written.
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Port, E> {
+        match whole(number) {
+            Some(number) => self.visit_u64(number),
+            None => Err(E::invalid_value(de::Unexpected::Float(number), &self)),
+        }
+    }
+
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Port, E> {
         if is_port_name(text) {
             return Ok(Port::Name(text.to_owned()));
         }
         Err(E::invalid_value(de::Unexpected::Str(text), &self))
     }
+}
+
+/// The number that `number` is, if it has no fraction and no sign, and is one of those that a port
+/// or a status could be. `kubectl` makes whole numbers of such by itself.
+pub(crate) fn whole(number: f64) -> Option<u64> {
+    let fits = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+    fits.then_some(number as u64)
 }
 
 impl JsonSchema for Port {
@@ -114,15 +129,52 @@ mod tests {
             ("0", None),
             ("65536", None),
             ("-1", None),
+            ("80.0", Some(Port::Number(80))),
+            ("8e1", Some(Port::Number(80))),
+            ("1.0", Some(Port::Number(1))),
             (r#""80""#, None),
+            (r#""1""#, None),
+            ("80.5", None),
+            ("-1.0", None),
+            ("1e300", None),
+            ("18446744073709551615", None),
+            ("99999999999999999999999", None),
+            ("null", None),
+            ("true", None),
+            ("[80]", None),
+            ("{}", None),
             (r#""HTTP""#, None),
             (r#""""#, None),
         ] {
             let read: Option<Port> = serde_json::from_str(json).ok();
             assert_eq!(read, expected, "{json}");
             if let Some(port) = read {
-                assert_eq!(serde_json::to_string(&port).unwrap(), json);
+                let again = serde_json::to_string(&port).unwrap();
+                assert_eq!(serde_json::from_str::<Port>(&again).unwrap(), port);
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_port_is_told_what_one_is() {
+        for (json, said) in [
+            (r#""80""#, "\"80\""),
+            ("70000", "70000"),
+            ("80.5", "80.5"),
+            ("true", "true"),
+            ("null", "null"),
+            ("99999999999999999999999", "1e+23"),
+        ] {
+            let error = serde_json::from_str::<Port>(json).unwrap_err().to_string();
+            assert!(error.contains(said), "{json}: {error}");
+            let expected =
+                "expected a port: a number from 1 to 65535, without quotes, or a port name";
+            assert!(error.contains(expected), "{json}: {error}");
+        }
+        for yaml in ["80", "80.0", "8e1", "0x50"] {
+            let port: Port = serde_saphyr::from_str(yaml).unwrap();
+            assert_eq!(port, Port::Number(80), "{yaml}");
+        }
+        assert!(serde_saphyr::from_str::<Port>(".inf").is_err());
     }
 }

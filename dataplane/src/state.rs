@@ -7,7 +7,7 @@ pub(crate) mod kept;
 pub(crate) mod life;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -15,14 +15,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
 use dataplane_core::{
     Cause, Event, Explanation, Fleet, FleetView, InstanceKey, InstanceView, Mono, Outcome, Pick,
     Query, Refusal, Ticket,
 };
 use dataplane_protocol::{
     Revision, RoutingTable,
-    sync::{Breaker, Health},
+    change::Change,
+    sync::{Breaker, Health, InstanceReport},
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -41,8 +41,6 @@ pub struct Shared {
     fleet: Mutex<Fleet>,
     /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
     cuts: Mutex<HashMap<InstanceKey, Arc<Cut>>>,
-    /// Instances of the table in use: workers drop the connections of others.
-    live: ArcSwap<HashSet<InstanceKey>>,
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
@@ -74,7 +72,6 @@ impl Shared {
             metrics: Metrics::new(),
             fleet: Mutex::new(Fleet::new(fastrand::u64(..))),
             cuts: Mutex::default(),
-            live: ArcSwap::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
             first_table: OnceLock::new(),
@@ -87,16 +84,28 @@ impl Shared {
     // --- tables ---
 
     pub fn apply(&self, table: Arc<RoutingTable>, revision: Revision, origin: &'static str) {
-        let (events, live) = {
+        self.update(revision, origin, |fleet, now| fleet.apply(table, now));
+    }
+
+    /// The same, where it is known what differs from the table in use: the rest costs nothing.
+    pub fn apply_change(&self, change: Change, revision: Revision, origin: &'static str) {
+        self.update(revision, origin, |fleet, now| {
+            fleet.apply_change(change, now)
+        });
+    }
+
+    fn update(
+        &self,
+        revision: Revision,
+        origin: &'static str,
+        apply: impl FnOnce(&mut Fleet, Mono) -> Vec<Event>,
+    ) {
+        let (events, size) = {
             let mut fleet = self.fleet.lock();
             let now = self.clock.now();
             self.first_table.get_or_init(|| now);
-            let events = fleet.apply(table.clone(), now);
-            let live: HashSet<_> = fleet.view(now).instances.iter().map(|i| i.key).collect();
-            (events, live)
+            (apply(&mut fleet, now), fleet.size())
         };
-        self.cuts.lock().retain(|key, _| live.contains(key));
-        self.live.store(Arc::new(live));
         self.metrics
             .config_revision
             .set(revision.as_number() as i64);
@@ -110,13 +119,24 @@ impl Shared {
         tracing::info!(
             %revision,
             origin,
-            routes = table.routes.len(),
-            endpoints = table.endpoints.len(),
-            instances = table.instances.values().map(|list| list.len()).sum::<usize>(),
+            routes = size.routes,
+            endpoints = size.endpoints,
+            instances = size.instances,
             "table in use"
         );
         self.carry_out(events);
+        self.forget_cuts(size.instances);
         self.touch();
+    }
+
+    /// One who was picked just before an instance left may ask for its signal just after. Gone
+    /// through only when there are many more than instances, so that a change costs nothing.
+    fn forget_cuts(&self, instances: usize) {
+        let mut cuts = self.cuts.lock();
+        if cuts.len() > 2 * instances + 64 {
+            let fleet = self.fleet.lock();
+            cuts.retain(|key, _| fleet.has(*key));
+        }
     }
 
     /// A newer table could not be used.
@@ -149,8 +169,9 @@ impl Shared {
         (!ready).then(|| format!("{unknown} instances have not been probed yet"))
     }
 
-    pub fn table(&self) -> Arc<RoutingTable> {
-        self.fleet.lock().table().clone()
+    /// Made anew for each who asks.
+    pub fn table(&self) -> RoutingTable {
+        self.fleet.lock().table()
     }
 
     // --- requests ---
@@ -196,6 +217,11 @@ impl Shared {
 
     pub fn view(&self) -> FleetView {
         self.fleet.lock().view(self.clock.now())
+    }
+
+    /// What the operator hears of the instances.
+    pub fn reports(&self) -> Vec<InstanceReport> {
+        self.fleet.lock().reports(self.clock.now())
     }
 
     pub fn explain(&self, query: &Query<'_>) -> Explanation {
@@ -244,7 +270,9 @@ impl Shared {
                     // Also where nobody waits yet: who was picked a moment ago soon does.
                     self.cut_signal(key).tell(outages);
                 }
-                Event::Gone { .. } => {}
+                Event::Gone { key } => {
+                    self.cuts.lock().remove(&key);
+                }
             }
         }
         self.touch();
@@ -254,8 +282,9 @@ impl Shared {
         self.cuts.lock().entry(key).or_default().clone()
     }
 
+    /// Whether it is an instance of the table in use: workers drop the connections of others.
     pub fn is_live(&self, key: InstanceKey) -> bool {
-        self.live.load().contains(&key)
+        self.fleet.lock().has(key)
     }
 
     fn touch(&self) {

@@ -17,7 +17,7 @@ const HOUSE: [(&str, &[&str]); 11] = [
     ("compile", &["crds", "dataplane-protocol"]),
     ("manifest", &["compile", "crds", "dataplane-protocol"]),
     ("dataplane-core", &["dataplane-protocol"]),
-    ("translate", &["dataplane-protocol"]),
+    ("dialect", &["dataplane-protocol"]),
     (
         "dataplane",
         &[
@@ -27,7 +27,7 @@ const HOUSE: [(&str, &[&str]); 11] = [
             "http1",
             "manifest",
             "serving",
-            "translate",
+            "dialect",
         ],
     ),
     (
@@ -46,7 +46,7 @@ const HOUSE: [(&str, &[&str]); 11] = [
             "manifest",
             "operator",
             "serving",
-            "translate",
+            "dialect",
         ],
     ),
 ];
@@ -59,7 +59,7 @@ const PURE: [&str; 7] = [
     "dataplane-core",
     "http1",
     "manifest",
-    "translate",
+    "dialect",
 ];
 
 /// Each would bring I/O, tasks, clocks or chance into a pure package.

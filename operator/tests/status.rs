@@ -337,7 +337,7 @@ async fn a_data_plane_that_connects_while_others_are_awaited_is_told_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_status_is_not_offered_again_on_each_report() {
-    for (code, patience) in [(403, 60), (404, 60), (422, 600)] {
+    for (code, patience) in [(404, 60), (422, 600)] {
         let mut world = World::start(Duration::ZERO);
         world.refusing.store(code, Ordering::Relaxed);
         world.route(1, ObjectStatus::default());
@@ -350,6 +350,24 @@ async fn a_refused_status_is_not_offered_again_on_each_report() {
         world.reports(10).await;
         assert_eq!((world.count(), world.events().len()), (2, 0), "{code}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permission_that_comes_a_moment_later_is_used_soon() {
+    let mut world = World::start(Duration::ZERO);
+    world.refusing.store(403, Ordering::Relaxed);
+    world.route(1, ObjectStatus::default());
+    world.reports(2).await;
+    world.refusing.store(0, Ordering::Relaxed);
+    world.reports(2).await;
+    assert_eq!(world.count(), 2);
+    assert_eq!(world.events(), ["Accepted"], "told once");
+    // One that does not come is not asked for on each report.
+    world.refusing.store(403, Ordering::Relaxed);
+    world.route(2, ObjectStatus::default());
+    world.reports(600).await;
+    let tries = world.count() - 2;
+    assert!((10..=16).contains(&tries), "{tries} in ten minutes");
 }
 
 #[tokio::test(start_paused = true)]

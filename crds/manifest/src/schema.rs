@@ -41,7 +41,8 @@ pub(super) fn check(node: &Node, schema: &JSONSchemaProps, path: &str, notes: &m
     if schema.x_kubernetes_int_or_string == Some(true) {
         expected = match node.value {
             Value::Number(_) => "integer",
-            _ => "string",
+            Value::Text(_) => "string",
+            _ => "number or string",
         };
     }
     match (&node.value, expected) {
@@ -69,6 +70,7 @@ fn wrong_type(node: &Node, expected: &str) -> String {
         "array" => "a list",
         "integer" => "a whole number",
         "boolean" => "true or false",
+        "number or string" => "a number or a string",
         _ => "a string",
     };
     let hint = match (&node.value, expected) {
@@ -319,6 +321,21 @@ mod tests {
             ),
             (
                 "LlmEndpoint",
+                "service: {name: a, port: true}\n",
+                "f.yaml:1: spec.service.port: must be a number or a string, not a boolean",
+            ),
+            (
+                "LlmEndpoint",
+                "service: {name: a, port: 80.5}\n",
+                "f.yaml:1: spec.service.port: must be a whole number",
+            ),
+            (
+                "LlmEndpoint",
+                "service: {name: a, port: 8e5}\n",
+                "f.yaml:1: spec.service.port: must be from 1 to 65535, not 800000",
+            ),
+            (
+                "LlmEndpoint",
                 "service: {name: a, port: 0}\n",
                 "f.yaml:1: spec.service.port: must be from 1 to 65535, not 0",
             ),
@@ -396,7 +413,7 @@ mod tests {
             (
                 "OllaRoute",
                 "failover: {causes: [true]}\n",
-                "f.yaml:1: spec.failover.causes[0]: must be a string, not a boolean; put it in quotes",
+                "f.yaml:1: spec.failover.causes[0]: must be a number or a string, not a boolean",
             ),
         ] {
             assert_eq!(notes(kind, spec), [expected], "{spec}");

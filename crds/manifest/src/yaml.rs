@@ -224,7 +224,12 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(Value::Number(value.into()))
     }
 
+    /// A whole one (`80.0`, `8e1`) is the number it is, as `kubectl` sends it.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        const EXACT: f64 = (1_u64 << 53) as f64;
+        if value.fract() == 0.0 && value.abs() <= EXACT {
+            return Ok(Value::Number((value as i64).into()));
+        }
         let number = Number::from_f64(value).ok_or_else(|| E::custom("a number must be finite"))?;
         Ok(Value::Number(number))
     }

@@ -226,7 +226,8 @@ impl Breaker {
                 let failure = Counts {
                     total: 1,
                     marked: 1,
-                    origin: fault.provoked_by.map_or(Origin::Any, Origin::Client),
+                    provoked: fault.provoked_by.is_some().into(),
+                    by: fault.provoked_by.map_or(Origin::Nobody, Origin::Client),
                 };
                 self.window.add(failure, now);
                 let reason = self.tripped(policy, now)?;
@@ -316,19 +317,22 @@ impl Breaker {
             return Some(format!("{count} failures in a row, all of one client"));
         }
         let percent = policy.failure_percent?;
-        let Counts {
-            total,
-            marked,
-            origin,
-        } = self.window.sum(now);
-        let (enough, whose) = match origin {
-            Origin::Client(_) => (LONE_FACTOR, ", all of one client"),
-            Origin::Nobody | Origin::Any => (1, ""),
+        let counts = self.window.sum(now);
+        let total = counts.total;
+        let enough = policy.min_requests.max(1);
+        let is_over =
+            |failed: u32| u64::from(failed) * 100 >= u64::from(total) * u64::from(percent);
+        let text = |failed: u32| format!("{failed} of {total} requests in 10 s failed");
+        let lone = match counts.by {
+            Origin::Client(_) => counts.provoked,
+            Origin::Nobody | Origin::Several => 0,
         };
-        let enough = policy.min_requests.max(1).saturating_mul(enough);
-        let over = u64::from(marked) * 100 >= u64::from(total) * u64::from(percent);
-        (total >= enough && over)
-            .then(|| format!("{marked} of {total} requests in 10 s failed{whose}"))
+        let certain = counts.marked - lone.min(counts.marked);
+        if total >= enough && certain > 0 && is_over(certain) {
+            return Some(text(certain));
+        }
+        (lone > 0 && total >= enough.saturating_mul(LONE_FACTOR) && is_over(counts.marked))
+            .then(|| format!("{}, {lone} of one client", text(counts.marked)))
     }
 
     fn open(&mut self, policy: &BreakerPolicy, reason: String, now: Mono) -> Change {

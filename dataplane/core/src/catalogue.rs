@@ -11,6 +11,9 @@ use dataplane_protocol::ModelName;
 /// Ollama's tag for a name without one.
 const LATEST: &str = ":latest";
 
+/// So many names are put in or taken out one by one; of more, the whole list is gone through once.
+const FEW: usize = 8;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Catalogue {
     /// Sorted by name without case, then by name.
@@ -26,7 +29,7 @@ struct Entry {
 
 /// What the catalogue holds for one requested name.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Found<'c> {
+pub(crate) struct Entries<'c> {
     exact: [Option<&'c Entry>; 2],
     loose: [&'c [Entry]; 2],
 }
@@ -39,16 +42,13 @@ pub(crate) enum Fit {
 }
 
 impl Catalogue {
-    /// Of all instances at once, in the order of their places.
-    pub(crate) fn of<'m>(lists: impl Iterator<Item = &'m [ModelName]>) -> Self {
+    /// Of all instances at once: their places and what each serves.
+    pub(crate) fn of<'m>(lists: impl Iterator<Item = (usize, &'m [ModelName])>) -> Self {
         let mut by_name: HashMap<&ModelName, Entry> = HashMap::new();
-        for (slot, names) in lists.enumerate() {
+        for (slot, names) in lists {
             for name in names {
-                let entry = by_name.entry(name).or_insert_with(|| Entry {
-                    name: name.clone(),
-                    slots: Vec::new(),
-                });
-                entry.set(slot);
+                let entry = by_name.entry(name);
+                entry.or_insert_with(|| Entry::of(name, slot)).set(slot);
             }
         }
         let mut entries: Vec<_> = by_name.into_values().collect();
@@ -59,31 +59,46 @@ impl Catalogue {
     /// The instance at `slot` served `before` and now serves `after`; both sorted. One pass over
     /// each of the lists, however many names they have: requests wait for it.
     pub(crate) fn replace(&mut self, slot: usize, before: &[ModelName], after: &[ModelName]) {
-        let mut emptied = false;
+        let mut emptied = Vec::new();
         for name in missing(before, after) {
-            if let Some(entry) = self.get_mut(name) {
+            if let Ok(at) = self.position(name)
+                && let Some(entry) = self.entries.get_mut(at)
+            {
                 entry.clear(slot);
-                emptied |= entry.is_empty();
-            }
-        }
-        if emptied {
-            self.entries.retain(|entry| !entry.is_empty());
-        }
-        let mut new = Vec::new();
-        for name in missing(after, before) {
-            match self.get_mut(name) {
-                Some(entry) => entry.set(slot),
-                None => {
-                    let mut entry = Entry {
-                        name: name.clone(),
-                        slots: Vec::new(),
-                    };
-                    entry.set(slot);
-                    new.push(entry);
+                if entry.is_empty() {
+                    emptied.push(at);
                 }
             }
         }
-        if !new.is_empty() {
+        if emptied.len() > FEW {
+            self.entries.retain(|entry| !entry.is_empty());
+        } else {
+            // From the end, so that the places before stay.
+            emptied.sort_unstable();
+            for at in emptied.into_iter().rev() {
+                self.entries.remove(at);
+            }
+        }
+        let mut new = Vec::new();
+        for name in missing(after, before) {
+            let found = self.position(name).ok();
+            match found.and_then(|at| self.entries.get_mut(at)) {
+                Some(entry) => entry.set(slot),
+                None => new.push(Entry::of(name, slot)),
+            }
+        }
+        self.insert(new);
+    }
+
+    /// Names that are not in it yet, sorted as names are.
+    fn insert(&mut self, mut new: Vec<Entry>) {
+        if new.len() <= FEW {
+            for entry in new {
+                if let Err(at) = self.position(&entry.name) {
+                    self.entries.insert(at, entry);
+                }
+            }
+        } else {
             let by_name = |a: &Entry, b: &Entry| order(a.name.as_str(), b.name.as_str());
             new.sort_unstable_by(by_name);
             self.entries.append(&mut new);
@@ -92,14 +107,13 @@ impl Catalogue {
         }
     }
 
-    fn get_mut(&mut self, name: &ModelName) -> Option<&mut Entry> {
-        let found = self
-            .entries
-            .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()));
-        self.entries.get_mut(found.ok()?)
+    /// Where the name is, or is to be.
+    fn position(&self, name: &ModelName) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by(|entry| order(entry.name.as_str(), name.as_str()))
     }
 
-    pub(crate) fn find(&self, model: &str) -> Found<'_> {
+    pub(crate) fn find(&self, model: &str) -> Entries<'_> {
         let plain = self.range(model, "");
         // A name that has a tag means just that.
         let tagged = if model.contains(':') {
@@ -112,7 +126,7 @@ impl Catalogue {
                 .iter()
                 .position(|entry| entry.name.as_str().strip_suffix(tag) == Some(model))
         };
-        Found {
+        Entries {
             exact: [
                 exact(plain, "").and_then(|at| plain.get(at)),
                 exact(tagged, LATEST).and_then(|at| tagged.get(at)),
@@ -141,7 +155,7 @@ impl Catalogue {
     }
 }
 
-impl Found<'_> {
+impl Entries<'_> {
     pub(crate) fn fit(&self, slot: usize) -> Option<Fit> {
         if self.exact.iter().flatten().any(|entry| entry.has(slot)) {
             Some(Fit::Exact)
@@ -160,6 +174,15 @@ impl Found<'_> {
 }
 
 impl Entry {
+    fn of(name: &ModelName, slot: usize) -> Self {
+        let mut entry = Self {
+            name: name.clone(),
+            slots: Vec::new(),
+        };
+        entry.set(slot);
+        entry
+    }
+
     fn has(&self, slot: usize) -> bool {
         self.slots
             .get(slot / 64)
@@ -289,7 +312,7 @@ mod tests {
                     of_slot.map(|(name, _)| name.as_str().into()).collect()
                 })
                 .collect();
-            let at_once = Catalogue::of(lists.iter().map(Vec::as_slice));
+            let at_once = Catalogue::of(lists.iter().map(Vec::as_slice).enumerate());
             let names_of = |catalogue: &Catalogue| {
                 catalogue.iter().map(|(name, slots)| (name.clone(), slots.collect())).collect()
             };

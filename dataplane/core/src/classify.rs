@@ -40,6 +40,8 @@ pub enum Cause {
     ConnectTimeout,
     /// Reset or closed before the first byte of the answer.
     Reset,
+    /// What came is no answer that HTTP knows, or one whose head is too long.
+    Malformed,
     FirstTokenTimeout,
     /// The answer's status.
     Status(u16),
@@ -67,6 +69,7 @@ impl Cause {
             Self::ConnectFailure => "connect_failure",
             Self::ConnectTimeout => "connect_timeout",
             Self::Reset => "reset",
+            Self::Malformed => "malformed",
             Self::FirstTokenTimeout => "first_token_timeout",
             Self::Status(_) => "status",
             Self::Unhealthy => "unhealthy",
@@ -86,6 +89,7 @@ impl Cause {
         match self {
             Self::ConnectFailure | Self::ConnectTimeout => "upstream_unreachable",
             Self::Reset => "upstream_reset",
+            Self::Malformed => "upstream_malformed",
             Self::Status(_) => "upstream_status",
             Self::Unhealthy => "upstream_unhealthy",
             cause => cause.label(),
@@ -96,7 +100,11 @@ impl Cause {
     pub const fn status(self) -> u16 {
         match self {
             Self::Status(status) => status,
-            Self::ConnectFailure | Self::ConnectTimeout | Self::Reset | Self::Truncated => 502,
+            Self::ConnectFailure
+            | Self::ConnectTimeout
+            | Self::Reset
+            | Self::Malformed
+            | Self::Truncated => 502,
             Self::FirstTokenTimeout
             | Self::Unhealthy
             | Self::StreamIdleTimeout
@@ -114,6 +122,7 @@ impl Cause {
             Self::ConnectFailure
             | Self::ConnectTimeout
             | Self::Reset
+            | Self::Malformed
             | Self::FirstTokenTimeout
             | Self::Status(_)
             | Self::Truncated
@@ -152,7 +161,8 @@ impl Cause {
     /// Whether the request may be what provoked it: then one client alone proves little against
     /// the instance.
     pub(crate) const fn may_be_the_requests(self) -> bool {
-        matches!(self, Self::Status(500))
+        // A redirect repeats the path that was asked for.
+        matches!(self, Self::Status(500) | Self::Malformed)
     }
 }
 

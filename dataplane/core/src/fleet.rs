@@ -4,20 +4,31 @@
 
 mod apply;
 mod decide;
+mod edit;
 mod explain;
-mod look;
+
+mod resolve;
 mod slot;
+mod view;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
 
-use dataplane_protocol::{EndpointId, RoutingTable, sync::Health};
+use dataplane_protocol::{
+    EndpointId, RouteId, SetId,
+    status::InstanceKey,
+    sync::Health,
+    table::{EndpointSet, Precedence, Profile},
+};
+use slab::Slab;
 
 use self::{
+    apply::EndpointState,
     decide::{Scene, Scratch},
+    resolve::RouteState,
     slot::Slot,
 };
 use crate::{
@@ -25,11 +36,9 @@ use crate::{
     catalogue::Catalogue,
     classify::Cause,
     classify::Outcome,
-    models::Models,
-    order::{Event, Listed, Order, Probed},
-    pick::{InstanceKey, Pick, Refusal, Ticket},
-    plan::{Plan, Turns},
-    retry::{self, Budget},
+    order::{Event, ListingResult, Order, ProbeResult},
+    pick::{Pick, Refusal, Ticket},
+    retry,
     rng::Rng,
     route::{Query, Rules},
     time::Mono,
@@ -38,43 +47,40 @@ use crate::{
 /// The data plane's state and judgment. Not shared: the shell keeps it behind one lock.
 #[derive(Debug)]
 pub struct Fleet {
-    table: Arc<RoutingTable>,
-    slots: Vec<Slot>,
+    namespace: String,
+    profiles: BTreeMap<String, Arc<Profile>>,
+    sets: BTreeMap<SetId, Arc<EndpointSet>>,
+    /// Those whose type is among `profiles`.
+    endpoints: BTreeMap<EndpointId, EndpointState>,
+    slots: Slab<Slot>,
     by_key: HashMap<InstanceKey, usize>,
     next_key: u32,
     /// When each slot next wants a probe or a listing, soonest first; as its `scheduled` says.
     agenda: BTreeSet<(Mono, usize)>,
-    /// As `slots`: the routes that use each.
-    uses: Vec<Vec<Use>>,
-    /// In order of precedence, as the table's routes.
-    plans: Vec<Plan>,
+    plans: Slab<RouteState>,
+    /// Places in `plans`.
+    routes: BTreeMap<RouteId, usize>,
+    order: BTreeMap<Precedence, usize>,
+    /// Routes that name an endpoint, there or not: places in `plans`, and of the endpoint in the
+    /// plan's targets if it is there.
+    users: HashMap<EndpointId, BTreeMap<usize, Option<usize>>>,
+    /// Places in `plans` of the routes that select a set.
+    set_users: HashMap<SetId, BTreeSet<usize>>,
     /// Which of `plans` takes a request.
     rules: Rules,
-    /// As `plans`: what changes with each request.
-    live: Vec<Live>,
     catalogue: Catalogue,
-    /// What endpoints without instances served when they had some.
-    absent: HashMap<EndpointId, Models>,
     rng: Rng,
     scratch: Scratch,
     /// Events of calls that cannot return them; the next call that can does.
     pending: Vec<Event>,
 }
 
-/// An instance's place in a route.
-#[derive(Clone, Copy, Debug)]
-struct Use {
-    /// Place in `plans`.
-    plan: usize,
-    /// Place in the plan's members.
-    member: usize,
-}
-
-/// What a route remembers between requests.
-#[derive(Clone, Debug, Default)]
-struct Live {
-    turns: Turns,
-    budget: Budget,
+/// How many objects the table in use has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub routes: usize,
+    pub endpoints: usize,
+    pub instances: usize,
 }
 
 impl Fleet {
@@ -82,26 +88,38 @@ impl Fleet {
     /// same calls give the same decisions.
     pub fn new(seed: u64) -> Self {
         Self {
-            table: Arc::default(),
-            slots: Vec::new(),
+            namespace: String::new(),
+            profiles: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            slots: Slab::new(),
             by_key: HashMap::new(),
             next_key: 0,
             agenda: BTreeSet::new(),
-            uses: Vec::new(),
-            plans: Vec::new(),
+            plans: Slab::new(),
+            routes: BTreeMap::new(),
+            order: BTreeMap::new(),
+            users: HashMap::new(),
+            set_users: HashMap::new(),
             rules: Rules::default(),
-            live: Vec::new(),
             catalogue: Catalogue::default(),
-            absent: HashMap::new(),
             rng: Rng::new(seed),
             scratch: Scratch::default(),
             pending: Vec::new(),
         }
     }
 
-    /// The table in use.
-    pub fn table(&self) -> &Arc<RoutingTable> {
-        &self.table
+    pub fn size(&self) -> Size {
+        Size {
+            routes: self.plans.len(),
+            endpoints: self.endpoints.len(),
+            instances: self.slots.len(),
+        }
+    }
+
+    /// Whether the instance is in the table in use.
+    pub fn has(&self, key: InstanceKey) -> bool {
+        self.by_key.contains_key(&key)
     }
 
     /// Where to send a request's first attempt, which counts for the retry budget.
@@ -109,8 +127,8 @@ impl Fleet {
         let place = self.find_route(query).ok_or(Refusal::NoRoute)?;
         let pick = self.attempt(place, query, &[], now)?;
         // Only what is sent: requests that are refused would enlarge everybody's allowance.
-        if let Some(live) = self.live.get_mut(place) {
-            live.budget.request(now);
+        if let Some(state) = self.plans.get_mut(place) {
+            state.budget.request(now);
         }
         Ok(pick)
     }
@@ -130,16 +148,18 @@ impl Fleet {
             return None;
         }
         let place = self.find_route(query)?;
-        let policy = &self.plans.get(place)?.route.failover;
-        let budget = &self.live.get(place)?.budget;
+        let state = self.plans.get(place)?;
+        let policy = &state.plan.route.failover;
         if !retry::wanted(policy, cause, tried.len())
-            || !budget.allows(policy.budget_percent, cause, tried.len(), now)
+            || !state
+                .budget
+                .allows(policy.budget_percent, cause, tried.len(), now)
         {
             return None;
         }
         let pick = self.attempt(place, query, tried, now).ok()?;
-        if let Some(live) = self.live.get_mut(place) {
-            live.budget.spend(cause, tried.len(), now);
+        if let Some(state) = self.plans.get_mut(place) {
+            state.budget.spend(cause, tried.len(), now);
         }
         Some(pick)
     }
@@ -223,10 +243,10 @@ impl Fleet {
     }
 
     /// A probe's result.
-    pub fn probed(&mut self, key: InstanceKey, result: Probed, now: Mono) -> Vec<Event> {
+    pub fn probed(&mut self, key: InstanceKey, result: ProbeResult, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         if let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) {
-            if matches!(result, Probed::Good { .. }) {
+            if matches!(result, ProbeResult::Good { .. }) {
                 slot.breaker.reached(now);
             }
             let policy = &slot.info.endpoint.health;
@@ -240,17 +260,17 @@ impl Fleet {
 
     /// A listing's result. A late one of an instance that went unhealthy still counts: it is
     /// what the backend said.
-    pub fn listed(&mut self, key: InstanceKey, result: Listed, now: Mono) -> Vec<Event> {
+    pub fn listed(&mut self, key: InstanceKey, result: ListingResult, now: Mono) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.pending);
         let Some((place, slot)) = slot_of(&self.by_key, &mut self.slots, key) else {
             return events;
         };
-        if let Listed::Models {
+        if let ListingResult::Models {
             detected: Some(name),
             ..
         } = &result
             && slot.info.endpoint.profile == AUTO
-            && let Some(profile) = self.table.profiles.get(name)
+            && let Some(profile) = self.profiles.get(name)
         {
             slot.detected(profile);
         }
@@ -277,9 +297,8 @@ impl Fleet {
         tried: &[InstanceKey],
         now: Mono,
     ) -> Result<Pick, Refusal> {
-        let (Some(plan), Some(live)) = (self.plans.get(place), self.live.get_mut(place)) else {
-            return Err(Refusal::NoRoute);
-        };
+        let state = self.plans.get_mut(place).ok_or(Refusal::NoRoute)?;
+        let plan = &state.plan;
         let scene = Scene {
             plan,
             slots: &self.slots,
@@ -290,7 +309,7 @@ impl Fleet {
             &scene,
             query,
             tried,
-            &mut live.turns,
+            &mut state.turns,
             &mut self.rng,
             &mut self.scratch,
         )?;
@@ -336,7 +355,7 @@ const AUTO: &str = "auto";
 
 fn slot_of<'s>(
     by_key: &HashMap<InstanceKey, usize>,
-    slots: &'s mut [Slot],
+    slots: &'s mut Slab<Slot>,
     key: InstanceKey,
 ) -> Option<(usize, &'s mut Slot)> {
     let place = *by_key.get(&key)?;

@@ -10,7 +10,7 @@ use dataplane_protocol::{
     table::{HealthMode, HealthPolicy},
 };
 
-use crate::{order::Probed, rng::Rng, time::Mono};
+use crate::{order::ProbeResult, rng::Rng, time::Mono};
 
 /// A doubt (failed probe, broken connection) is looked into this soon.
 const DOUBT: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ impl Monitor {
     pub(crate) fn probed(
         &mut self,
         policy: &HealthPolicy,
-        result: Probed,
+        result: ProbeResult,
         rng: &mut Rng,
         now: Mono,
     ) -> Option<Change> {
@@ -133,11 +133,11 @@ impl Monitor {
             return None;
         }
         let change = match result {
-            Probed::Good { path } => {
+            ProbeResult::Good { path } => {
                 self.path = if path < policy.paths.len() { path } else { 0 };
                 self.passed(policy)
             }
-            Probed::Bad { reason } => self.failed(policy, reason),
+            ProbeResult::Bad { reason } => self.failed(policy, reason),
         };
         self.next = self.next_after(policy).map(|wait| now + rng.jitter(wait));
         change

@@ -7,7 +7,7 @@
 //!   Ticket ─first_byte────▶ │ breaker · health · load     │
 //!          ─finish────────▶ │ saturation · ramp · budget  │
 //!   Mono ─────due─────────▶ │                             │ ──▶ Orders  (probes, listings)
-//!   Probed, Listed ───────▶ └─────────────────────────────┘ ──▶ views for people
+//!   …Result ─probed/listed▶ └─────────────────────────────┘ ──▶ views for people
 //! ```
 //!
 //! One function decides ([`Fleet::pick`] and [`Fleet::explain`] both call it), so that proxy,
@@ -32,7 +32,6 @@
 mod breaker;
 mod catalogue;
 pub mod classify;
-mod explain;
 mod fleet;
 mod glob;
 mod health;
@@ -52,13 +51,15 @@ mod view;
 mod window;
 
 #[cfg(test)]
-mod testing;
+use dataplane_protocol::testing;
 
 pub use classify::{Cause, Outcome};
-pub use explain::{CandidateView, Explanation};
-pub use fleet::{Fleet, LISTING_TIMEOUT};
-pub use order::{Event, Listed, Order, Probed};
-pub use pick::{Decision, InstanceInfo, InstanceKey, Pick, Refusal, Ticket};
+pub use dataplane_protocol::status::{
+    CandidateView, Decision, Explanation, InstanceKey, InstanceView, PlaceView,
+};
+pub use fleet::{Fleet, LISTING_TIMEOUT, Size};
+pub use order::{Event, ListingResult, Order, ProbeResult};
+pub use pick::{InstanceInfo, Pick, Refusal, Ticket};
 pub use route::Query;
 pub use time::Mono;
-pub use view::{FleetView, InstanceView, ModelView, PlaceView, RouteView, TargetView};
+pub use view::{FleetView, ModelView, RouteView, TargetView};

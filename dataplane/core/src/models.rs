@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dataplane_protocol::{ModelName, table::ModelPolicy};
 
-use crate::{glob, order::Listed, rng::Rng, time::Mono};
+use crate::{glob, order::ListingResult, rng::Rng, time::Mono};
 
 /// First wait after a listing failed; doubles up to the interval.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -138,7 +138,7 @@ impl Models {
     pub(crate) fn listed(
         &mut self,
         policy: &ModelPolicy,
-        result: Listed,
+        result: ListingResult,
         rng: &mut Rng,
         now: Mono,
     ) -> Option<Vec<ModelName>> {
@@ -148,20 +148,20 @@ impl Models {
         let before = self.knowledge(policy);
         let interval = Duration::from_millis(discovery.interval_ms.max(1_000));
         let wait = match result {
-            Listed::Models { models, .. } => {
+            ListingResult::Models { models, .. } => {
                 self.listed = Some(models);
                 self.unsupported = false;
                 self.succeeded(interval)
             }
             // Where there was a listing, its absence is a fault on the way, not an answer.
-            Listed::Unsupported if self.listed.is_some() => {
+            ListingResult::Unsupported if self.listed.is_some() => {
                 self.failed("the listing is gone".to_owned(), interval)
             }
-            Listed::Unsupported => {
+            ListingResult::Unsupported => {
                 self.unsupported = true;
                 self.succeeded(interval)
             }
-            Listed::Failed { reason } => self.failed(reason, interval),
+            ListingResult::Failed { reason } => self.failed(reason, interval),
         };
         self.next = Some(now + rng.jitter(wait));
         let served = self.recompute(policy);
@@ -206,20 +206,20 @@ mod tests {
     use super::*;
     use crate::testing::{discovery, model_policy, names};
 
-    fn models(list: &[&str]) -> Listed {
-        Listed::Models {
+    fn models(list: &[&str]) -> ListingResult {
+        ListingResult::Models {
             models: names(list),
             detected: None,
         }
     }
 
-    fn listed(state: &mut Models, policy: &ModelPolicy, result: Listed) -> bool {
+    fn listed(state: &mut Models, policy: &ModelPolicy, result: ListingResult) -> bool {
         let before = state.listed(policy, result, &mut Rng::new(1), Mono::default());
         before.is_some()
     }
 
-    fn failed() -> Listed {
-        Listed::Failed {
+    fn failed() -> ListingResult {
+        ListingResult::Failed {
             reason: "timed out".into(),
         }
     }
@@ -264,7 +264,7 @@ mod tests {
         let mut state = Models::new(&policy);
         assert!(listed(&mut state, &policy, models(&["a", "b"])));
         assert!(!listed(&mut state, &policy, failed()));
-        assert!(!listed(&mut state, &policy, Listed::Unsupported));
+        assert!(!listed(&mut state, &policy, ListingResult::Unsupported));
         assert_eq!(state.serves(), names(&["a", "b"]));
         assert_eq!(
             state.reason(&policy),
@@ -282,7 +282,7 @@ mod tests {
             ..model_policy()
         };
         let mut state = Models::new(&policy);
-        assert!(listed(&mut state, &policy, Listed::Unsupported));
+        assert!(listed(&mut state, &policy, ListingResult::Unsupported));
         assert_eq!(state.knowledge(&policy), Knowledge::Anything);
     }
 
@@ -292,7 +292,7 @@ mod tests {
             discovery: Some(discovery()),
             ..model_policy()
         };
-        for result in [models(&["a"]), Listed::Unsupported, failed()] {
+        for result in [models(&["a"]), ListingResult::Unsupported, failed()] {
             let mut state = Models::new(&policy);
             state.wake(&policy, Mono::default());
             assert_eq!(state.last(), None);

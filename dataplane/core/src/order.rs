@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
     EndpointId, InstanceId, ModelName,
+    status::InstanceKey,
     sync::{Breaker, Health},
 };
 
-use crate::pick::{InstanceInfo, InstanceKey};
+use crate::pick::InstanceInfo;
 
 /// Work for the shell. Answer each with [`Fleet::probed`](crate::Fleet::probed) or
 /// [`Fleet::listed`](crate::Fleet::listed); one that got no answer within twice the health
@@ -25,7 +26,7 @@ pub enum Order {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeResult {
     /// `path`: index in `health.paths` of the one that answered; the next probe begins there.
     Good {
         path: usize,
@@ -36,7 +37,7 @@ pub enum Probed {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listed {
+pub enum ListingResult {
     /// `detected`: the profile that an `auto` endpoint turned out to be.
     Models {
         models: Vec<ModelName>,

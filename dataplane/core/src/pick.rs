@@ -1,23 +1,13 @@
 //! What a decision looks like from outside: who was picked, by which right, or why nobody.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use dataplane_protocol::table::{Credential, Endpoint, Instance, Profile, Route};
-use serde::Serialize;
+use dataplane_protocol::{
+    status::{Decision, InstanceKey, NO_ROUTE},
+    table::{Credential, Endpoint, Instance, Profile, Route},
+};
 
 use crate::{breaker::Pass, time::Mono};
-
-/// Names one instance's live state. Never reused within a process, so what is late finds nobody
-/// rather than somebody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct InstanceKey(pub(crate) u32);
-
-impl fmt::Display for InstanceKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What the shell needs to talk to an instance.
 #[derive(Clone, Debug)]
@@ -47,32 +37,6 @@ pub struct Pick {
     /// 1 for the first attempt of a request.
     pub attempt: u32,
     pub decision: Decision,
-}
-
-/// By which right an instance was picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decision {
-    /// It lists the model.
-    ModelFound,
-    /// The request names no model.
-    NoModel,
-    /// Nobody lists the model, and nobody knows what this one serves: tried anyway.
-    ModelUnknownEndpoint,
-    /// Nobody was selectable; a chance beats a sure error.
-    LastResort,
-}
-
-impl Decision {
-    /// For headers, metrics and logs; from a closed set.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ModelFound => "model_found",
-            Self::NoModel => "no_model",
-            Self::ModelUnknownEndpoint => "model_unknown_endpoint",
-            Self::LastResort => "last_resort",
-        }
-    }
 }
 
 /// One attempt under way. It counts as in flight until [`Fleet::finish`](crate::Fleet::finish)
@@ -134,7 +98,7 @@ impl Refusal {
     /// For headers, metrics and logs; from a closed set.
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::NoRoute => "no_route",
+            Self::NoRoute => NO_ROUTE,
             Self::NoEndpoint => "no_endpoint",
             Self::NotPermitted => "administration_path",
             Self::ModelNotFound => "model_not_found",

@@ -1,7 +1,7 @@
 //! A route made ready for decisions: its targets resolved to the live instances behind them, in
 //! order of tier, once for each table instead of once for each request.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use dataplane_protocol::table::{Endpoint, Profile, Route};
 
@@ -11,13 +11,13 @@ use crate::models::Models;
 pub(crate) struct Plan {
     pub(crate) route: Arc<Route>,
     /// Sorted by tier, then endpoint.
-    pub(crate) targets: Vec<PlannedTarget>,
+    pub(crate) targets: Vec<TargetPlan>,
     /// Instances of all targets, in their order: those of one target lie together.
     pub(crate) members: Vec<Member>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct PlannedTarget {
+pub(crate) struct TargetPlan {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) profile: Arc<Profile>,
     pub(crate) tier: u32,
@@ -25,6 +25,15 @@ pub(crate) struct PlannedTarget {
     pub(crate) weight: u32,
     /// Only of an endpoint without instances: what it served when it had some.
     pub(crate) absent: Option<Models>,
+}
+
+impl Plan {
+    /// Places in `members` of the instances of the target at `place`.
+    pub(crate) fn members_of(&self, place: usize) -> Range<usize> {
+        let from = self.members.partition_point(|member| member.target < place);
+        let rest = self.members.get(from..).unwrap_or_default();
+        from..from + rest.partition_point(|member| member.target == place)
+    }
 }
 
 /// One instance as a route sees it.

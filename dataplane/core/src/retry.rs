@@ -61,7 +61,7 @@ pub(crate) fn wanted(policy: &FailoverPolicy, cause: Cause, attempts: usize) -> 
     attempts < policy.attempts as usize
         && match cause {
             Cause::ConnectFailure | Cause::ConnectTimeout => on.connect_failure,
-            Cause::Reset | Cause::Unhealthy => on.reset,
+            Cause::Reset | Cause::Malformed | Cause::Unhealthy => on.reset,
             Cause::FirstTokenTimeout => on.first_token_timeout,
             Cause::Status(status) => on.status(status),
             // Once the client has a part of the answer, or by the client's own doing.
@@ -112,6 +112,7 @@ mod tests {
             (Cause::ConnectFailure, [true, false, false, false, false]),
             (Cause::ConnectTimeout, [true, false, false, false, false]),
             (Cause::Reset, [false, true, false, false, false]),
+            (Cause::Malformed, [false, true, false, false, false]),
             (Cause::Unhealthy, [false, true, false, false, false]),
             (Cause::FirstTokenTimeout, [false, false, true, false, false]),
             (Cause::Status(503), [false, false, false, true, true]),

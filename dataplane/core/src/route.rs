@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 
 use dataplane_protocol::{
     Dialect,
-    table::{Endpoint, Profile, Route, RouteMatch},
+    table::{Endpoint, Precedence, Profile, Route, RouteMatch},
 };
 
 use crate::glob;
@@ -53,12 +53,22 @@ pub(crate) struct Rules(Vec<Rule>);
 #[derive(Clone, Debug)]
 struct Rule {
     route: Arc<Route>,
-    found: Found,
+    found: Place,
+}
+
+impl Rule {
+    fn precedence(&self) -> Precedence {
+        let one = self.route.matches.get(self.found.matched);
+        one.map_or_else(
+            || self.route.precedence(),
+            |one| self.route.precedence_of(one),
+        )
+    }
 }
 
 /// What takes a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Place {
     /// Place in the list of routes.
     pub(crate) route: usize,
     /// Place among the route's matches.
@@ -66,13 +76,13 @@ pub(crate) struct Found {
 }
 
 impl Rules {
-    pub(crate) fn of<'r>(routes: impl Iterator<Item = &'r Arc<Route>>) -> Self {
+    /// Of all routes at once, with their places.
+    pub(crate) fn of<'r>(routes: impl Iterator<Item = (usize, &'r Arc<Route>)>) -> Self {
         let mut rules: Vec<_> = routes
-            .enumerate()
             .flat_map(|(place, route)| {
                 let matches = route.matches.iter().enumerate();
                 matches.map(move |(matched, one)| {
-                    let found = Found {
+                    let found = Place {
                         route: place,
                         matched,
                     };
@@ -86,7 +96,37 @@ impl Rules {
         Self(rules.into_iter().map(|(_, rule)| rule).collect())
     }
 
-    pub(crate) fn find(&self, query: &Query<'_>) -> Option<Found> {
+    /// The route at `place` is one more.
+    pub(crate) fn insert(&mut self, place: usize, route: &Arc<Route>) {
+        for (matched, one) in route.matches.iter().enumerate() {
+            let precedence = route.precedence_of(one);
+            let at = self
+                .0
+                .partition_point(|rule| rule.precedence() <= precedence);
+            let found = Place {
+                route: place,
+                matched,
+            };
+            let route = route.clone();
+            self.0.insert(at, Rule { route, found });
+        }
+    }
+
+    /// Without this route.
+    pub(crate) fn remove(&mut self, route: &Route) {
+        for one in &route.matches {
+            let precedence = route.precedence_of(one);
+            let from = self
+                .0
+                .partition_point(|rule| rule.precedence() < precedence);
+            let rest = self.0.get(from..).unwrap_or_default();
+            // Several, where the route says the same match twice.
+            let equal = rest.partition_point(|rule| rule.precedence() == precedence);
+            self.0.drain(from..from + equal);
+        }
+    }
+
+    pub(crate) fn find(&self, query: &Query<'_>) -> Option<Place> {
         let fits = |rule: &&Rule| {
             let one = rule.route.matches.get(rule.found.matched);
             one.is_some_and(|one| fits(one, query))

@@ -56,7 +56,7 @@ impl Standing {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct Policy {
     pub(crate) balancer: Balancer,
     /// Absent: the route has no breaker.
     pub(crate) when_all_open: Option<WhenAllOpen>,
@@ -65,24 +65,24 @@ pub(crate) struct Rules {
 /// The candidate that gets the request; true when only as a last resort. `group` is working
 /// space. None when even that is not allowed.
 pub(crate) fn choose(
-    rules: Rules,
+    policy: Policy,
     candidates: &[Candidate],
     group: &mut Vec<Candidate>,
     turns: &mut Turns,
     rng: &mut Rng,
 ) -> Option<(Candidate, bool)> {
     group.clear();
-    if rules.balancer == Balancer::Priority {
+    if policy.balancer == Balancer::Priority {
         fill_by_tier(candidates, group, rng);
     } else {
         group.extend(candidates.iter().filter(|c| is_open_to(c)));
     }
     if group.is_empty() {
-        return last_resort(rules, candidates).map(|candidate| (candidate, true));
+        return last_resort(policy, candidates).map(|candidate| (candidate, true));
     }
     prefer(group, |candidate| candidate.healthy);
     prefer(group, |candidate| !candidate.endpoint_tried);
-    if rules.balancer == Balancer::LeastConnections {
+    if policy.balancer == Balancer::LeastConnections {
         keep_least_loaded(group);
     }
     take_turn(group, turns).map(|candidate| (candidate, false))
@@ -171,7 +171,7 @@ fn next_turn<T>(
 
 /// Saturated ones live and may have room again: the one that asked for the shortest wait. Then,
 /// where the policy wants it, the open breaker that may close first.
-fn last_resort(rules: Rules, candidates: &[Candidate]) -> Option<Candidate> {
+fn last_resort(policy: Policy, candidates: &[Candidate]) -> Option<Candidate> {
     let untried = || candidates.iter().filter(|candidate| !candidate.tried);
     let saturated = untried().filter_map(|candidate| match candidate.standing {
         Standing::Saturated { until } => Some((until, candidate)),
@@ -182,7 +182,7 @@ fn last_resort(rules: Rules, candidates: &[Candidate]) -> Option<Candidate> {
         _ => None,
     });
     let soonest = saturated.min_by_key(|(until, _)| *until).or_else(|| {
-        (rules.when_all_open == Some(WhenAllOpen::TryBest))
+        (policy.when_all_open == Some(WhenAllOpen::TryBest))
             .then(|| open.min_by_key(|(until, _)| *until))
             .flatten()
     });
@@ -220,8 +220,8 @@ mod tests {
         }
     }
 
-    fn rules(balancer: Balancer) -> Rules {
-        Rules {
+    fn policy(balancer: Balancer) -> Policy {
+        Policy {
             balancer,
             when_all_open: Some(WhenAllOpen::TryBest),
         }
@@ -233,7 +233,7 @@ mod tests {
         let mut group = Vec::new();
         let mut choose_one = || {
             choose(
-                rules(balancer),
+                policy(balancer),
                 candidates,
                 &mut group,
                 &mut turns,
@@ -319,7 +319,7 @@ mod tests {
             for balancer in [Balancer::Priority, Balancer::RoundRobin, Balancer::LeastConnections] {
                 let (mut turns, mut rng) = (turns(all.len()), Rng::new(1));
                 let choice =
-                    choose(rules(balancer), &all, &mut Vec::new(), &mut turns, &mut rng);
+                    choose(policy(balancer), &all, &mut Vec::new(), &mut turns, &mut rng);
                 let open: Vec<_> = all.iter().filter(|c| is_open_to(c)).collect();
                 match choice {
                     None => {

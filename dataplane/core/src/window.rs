@@ -23,19 +23,18 @@ struct Bucket {
 pub(crate) struct Counts {
     pub(crate) total: u32,
     pub(crate) marked: u32,
-    /// Who the marked ones are of.
-    pub(crate) origin: Origin,
+    /// Of the marked ones, those that their client may have provoked, and who that was.
+    pub(crate) provoked: u32,
+    pub(crate) by: Origin,
 }
 
-/// Whose requests were marked.
+/// Who may have provoked what was marked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Origin {
     #[default]
     Nobody,
-    /// All of one client, which may have provoked them.
     Client(IpAddr),
-    /// Of several, or of one that cannot have provoked them.
-    Any,
+    Several,
 }
 
 impl Origin {
@@ -43,7 +42,7 @@ impl Origin {
         match (self, other) {
             (Self::Nobody, one) | (one, Self::Nobody) => one,
             (one, same) if one == same => one,
-            _ => Self::Any,
+            _ => Self::Several,
         }
     }
 }
@@ -62,7 +61,8 @@ impl Window {
         }
         bucket.counts.total = bucket.counts.total.saturating_add(counts.total);
         bucket.counts.marked = bucket.counts.marked.saturating_add(counts.marked);
-        bucket.counts.origin = bucket.counts.origin.and(counts.origin);
+        bucket.counts.provoked = bucket.counts.provoked.saturating_add(counts.provoked);
+        bucket.counts.by = bucket.counts.by.and(counts.by);
     }
 
     /// Sums of this second and the nine before it.
@@ -73,7 +73,8 @@ impl Window {
             if bucket.second <= second && second - bucket.second < BUCKETS as u64 {
                 sum.total = sum.total.saturating_add(bucket.counts.total);
                 sum.marked = sum.marked.saturating_add(bucket.counts.marked);
-                sum.origin = sum.origin.and(bucket.counts.origin);
+                sum.provoked = sum.provoked.saturating_add(bucket.counts.provoked);
+                sum.by = sum.by.and(bucket.counts.by);
             }
         }
         sum
@@ -101,15 +102,14 @@ mod tests {
             for gap in gaps {
                 now += gap;
                 let marked = u32::from(now % 3 == 0);
-                let origin = Origin::Nobody;
-                window.add(Counts { total: 1, marked, origin }, Mono::from_millis(now));
+                window.add(Counts { total: 1, marked, ..Counts::default() }, Mono::from_millis(now));
                 seen.push(now);
                 let inside: Vec<_> =
                     seen.iter().filter(|at| now / 1_000 - **at / 1_000 < 10).collect();
                 let expected = Counts {
                     total: inside.len() as u32,
                     marked: inside.iter().filter(|at| **at % 3 == 0).count() as u32,
-                    origin: Origin::Nobody,
+                    ..Counts::default()
                 };
                 prop_assert_eq!(window.sum(Mono::from_millis(now)), expected);
             }

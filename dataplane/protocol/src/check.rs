@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 
 use crate::{
-    RoutingTable,
+    EndpointId, Resource, ResourceKey, RoutingTable,
+    change::Change,
+    resource::ResourceSet,
     table::{Credential, Endpoint, Instance, Profile, Route},
 };
 
@@ -17,27 +19,65 @@ impl RoutingTable {
             profile.check()?;
         }
         for endpoint in self.endpoints.values() {
-            let name = &endpoint.id;
-            if !self.profiles.contains_key(&endpoint.profile) {
-                let profile = &endpoint.profile;
-                return Err(format!("endpoint {name}: its type {profile} is not there"));
-            }
-            let checked = endpoint.check();
-            checked.map_err(|what| format!("endpoint {name}: {what}"))?;
+            check_endpoint(endpoint, self.profiles.contains_key(&endpoint.profile))?;
         }
         for (endpoint, instances) in &self.instances {
             for instance in instances.iter() {
-                let checked = instance.check();
-                checked.map_err(|what| format!("endpoint {endpoint}: {what}"))?;
+                check_instance(endpoint, instance)?;
             }
         }
-        for route in self.routes.iter() {
-            let name = &route.id;
-            let checked = route.check();
-            checked.map_err(|what| format!("route {name}: {what}"))?;
+        self.routes.iter().try_for_each(|route| check_route(route))
+    }
+}
+
+impl ResourceSet {
+    /// The same for the table that `change` made, when the one before could be used: looks at what
+    /// changed and at what refers to it.
+    pub(crate) fn check(&self, change: &Change) -> Result<(), String> {
+        let type_key = |name: &String| ResourceKey::Profile(name.clone());
+        for resource in &change.upserts {
+            match resource {
+                Resource::Profile(profile) => profile.check()?,
+                Resource::Endpoint(endpoint) => {
+                    let has_type = self.get(&type_key(&endpoint.profile)).is_some();
+                    check_endpoint(endpoint, has_type)?;
+                }
+                Resource::Instance { endpoint, instance } => check_instance(endpoint, instance)?,
+                Resource::Route(route) => check_route(route)?,
+                Resource::Set(_) => {}
+            }
+        }
+        let is_type = |key: &ResourceKey| matches!(key, ResourceKey::Profile(_));
+        // Types go once in a while, with the last endpoint that has them.
+        if change.removes.iter().any(is_type) {
+            let mut all = self.endpoints();
+            let without = all.find(|endpoint| self.get(&type_key(&endpoint.profile)).is_none());
+            if let Some(endpoint) = without {
+                return check_endpoint(endpoint, false);
+            }
         }
         Ok(())
     }
+}
+
+fn check_endpoint(endpoint: &Endpoint, has_type: bool) -> Result<(), String> {
+    let name = &endpoint.id;
+    if !has_type {
+        let profile = &endpoint.profile;
+        return Err(format!("endpoint {name}: its type {profile} is not there"));
+    }
+    let checked = endpoint.check();
+    checked.map_err(|what| format!("endpoint {name}: {what}"))
+}
+
+fn check_instance(endpoint: &EndpointId, instance: &Instance) -> Result<(), String> {
+    let checked = instance.check();
+    checked.map_err(|what| format!("endpoint {endpoint}: {what}"))
+}
+
+fn check_route(route: &Route) -> Result<(), String> {
+    let checked = route.check();
+    checked.map_err(|what| format!("route {}: {what}", route.id))
 }
 
 impl Profile {

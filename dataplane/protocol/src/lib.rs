@@ -8,19 +8,23 @@
 //! [`RoutingTable`] is the one intermediate form: `compile` makes it, the wire carries it in
 //! [`Resource`]s, `dataplane-core` decides by it.
 
+pub mod change;
 pub mod check;
 pub mod dialect;
 pub mod frame;
+#[cfg(test)]
+mod fuzz;
 pub mod id;
 mod key;
 pub mod resource;
 pub mod secret;
 mod selection;
+pub mod status;
 pub mod sync;
 pub mod table;
 mod targets;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transaction;
 
 pub use dialect::Dialect;

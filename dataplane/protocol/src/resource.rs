@@ -156,20 +156,14 @@ impl ResourceSet {
 
     /// What `held` has under `key` stays in use.
     pub fn keep(&mut self, key: &ResourceKey, held: &Self) {
-        let keys: Vec<&ResourceKey> = match key {
-            ResourceKey::Instances(endpoint) => {
-                let first = ResourceKey::Instance(endpoint.clone(), InstanceId::from(""));
-                let known = held.items.range(first.clone()..).map(|(key, _)| key);
-                let kept = held.kept.range(first..).map(|(key, _)| key);
-                let of = |key: &&ResourceKey| matches!(key, ResourceKey::Instance(of, _) if of == endpoint);
-                known.take_while(of).chain(kept.take_while(of)).collect()
-            }
-            _ => vec![key],
+        let keys = match key {
+            ResourceKey::Instances(endpoint) => held.instance_keys(endpoint),
+            _ => vec![key.clone()],
         };
         for of in keys {
-            if let Some(resource) = held.get(of) {
-                self.remove(of);
-                self.kept.insert_mut(of.clone(), resource.clone());
+            if let Some(resource) = held.get(&of) {
+                self.remove(&of);
+                self.kept.insert_mut(of, resource.clone());
             }
         }
         self.set_keep(key.clone());
@@ -276,6 +270,29 @@ impl ResourceSet {
 
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Of all instances of `endpoint`, known or kept.
+    pub(crate) fn instance_keys(&self, endpoint: &EndpointId) -> Vec<ResourceKey> {
+        let first = ResourceKey::Instance(endpoint.clone(), InstanceId::from(""));
+        let known = self.items.range(first.clone()..).map(|(key, _)| key);
+        let kept = self.kept.range(first..).map(|(key, _)| key);
+        let of = |key: &&ResourceKey| matches!(key, ResourceKey::Instance(of, _) if of == endpoint);
+        let both = known.take_while(of).chain(kept.take_while(of));
+        both.cloned().collect()
+    }
+
+    pub(crate) fn kept_keys(&self) -> impl Iterator<Item = &ResourceKey> {
+        self.kept.keys()
+    }
+
+    /// All endpoints, known or kept.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let all = self.known().chain(self.kept.values());
+        all.filter_map(|resource| match resource {
+            Resource::Endpoint(endpoint) => Some(endpoint),
+            _ => None,
+        })
     }
 
     fn known(&self) -> impl Iterator<Item = &Resource> {

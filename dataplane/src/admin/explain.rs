@@ -3,12 +3,12 @@
 
 use dataplane_core::{Explanation, Query};
 use dataplane_protocol::Dialect;
-use http::{HeaderMap, Method};
-use translate::{
+use dialect::{
     path,
     scope::Scope,
     surface::{self, Surface},
 };
+use http::{HeaderMap, Method};
 
 use crate::{proxy::ProxyError, state::Shared};
 
@@ -17,7 +17,7 @@ use crate::{proxy::ProxyError, state::Shared};
 pub(crate) fn ask(shared: &Shared, asked: &str, model: Option<&str>) -> Explanation {
     let path = &*path::folded(asked);
     let path = &*path::normalised(path);
-    if let Some(error) = ProxyError::ambiguous(path) {
+    if let Some(error) = ProxyError::of_path(path) {
         return refused(&error);
     }
     let headers = HeaderMap::new();

@@ -8,8 +8,9 @@ mod status;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dataplane_protocol::status::{ErrorDocument, Probe, Version};
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::{
     proxy::{Answered, Asker, OutBody, respond},
@@ -37,18 +38,15 @@ pub(crate) fn answer(
     query: &str,
 ) -> Answered {
     if method != Method::GET && method != Method::HEAD {
-        return document(
-            StatusCode::METHOD_NOT_ALLOWED,
-            &json!({ "error": "GET only" }),
-        );
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "GET only".to_owned());
     }
     if !may_see(asker, shared, path) {
         let error = format!("{path} is at the admin listener (--admin-listen)");
-        return document(StatusCode::NOT_FOUND, &json!({ "error": error }));
+        return problem(StatusCode::NOT_FOUND, error);
     }
     match path {
         // Alive is alive: what the backends do is told elsewhere.
-        "/internal/health" => document(StatusCode::OK, &json!({ "status": "healthy" })),
+        "/internal/health" => document(StatusCode::OK, &probe("healthy", None)),
         "/internal/ready" => ready(shared),
         "/internal/status" => document(StatusCode::OK, &status::system(shared, asker)),
         "/internal/status/endpoints" => document(StatusCode::OK, &status::endpoints(shared, asker)),
@@ -57,30 +55,44 @@ pub(crate) fn answer(
         "/internal/explain" => explain(shared, query),
         "/version" => document(
             StatusCode::OK,
-            &json!({ "name": "olla-dataplane", "version": env!("CARGO_PKG_VERSION") }),
+            &Version {
+                name: "olla-dataplane".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
         ),
-        _ => document(
+        _ => problem(
             StatusCode::NOT_FOUND,
-            &json!({ "error": format!(
+            format!(
                 "there is nothing at {path}: see /internal/health, ready, status, \
                  status/endpoints, status/models, metrics, explain?model=M&path=P, and /version"
-            ) }),
+            ),
         ),
     }
 }
 
-fn document(status: StatusCode, document: &Value) -> Answered {
+/// Members in alphabetical order, whatever order the types have.
+fn document(status: StatusCode, document: &impl Serialize) -> Answered {
+    // They are made of maps with string keys and plain values: that cannot fail.
+    let document = serde_json::to_value(document).unwrap_or_default();
     respond::json(status, document.to_string().into_bytes())
+}
+
+fn problem(status: StatusCode, error: String) -> Answered {
+    document(status, &ErrorDocument { error })
+}
+
+fn probe(status: &str, reason: Option<String>) -> Probe {
+    Probe {
+        status: status.to_owned(),
+        reason,
+    }
 }
 
 /// Ready once there is a table and each instance of the first one has been looked at once.
 fn ready(shared: &Arc<Shared>) -> Answered {
     match shared.not_ready(&shared.view()) {
-        None => document(StatusCode::OK, &json!({ "status": "ready" })),
-        Some(reason) => document(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({ "status": "not ready", "reason": reason }),
-        ),
+        None => document(StatusCode::OK, &probe("ready", None)),
+        reason => document(StatusCode::SERVICE_UNAVAILABLE, &probe("not ready", reason)),
     }
 }
 
@@ -103,16 +115,17 @@ fn explain(shared: &Arc<Shared>, query: &str) -> Answered {
     let (model, path) = (value("model"), value("path"));
     let path = path.unwrap_or_else(|| "/v1/chat/completions".to_owned());
     let explanation = explain::ask(shared, &path, model.as_deref());
-    document(
-        StatusCode::OK,
-        &serde_json::to_value(explanation).unwrap_or_default(),
-    )
+    document(StatusCode::OK, &explanation)
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane_protocol::Revision;
+    use dataplane_protocol::{
+        Revision,
+        status::{Endpoints, Explanation, Models, Status},
+    };
     use manifest::Source;
+    use serde::de::DeserializeOwned;
 
     use super::*;
     use crate::{config::Settings, source::file};
@@ -152,5 +165,67 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// As a reader's type, which loses nothing.
+    fn read_back<T: Serialize + DeserializeOwned>(text: &str) {
+        let read: T = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap().to_string(), text);
+    }
+
+    /// What readers of these documents were told before there were types for them; a member more
+    /// is a line changed here on purpose.
+    #[test]
+    fn documents_are_as_they_were_and_can_be_read_back() {
+        let text = "apiVersion: olla.dev/v1alpha1\nkind: LlmEndpoint\nmetadata: { name: a }\n\
+                    spec: { url: \"http://10.9.8.7:1234\", type: vllm, models: { static: [m] } }\n\
+                    ---\napiVersion: olla.dev/v1alpha1\nkind: OllaRoute\nmetadata: { name: r }\n\
+                    spec: {}\n";
+        let source = Source {
+            name: "a.yaml".into(),
+            text: text.into(),
+        };
+        let table = file::usable(&[source], None).unwrap().compiled.table;
+        let shared = Shared::new(Settings::default());
+        let told = |path: &str| {
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            let rsp = answer(&shared, Asker::Admin, &Method::GET, path, query);
+            let OutBody::Whole(Some(body)) = rsp.into_body() else {
+                panic!("{path} is a document");
+            };
+            String::from_utf8(body.to_vec()).unwrap()
+        };
+        let mut all = Vec::new();
+        for path in ["/internal/status", "/internal/ready"] {
+            let text = told(path);
+            all.push(format!("before the first table {path}\n{text}\n"));
+        }
+        shared.apply(Arc::new(table), Revision(1), "file");
+        for (path, reads) in [
+            ("/internal/health", read_back::<Probe> as fn(&str)),
+            ("/internal/ready", read_back::<Probe>),
+            ("/internal/status", read_back::<Status>),
+            ("/internal/status/endpoints", read_back::<Endpoints>),
+            ("/internal/status/models", read_back::<Models>),
+            ("/internal/explain?model=m", read_back::<Explanation>),
+            ("/internal/explain?model=other", read_back::<Explanation>),
+            (
+                "/internal/explain?path=/internal/status",
+                read_back::<Explanation>,
+            ),
+            (
+                "/internal/explain?path=/nothing/here",
+                read_back::<Explanation>,
+            ),
+            ("/version", read_back::<Version>),
+            ("/internal/nothing", read_back::<ErrorDocument>),
+        ] {
+            let text = told(path);
+            reads(&text);
+            all.push(format!("{path}\n{text}\n"));
+        }
+        let version = format!("\"version\":\"{}\"", env!("CARGO_PKG_VERSION"));
+        let all = all.concat().replace(&version, "\"version\":\"V\"");
+        assert_eq!(all, include_str!("documents.txt"));
     }
 }

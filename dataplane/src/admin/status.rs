@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use dataplane_core::FleetView;
-use dataplane_protocol::sync::Health;
-use serde_json::{Value, json};
+use dataplane_protocol::{
+    status::{Condition, Config, Endpoints, InstanceView, Model, Models, Status, System},
+    sync::Health,
+};
 
 use crate::{proxy::Asker, state::Shared};
 
@@ -20,7 +22,7 @@ fn view(shared: &Arc<Shared>, asker: Asker) -> FleetView {
 }
 
 /// `/internal/status`
-pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Value {
+pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Status {
     let view = view(shared, asker);
     let source = shared.source();
     let usable = view
@@ -44,54 +46,60 @@ pub(super) fn system(shared: &Arc<Shared>, asker: Asker) -> Value {
         .map(|instance| instance.in_flight)
         .sum();
     let status = match (usable, view.instances.len()) {
-        (0, _) => "critical",
-        (usable, total) if usable < total => "degraded",
-        _ => "healthy",
+        (0, _) => Condition::Critical,
+        (usable, total) if usable < total => Condition::Degraded,
+        _ => Condition::Healthy,
     };
-    json!({
-        "system": {
-            "status": status,
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": shared.clock.now().as_micros() / 1_000_000,
-            "endpoints_up": format!("{usable}/{}", view.instances.len()),
-            "active_connections": in_flight,
-            "total_requests": requests,
-            "total_failures": failures,
-            "draining": shared.life.leaving.is_cancelled(),
+    Status {
+        system: System {
+            status,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: shared.clock.now().as_micros() / 1_000_000,
+            endpoints_up: format!("{usable}/{}", view.instances.len()),
+            active_connections: in_flight,
+            total_requests: requests,
+            total_failures: failures,
+            draining: shared.life.leaving.is_cancelled(),
         },
-        "config": {
-            "namespace": shared.table().namespace,
-            "revision": source.revision,
-            "origin": source.origin,
-            "problem": source.problem,
+        config: Config {
+            namespace: view.namespace,
+            revision: source.revision,
+            origin: source.origin.to_owned(),
+            problem: source.problem,
         },
-        "endpoints": view.instances,
-    })
+        endpoints: view.instances,
+    }
 }
 
 /// `/internal/status/endpoints`
-pub(super) fn endpoints(shared: &Arc<Shared>, asker: Asker) -> Value {
+pub(super) fn endpoints(shared: &Arc<Shared>, asker: Asker) -> Endpoints {
     let view = view(shared, asker);
-    let count = |wanted: fn(&dataplane_core::InstanceView) -> bool| {
+    let count = |wanted: fn(&InstanceView) -> bool| {
         view.instances
             .iter()
             .filter(|instance| wanted(instance))
             .count()
     };
-    json!({
-        "total_count": view.instances.len(),
-        "healthy_count": count(|instance| instance.health == Health::Healthy),
-        "routable_count": count(|instance| instance.usable),
-        "endpoints": view.instances,
-    })
+    Endpoints {
+        total_count: view.instances.len(),
+        healthy_count: count(|instance| instance.health == Health::Healthy),
+        routable_count: count(|instance| instance.usable),
+        endpoints: view.instances,
+    }
 }
 
 /// `/internal/status/models`
-pub(super) fn models(shared: &Arc<Shared>) -> Value {
+pub(super) fn models(shared: &Arc<Shared>) -> Models {
     let models = shared.with_fleet(|fleet, _| fleet.models(None, None));
-    let list: Vec<Value> = models
-        .iter()
-        .map(|model| json!({ "name": model.name, "endpoints": model.endpoints }))
+    let models: Vec<Model> = models
+        .into_iter()
+        .map(|model| Model {
+            name: model.name,
+            endpoints: model.endpoints,
+        })
         .collect();
-    json!({ "total_models": list.len(), "models": list })
+    Models {
+        total_models: models.len(),
+        models,
+    }
 }

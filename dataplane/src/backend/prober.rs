@@ -4,12 +4,12 @@
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, Listed, Order, Probed};
+use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, ListingResult, Order, ProbeResult};
+use dialect::listing;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Empty;
 use http1::{Head, Lines};
 use tokio::{task::JoinSet, time::timeout};
-use translate::listing;
 
 use crate::{
     backend::{connect, connection::Connection},
@@ -72,34 +72,34 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     tasks.shutdown().await;
 }
 
-async fn probe(instance: &Arc<InstanceInfo>, first: usize, limit: Duration) -> Probed {
+async fn probe(instance: &Arc<InstanceInfo>, first: usize, limit: Duration) -> ProbeResult {
     let paths = &instance.endpoint.health.paths;
     let all = async {
         let mut reason = "no health path".to_owned();
         for at in (0..paths.len()).map(|n| (first + n) % paths.len()) {
             let Some(path) = paths.get(at) else { continue };
             match ask(instance, path).await.map(|(head, ..)| head.status) {
-                Ok(status) if status.is_success() => return Probed::Good { path: at },
+                Ok(status) if status.is_success() => return ProbeResult::Good { path: at },
                 Ok(status) => reason = format!("GET {path} answered {}", status.as_u16()),
                 Err(error) => {
                     // Not even connected or answered: another path will not be either.
-                    return Probed::Bad {
+                    return ProbeResult::Bad {
                         reason: format!("GET {path}: {error}"),
                     };
                 }
             }
         }
-        Probed::Bad { reason }
+        ProbeResult::Bad { reason }
     };
     let result = timeout(limit, all).await;
-    result.unwrap_or_else(|_| Probed::Bad {
+    result.unwrap_or_else(|_| ProbeResult::Bad {
         reason: format!("no answer in {limit:?}"),
     })
 }
 
-async fn list(instance: &Arc<InstanceInfo>) -> Listed {
+async fn list(instance: &Arc<InstanceInfo>) -> ListingResult {
     let Some(discovery) = &instance.endpoint.models.discovery else {
-        return Listed::Unsupported;
+        return ListingResult::Unsupported;
     };
     let all = async {
         let mut reason = String::new();
@@ -113,7 +113,7 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
                             let (dropped, limit) = (found.dropped, listing::MAX_MODELS);
                             tracing::warn!(%instance, dropped, limit, "too many models listed");
                         }
-                        return Listed::Models {
+                        return ListingResult::Models {
                             models: found.models,
                             detected: listing.detects.clone(),
                         };
@@ -131,13 +131,13 @@ async fn list(instance: &Arc<InstanceInfo>) -> Listed {
             }
         }
         if reason.is_empty() {
-            Listed::Unsupported
+            ListingResult::Unsupported
         } else {
-            Listed::Failed { reason }
+            ListingResult::Failed { reason }
         }
     };
     let result = timeout(LISTING_TIMEOUT, all).await;
-    result.unwrap_or_else(|_| Listed::Failed {
+    result.unwrap_or_else(|_| ListingResult::Failed {
         reason: format!("no answer in {LISTING_TIMEOUT:?}"),
     })
 }

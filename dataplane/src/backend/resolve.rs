@@ -29,8 +29,12 @@ const FRESH: Duration = Duration::from_secs(1);
 /// An answer that takes longer is waited for beside the last good one.
 const SLOW: Duration = Duration::from_millis(300);
 
-/// How long a good answer serves where no newer one comes.
-const GOOD: Duration = Duration::from_mins(10);
+/// How long a good answer serves where no newer one comes. An address may be another pod's by then,
+/// and backends without TLS cannot show who they are.
+const GOOD_BACKEND: Duration = Duration::from_secs(30);
+
+/// The operator shows it by its certificate.
+const GOOD_OPERATOR: Duration = Duration::from_mins(10);
 
 /// The next address is tried beside one that has not answered for this long (RFC 8305, 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
@@ -66,26 +70,32 @@ pub(crate) struct Resolver {
 }
 
 /// By name: when it came, and what it was.
-#[derive(Default)]
-struct Good(Mutex<HashMap<String, Found>>);
+struct Good {
+    answers: Mutex<HashMap<String, Found>>,
+    last_for: Duration,
+}
 
 type Found = (Instant, Arc<[IpAddr]>);
 
 /// For names of backends, which users write.
 pub(crate) static BACKENDS: LazyLock<Resolver> =
-    LazyLock::new(|| Resolver::new(Arc::new(system), AT_ONCE));
+    LazyLock::new(|| Resolver::new(Arc::new(system), AT_ONCE, GOOD_BACKEND));
 
 /// For the operator's: it must be found though all names of backends hang.
 pub(crate) static OPERATOR: LazyLock<Resolver> =
-    LazyLock::new(|| Resolver::new(Arc::new(system), 1));
+    LazyLock::new(|| Resolver::new(Arc::new(system), 1, GOOD_OPERATOR));
 
 impl Resolver {
-    fn new(lookup: Lookup, at_once: usize) -> Self {
+    /// `good_for`: how long a good answer serves where no newer one comes.
+    fn new(lookup: Lookup, at_once: usize, good_for: Duration) -> Self {
         Self {
             lookup,
             places: Arc::new(Semaphore::new(at_once)),
             entries: Mutex::default(),
-            good: Arc::default(),
+            good: Arc::new(Good {
+                answers: Mutex::default(),
+                last_for: good_for,
+            }),
         }
     }
 
@@ -166,14 +176,14 @@ impl Resolver {
 
 impl Good {
     fn last(&self, host: &str) -> Option<Arc<[IpAddr]>> {
-        let good = self.0.lock();
+        let good = self.answers.lock();
         let (at, found) = good.get(host)?;
-        (at.elapsed() < GOOD).then(|| found.clone())
+        (at.elapsed() < self.last_for).then(|| found.clone())
     }
 
     fn remember(&self, host: String, found: &Arc<[IpAddr]>) {
-        let mut good = self.0.lock();
-        good.retain(|_, (at, _)| at.elapsed() < GOOD);
+        let mut good = self.answers.lock();
+        good.retain(|_, (at, _)| at.elapsed() < self.last_for);
         if !found.is_empty() {
             good.insert(host, (Instant::now(), found.clone()));
         }
@@ -306,7 +316,8 @@ mod tests {
             waits.lock().recv().unwrap();
             Ok(vec![ip("10.0.0.1")])
         };
-        (Resolver::new(Arc::new(lookup), at_once), names, go_on)
+        let resolver = Resolver::new(Arc::new(lookup), at_once, Duration::from_secs(30));
+        (resolver, names, go_on)
     }
 
     #[tokio::test]

@@ -51,6 +51,11 @@ use crate::{io::Io, socket, state::Shared};
 /// this bound: for each stream, so no more than a few events of a stream.
 const H2_SEND_BUFFER: usize = 8 * 1024;
 
+/// What a client may send ahead on one stream of HTTP/2, and on all of a connection, bytes. An upload
+/// that its backend does not take fills its stream's part and leaves the others theirs.
+const H2_STREAM_WINDOW: u32 = 128 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
 /// Longest head of an HTTP/1 request, and what is held of an answer beside the last chunk, which
 /// has up to 32 KiB. As much as nginx takes by default.
 const H1_BUFFER: usize = 32 * 1024;
@@ -300,6 +305,8 @@ async fn connection<S: Service>(
             .timer(TokioTimer::new())
             .max_concurrent_streams(from.share.streams())
             .max_send_buf_size(H2_SEND_BUFFER)
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
             .keep_alive_interval(Some(H2_KEEP_ALIVE))
             .serve_connection(io, service);
         // Boxed: rare, and larger than the other.

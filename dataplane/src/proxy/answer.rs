@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use dialect::stream::Framing;
 use http_body::{Body, Frame, SizeHint};
-use translate::stream::Framing;
 
 use super::{
     account::Account,

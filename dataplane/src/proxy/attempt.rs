@@ -20,6 +20,7 @@ use super::{
     upload::{Outgoing, Upload},
     upstream::{Connection, Upstream},
 };
+use crate::backend::connection::Error;
 
 /// An answer whose first byte is here (or that has none).
 #[derive(Debug)]
@@ -164,22 +165,24 @@ async fn exchange(
     connection.send(method, head, body);
     let (head, first) = poll_fn(|cx| connection.poll_head(cx))
         .await
-        .map_err(|error| {
-            upstream.pool.broke_off(&error);
-            Cause::Reset
-        })?;
+        .map_err(|error| broke_off(upstream, &error))?;
     let first = if !first.is_empty() {
         Some(first)
     } else if connection.is_done() {
         None
     } else {
         let first = poll_fn(|cx| connection.poll_data(cx)).await;
-        first.map_err(|error| {
-            upstream.pool.broke_off(&error);
-            Cause::Reset
-        })?
+        first.map_err(|error| broke_off(upstream, &error))?
     };
     Ok(Begun { head, first })
+}
+
+fn broke_off(upstream: &Upstream, error: &Error) -> Cause {
+    upstream.pool.broke_off(error);
+    match error {
+        Error::Head(_) | Error::Chunks => Cause::Malformed,
+        Error::Io(_) | Error::Closed | Error::Unfinished => Cause::Reset,
+    }
 }
 
 /// Resolves when the time has come, or never.

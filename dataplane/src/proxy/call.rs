@@ -12,11 +12,11 @@ use dataplane_protocol::{
     Dialect,
     table::{Endpoint, Route},
 };
+use dialect::{operation::Operation, scope::Scope, stream::Framing, surface::Forward};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use http1::Lines;
 use hyper::body::Incoming;
 use tokio::time::sleep_until;
-use translate::{operation::Operation, scope::Scope, stream::Framing, surface::Forward};
 
 use super::{
     Answered, Caller,

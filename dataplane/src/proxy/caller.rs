@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::{Pages, upstream::Upstreams};
+use super::{Pages, listings::Listings, upstream::Upstreams};
 use crate::{client::connection::Connection, state::Shared};
 
 /// What the requests of one connection share.
@@ -11,5 +11,6 @@ pub(crate) struct Caller {
     pub(super) connection: Rc<Connection>,
     pub(super) shared: Arc<Shared>,
     pub(super) upstreams: Rc<Upstreams>,
+    pub(super) listings: Rc<Listings>,
     pub(super) pages: Pages,
 }

@@ -4,8 +4,11 @@
 use std::time::Duration;
 
 use dataplane_core::{Cause, Refusal};
+use dialect::{path, scope::Denied};
 use http::{Method, StatusCode};
-use translate::{path, scope::Denied};
+
+/// Longest path, bytes: it is read for each endpoint that might take it.
+const MAX_PATH: usize = 8 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProxyError {
@@ -19,6 +22,8 @@ pub(crate) enum ProxyError {
         reason: &'static str,
         message: String,
     },
+    #[error("the path is longer than {MAX_PATH} bytes")]
+    PathTooLong,
     #[error("the request body arrived too slowly: less than 1 KiB per second for {}s", limit.as_secs())]
     BodyTimeout { limit: Duration },
     #[error(
@@ -71,6 +76,7 @@ fn unanswered(cause: Cause) -> &'static str {
         Cause::ConnectFailure | Cause::ConnectTimeout => "could not be reached",
         Cause::FirstTokenTimeout => "did not start to respond in time",
         Cause::Unhealthy => "failed its health check before responding",
+        Cause::Malformed => "sent a malformed response",
         _ => "closed the connection before responding",
     }
 }
@@ -103,8 +109,11 @@ fn said_by(cause: Cause) -> StatusCode {
 }
 
 impl ProxyError {
-    /// Why a path is refused that means different things to different readers.
-    pub(crate) fn ambiguous(path: &str) -> Option<Self> {
+    /// Why a path is refused: it is too long, or means different things to different readers.
+    pub(crate) fn of_path(path: &str) -> Option<Self> {
+        if path.len() > MAX_PATH {
+            return Some(Self::PathTooLong);
+        }
         path::is_ambiguous(path).then(|| Self::BadRequest {
             reason: "ambiguous_path",
             message: "the path contains . or .. segments: remove them".to_owned(),
@@ -149,6 +158,7 @@ impl ProxyError {
             | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::PathTooLong => StatusCode::URI_TOO_LONG,
             Self::AdministrationPath { .. } => StatusCode::FORBIDDEN,
             Self::BodyTimeout { .. } => said_by(Cause::BodyTimeout),
             Self::LoopDetected { .. } => StatusCode::LOOP_DETECTED,
@@ -167,6 +177,7 @@ impl ProxyError {
             Self::NotFound { .. } => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BadRequest { reason, .. } => reason,
+            Self::PathTooLong => "path_too_long",
             Self::AdministrationPath { .. } => "administration_path",
             Self::BodyTimeout { .. } => Cause::BodyTimeout.code(),
             Self::LoopDetected { .. } => "loop_detected",

@@ -1,5 +1,9 @@
 //! Which headers pass, in both directions, and what is added.
 
+use dialect::{
+    headers::{self, Towards},
+    stream::Framing,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri, Version,
     header::{
@@ -9,10 +13,6 @@ use http::{
     uri::PathAndQuery,
 };
 use http1::{Head, Length, Lines};
-use translate::{
-    headers::{self, Towards},
-    stream::Framing,
-};
 
 use super::upstream::Upstream;
 use crate::backend::address::Address;

@@ -4,14 +4,14 @@
 use std::{cell::RefCell, rc::Rc};
 
 use dataplane_core::Cause;
+use dialect::{
+    multipart::Form,
+    scan::{Facts, Problem, Scanner},
+};
 use futures::FutureExt as _;
 use http::{HeaderMap, Version, header::CONTENT_TYPE};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use translate::{
-    multipart::Form,
-    scan::{Facts, Problem, Scanner},
-};
 
 use super::{
     Caller,
@@ -154,23 +154,24 @@ pub(super) async fn read(
         None
     } else {
         caller.shared.metrics.unkept_bodies.inc();
-        Some((body, pace))
+        Some((body, version, pace))
     };
     let facts = scanner.map(BodyScanner::finish).unwrap_or_default();
     Ok(intake(facts, kept, rest))
 }
 
-fn intake(facts: Facts, kept: Collector, rest: Option<(Incoming, Pace)>) -> Intake {
+fn intake(facts: Facts, kept: Collector, rest: Option<(Incoming, Version, Pace)>) -> Intake {
     let (chunks, kept) = kept.finish();
     let body = match rest {
         None => Body::Replayable {
             chunks,
             _kept: kept,
         },
-        Some((rest, pace)) => Body::Once(RefCell::new(Some(Once {
+        Some((rest, version, pace)) => Body::Once(RefCell::new(Some(Once {
             chunks,
             kept,
             rest,
+            version,
             pace,
         }))),
     };
@@ -191,7 +192,7 @@ fn refused(problem: Problem) -> ProxyError {
             "model_too_long",
             format!(
                 "the request's \"model\" is longer than {} bytes",
-                translate::scan::MAX_VALUE
+                dialect::scan::MAX_VALUE
             ),
         ),
         Problem::NotAForm => bad(
@@ -204,7 +205,7 @@ fn refused(problem: Problem) -> ProxyError {
             "part_head_too_long",
             format!(
                 "the headers of a form part are longer than {} bytes",
-                translate::multipart::MAX_HEAD
+                dialect::multipart::MAX_HEAD
             ),
         ),
     }

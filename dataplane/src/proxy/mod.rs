@@ -25,6 +25,7 @@ mod headers;
 mod intake;
 mod kept;
 mod linger;
+mod listings;
 mod models;
 mod pace;
 mod relay;
@@ -36,18 +37,18 @@ mod upstream;
 use std::{rc::Rc, sync::Arc};
 
 use dataplane_protocol::Dialect;
+use dialect::{
+    path,
+    scope::Scope,
+    surface::{self, Surface},
+};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, Version,
     header::{CONNECTION, CONTENT_LENGTH},
 };
 use hyper::body::Incoming;
-use translate::{
-    path,
-    scope::Scope,
-    surface::{self, Surface},
-};
 
-use self::{account::Account, call::Call, upstream::Upstreams};
+use self::{account::Account, call::Call, listings::Listings, upstream::Upstreams};
 pub(crate) use self::{answer::OutBody, caller::Caller, error::ProxyError};
 use crate::{
     client::{connection::Connection, listener::Service},
@@ -76,6 +77,7 @@ pub(crate) type Pages = fn(&Arc<Shared>, Asker, &Method, &str, &str) -> Answered
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     upstreams: Rc<Upstreams>,
+    listings: Rc<Listings>,
     pages: Pages,
 }
 
@@ -85,6 +87,7 @@ impl Worker {
         Self {
             shared,
             upstreams,
+            listings: Rc::default(),
             pages,
         }
     }
@@ -99,6 +102,7 @@ impl Service for Worker {
             connection: connection.clone(),
             shared: self.shared.clone(),
             upstreams: self.upstreams.clone(),
+            listings: self.listings.clone(),
             pages: self.pages,
         })
     }
@@ -230,7 +234,7 @@ fn permitted<'a>(
     path: &str,
     surface: Surface<'a>,
 ) -> Result<Surface<'a>, ProxyError> {
-    if let Some(error) = ProxyError::ambiguous(path) {
+    if let Some(error) = ProxyError::of_path(path) {
         return Err(error);
     }
     if *method == Method::TRACE || *method == Method::CONNECT {

@@ -1,11 +1,11 @@
 //! Model listings, answered from what the backends list.
 
 use dataplane_protocol::Dialect;
-use http::StatusCode;
-use translate::{
-    listing::{self, Listed, Shape},
+use dialect::{
+    listing::{self, ModelEntry, Shape},
     path,
 };
+use http::StatusCode;
 
 use super::{Answered, account::Account, error::ProxyError, respond};
 
@@ -20,7 +20,7 @@ pub(super) fn list(
         .with_fleet(|fleet, _| fleet.models(prefix, dialect));
     let listed: Vec<_> = models
         .iter()
-        .map(|model| Listed {
+        .map(|model| ModelEntry {
             name: &model.name,
             endpoints: &model.endpoints,
         })
@@ -47,7 +47,7 @@ pub(super) fn one(
         };
         return respond::error(account, client, &error);
     };
-    let listed = Listed {
+    let listed = ModelEntry {
         name: &model.name,
         endpoints: &model.endpoints,
     };
@@ -57,6 +57,8 @@ pub(super) fn one(
 
 fn done(mut account: Box<Account>, document: Vec<u8>) -> Answered {
     account.answered_here(StatusCode::OK);
+    // Clients that leave it unread hold one copy together.
+    let document = account.caller.listings.shared(document);
     let mut rsp = respond::json(StatusCode::OK, document);
     respond::stamp(rsp.headers_mut(), &account);
     rsp

@@ -17,12 +17,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use dataplane_core::{Cause, Outcome};
 use dataplane_protocol::Dialect;
-use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
-use translate::{
+use dialect::{
     error::ErrorBody,
     stream::{self, Framer, Framing},
 };
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::{
     account::Account,

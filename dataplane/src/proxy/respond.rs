@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dataplane_protocol::Dialect;
+use dialect::{
+    error::{ErrorBody, body},
+    stream::Framing,
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER},
-};
-use translate::{
-    error::{ErrorBody, body},
-    stream::Framing,
 };
 
 use super::{
@@ -75,8 +75,8 @@ pub(super) fn text(mut account: Box<Account>, text: &'static str) -> Answered {
 }
 
 /// A document of ours.
-pub(crate) fn json(status: StatusCode, document: Vec<u8>) -> Answered {
-    let mut rsp = Response::new(OutBody::whole(Bytes::from(document)));
+pub(crate) fn json(status: StatusCode, document: impl Into<Bytes>) -> Answered {
+    let mut rsp = Response::new(OutBody::whole(document.into()));
     *rsp.status_mut() = status;
     rsp.headers_mut().insert(CONTENT_TYPE, JSON);
     rsp

@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{chunks::Chunks, kept::Allowance, pace::Pace};
+use super::{chunks::Chunks, kept::Allowance, linger, pace::Pace};
 
 /// How far a body is that is passed on while it comes; shared by the attempt and the body.
 /// Absent where all of it is here before anything is sent.
@@ -80,12 +81,15 @@ pub(super) struct Once {
     /// What `chunks` take of the memory for bodies.
     pub kept: Allowance,
     pub rest: Incoming,
+    pub version: Version,
     pub pace: Pace,
 }
 
 #[derive(Debug)]
 struct Rest {
-    body: Incoming,
+    /// Present until it is dropped.
+    body: Option<Incoming>,
+    version: Version,
     kept: Allowance,
     upload: Upload,
     pace: Pace,
@@ -110,7 +114,8 @@ impl Outgoing {
 
     pub(super) fn passing(body: Once, upload: Upload) -> Self {
         let rest = Rest {
-            body: body.rest,
+            body: Some(body.rest),
+            version: body.version,
             kept: body.kept,
             upload,
             pace: body.pace,
@@ -128,7 +133,10 @@ impl Rest {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(&mut *body).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 let deadline = self.pace.deadline();
@@ -153,7 +161,7 @@ impl Rest {
         }
         self.upload.set(match frame {
             Some(Err(_)) => Progress::Left,
-            Some(Ok(_)) if !self.body.is_end_stream() => Progress::Passing,
+            Some(Ok(_)) if !body.is_end_stream() => Progress::Passing,
             Some(Ok(_)) | None => Progress::Whole,
         });
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Unfinished)))
@@ -168,7 +176,17 @@ impl Drop for Rest {
             Progress::Passing | Progress::Awaited
         ) {
             self.upload.set(Progress::Whole);
+            // Its client is to see the answer that came early, or why there is none.
+            if let Some(body) = self.body.take() {
+                linger::discard(self.version, body);
+            }
         }
+    }
+}
+
+impl Rest {
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 }
 
@@ -199,18 +217,14 @@ impl Body for Outgoing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
-            && self
-                .rest
-                .as_ref()
-                .is_none_or(|rest| rest.body.is_end_stream())
+        self.left == 0 && self.rest.as_ref().is_none_or(|rest| rest.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(rest) = &self.rest else {
+        let Some(body) = self.rest.as_ref().and_then(|rest| rest.body.as_ref()) else {
             return SizeHint::with_exact(self.left);
         };
-        let mut hint = rest.body.size_hint();
+        let mut hint = body.size_hint();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + self.left);
         }

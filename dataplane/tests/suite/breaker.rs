@@ -272,3 +272,31 @@ async fn all_workers_share_one_breaker() {
     assert!(answers.iter().all(|answer| answer.endpoint() == "b"));
     assert_eq!(a.count(), 2);
 }
+
+/// Servers repeat a request's target in redirects, so a client may choose how long an answer's head
+/// is.
+#[tokio::test]
+async fn heads_that_one_client_makes_too_long_move_nobody_else() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)])
+        .route("circuitBreaker: { consecutiveFailures: 2 }")
+        .start()
+        .await;
+    let long = |length: usize| {
+        let location = format!("/x?{}", "a".repeat(length));
+        Reply::head(307, &[("content-length", "0"), ("location", &location)])
+    };
+    a.answer(long(30_000));
+    assert_eq!(
+        plane.chat("m").await.status,
+        307,
+        "as long as a request's may be"
+    );
+    a.answer(long(70_000));
+    for _ in 0..6 {
+        let answer = plane.chat("m").await;
+        assert_eq!(answer.status, 502);
+        assert_eq!(answer.json()["error"]["code"], "upstream_malformed");
+    }
+    assert_eq!(plane.instance("a").await["breaker"], "Closed");
+}

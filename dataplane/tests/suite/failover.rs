@@ -86,7 +86,7 @@ async fn a_close_inside_the_head_is_answered_elsewhere() {
 #[tokio::test]
 async fn what_is_not_http_is_answered_elsewhere() {
     let hello = Reply::default().raw("SSH-2.0-hello\r\n\r\n").close();
-    fails_over(hello, "reset").await;
+    fails_over(hello, "malformed").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Clients that speak HTTP/2 without TLS.
 
 use bytes::Bytes;
+use dataplane::config::Settings;
 use futures::future::join_all;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -12,7 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    backend::Backend,
+    backend::{Backend, Ear},
     plane::{Plane, Yaml, chat, streamed},
     reply::{Gate, Reply},
     wait_for,
@@ -152,4 +153,36 @@ async fn one_http2_client_that_leaves_one_stream_frees_that_backend_only() {
     }
     assert_eq!(text, b"data: 1\n\ndata: [DONE]\n\n");
     assert_eq!(plane.instance("a").await["failures"], 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_its_backend_does_not_take_leaves_room_to_others_of_its_connection() {
+    let a = Backend::start("a", &["m"]).await;
+    let b = Backend::start("b", &["n"]).await;
+    a.reads(Ear::HeadOnly);
+    let settings = Settings {
+        // Longer bodies are passed on while they come.
+        replay_bytes: 1024,
+        ..Plane::settings()
+    };
+    let plane = Plane::with(settings, &Yaml::tiers(&[("a", &a), ("b", &b)]).text()).await;
+    let stream = TcpStream::connect(plane.addr).await.unwrap();
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let (sender, connection) = handshake.await.unwrap();
+    tokio::spawn(connection);
+    let long = |model: &str, length: usize| {
+        format!("{{\"model\":\"{model}\",\"x\":\"{}\"}}", "x".repeat(length))
+    };
+    let stuck = sender.clone();
+    let upload = long("m", 40 << 20);
+    let stuck = tokio::spawn(async move { post(&stuck, upload).await });
+    wait_for("it is passed on", async || {
+        plane.instance("a").await["in_flight"] == 1
+    })
+    .await;
+    for _ in 0..3 {
+        let rsp = post(&sender, long("n", 50_000)).await;
+        assert_eq!(rsp.status(), StatusCode::OK);
+    }
+    stuck.abort();
 }

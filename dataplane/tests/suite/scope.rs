@@ -58,6 +58,18 @@ async fn a_store_is_changed_by_no_path_below_an_endpoints_own() {
 }
 
 #[tokio::test]
+async fn a_path_over_8_kib_is_refused_before_anybody_is_asked() {
+    let a = Backend::start("a", &["m"]).await;
+    let plane = Yaml::tiers(&[("a", &a)]).start().await;
+    let long = |length: usize| format!("/olla/proxy/{}", "a".repeat(length));
+    let answer = plane.get(&long(9000)).await;
+    assert_eq!(answer.status, 414);
+    assert_eq!(answer.json()["error"]["code"], "path_too_long");
+    assert_eq!(a.count(), 0);
+    assert_eq!(plane.get(&long(8000)).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_a_path_asks_for_is_judged_with_the_path_of_the_endpoints_url() {
     let a = Backend::start("a", &["m"]).await;
     let plane = Yaml::default()

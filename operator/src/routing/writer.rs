@@ -67,7 +67,7 @@ struct Update {
     /// What Events have told so far.
     last_announced: ObjectStatus,
     /// What the API server refused to take last.
-    last_rejected: Option<ObjectStatus>,
+    last_rejected: Option<Rejection>,
     status: ObjectStatus,
 }
 
@@ -201,20 +201,18 @@ impl Writer {
             schedule.one_not_later(namespace, (kind, name.clone()), rejection.again);
             return None;
         }
-        let (last_announced, last_rejected) = match rejection {
-            Some(rejection) => (rejection.last_announced, Some(rejection.status)),
-            None => (entry.status.clone(), None),
+        let (last_announced, last_offered) = match &rejection {
+            Some(rejection) => (&rejection.last_announced, &rejection.status),
+            None => (&entry.status, &entry.status),
         };
         let key = (namespace.to_owned(), (kind, name.clone()));
-        if !last_rejected
-            .as_ref()
-            .unwrap_or(&entry.status)
-            .moved(&status)
+        if !last_offered.moved(&status)
             && let Some(again) = schedule.held(&key, pass.now)
         {
             schedule.one_not_later(namespace, key.1, again);
             return None;
         }
+        let last_announced = last_announced.clone();
         schedule.written.insert(key, pass.now);
         let others = entry.status.conditions.into_iter();
         let others = others.filter(|it| status.condition(&it.type_).is_none());
@@ -225,7 +223,7 @@ impl Writer {
             name: name.clone(),
             accepted: verdict.accepted.is_ok(),
             last_announced,
-            last_rejected,
+            last_rejected: rejection,
             status,
         })
     }
@@ -275,12 +273,13 @@ impl Writer {
     /// Warns and tells Events when that is news; the status itself cannot say it.
     fn refused(&self, namespace: &str, update: &Update, code: u16, problem: &str) -> Outcome {
         let mut last_announced = update.last_announced.clone();
+        let same = update.last_rejected.as_ref();
+        let same = same.filter(|rejection| !rejection.status.moved(&update.status));
         // Most likely deleted meanwhile: there is nothing left to say it on.
         if code != 404 {
             self.count("error");
             let (kind, name) = (update.kind, &update.name);
-            let refused = update.last_rejected.as_ref();
-            if refused.is_none_or(|refused| refused.moved(&update.status)) {
+            if same.is_none() {
                 tracing::warn!(namespace, %kind, name, problem, "status rejected by the API server");
             } else {
                 tracing::debug!(namespace, %kind, name, problem, "status rejected again");
@@ -288,11 +287,13 @@ impl Writer {
             self.emit_events(namespace, update);
             last_announced.clone_from(&update.status);
         }
+        let tries = same.map_or(0, |rejection| rejection.tries + 1);
         Outcome::Refused(Rejection {
             uid: update.uid.clone(),
             status: update.status.clone(),
             last_announced,
-            again: Instant::now() + rejections::patience(code),
+            again: Instant::now() + rejections::patience(code, tries),
+            tries,
         })
     }
 

@@ -84,7 +84,7 @@ fn a_share_of_errors_that_is_all_of_one_client_takes_four_times_as_many_requests
     let change = breaker
         .failed(breaker.free(), &policy, error_of(1), START)
         .unwrap();
-    let reason = "40 of 40 requests in 10 s failed, all of one client, last: status";
+    let reason = "40 of 40 requests in 10 s failed, 40 of one client, last: status";
     assert_eq!(change.reason, reason);
 
     let mut breaker = Breaker::default();
@@ -92,9 +92,12 @@ fn a_share_of_errors_that_is_all_of_one_client_takes_four_times_as_many_requests
         let early = breaker.failed(breaker.free(), &policy, error_of(1), START);
         assert_eq!(early, None);
     }
-    let tenth = breaker.failed(breaker.free(), &policy, error_of(2), START);
-    let reason = "10 of 10 requests in 10 s failed, last: status";
-    assert_eq!(tenth.unwrap().reason, reason);
+    // A failure that nobody provoked does not make those of one client certain.
+    let reset = breaker.failed(breaker.free(), &policy, fault("reset"), START);
+    assert_eq!(reset, None);
+    let other = breaker.failed(breaker.free(), &policy, error_of(2), START);
+    let reason = "11 of 11 requests in 10 s failed, last: status";
+    assert_eq!(other.unwrap().reason, reason);
 }
 
 #[test]

@@ -4,20 +4,23 @@
 use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
+    status::{Decision, InstanceKey},
     sync::{Breaker, Health},
-    table::Profile,
+    table::{Endpoint, Profile},
 };
+
+use slab::Slab;
 
 use super::slot::Slot;
 use crate::{
     breaker::Admission,
-    catalogue::{Catalogue, Fit, Found},
+    catalogue::{Catalogue, Entries, Fit},
     models::{self, Knowledge},
-    pick::{Decision, InstanceKey, Refusal},
+    pick::Refusal,
     plan::{Member, Plan, Turns},
     rng::Rng,
     route::{self, Query},
-    select::{self, Candidate, Rules, Standing},
+    select::{self, Candidate, Policy, Standing},
     time::Mono,
 };
 
@@ -30,7 +33,7 @@ const LONGEST_HEALTH_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scene<'f> {
     pub(crate) plan: &'f Plan,
-    pub(crate) slots: &'f [Slot],
+    pub(crate) slots: &'f Slab<Slot>,
     pub(crate) catalogue: &'f Catalogue,
     pub(crate) now: Mono,
 }
@@ -74,14 +77,14 @@ pub(crate) fn decide(
 ) -> Result<Choice, Refusal> {
     let by_model = gather(scene, query, tried, scratch)?;
     let route = &scene.plan.route;
-    let rules = Rules {
+    let policy = Policy {
         balancer: route.balancer,
         when_all_open: route.breaker.as_ref().map(|policy| policy.when_all_open),
     };
     let Scratch {
         candidates, group, ..
     } = scratch;
-    let Some((candidate, last_resort)) = select::choose(rules, candidates, group, turns, rng)
+    let Some((candidate, last_resort)) = select::choose(policy, candidates, group, turns, rng)
     else {
         return Err(unavailable(scene, query, candidates));
     };
@@ -97,7 +100,7 @@ pub(crate) fn decide(
 }
 
 /// How `slot` stands to `model`; `found` is what the catalogue holds for it.
-pub(crate) fn match_model(place: usize, slot: &Slot, model: &str, found: &Found<'_>) -> Match {
+pub(crate) fn match_model(place: usize, slot: &Slot, model: &str, found: &Entries<'_>) -> Match {
     match found.fit(place) {
         Some(Fit::Exact) => return Match::Lists,
         Some(Fit::ButForCase) => return Match::ListsButForCase,
@@ -126,6 +129,7 @@ fn gather(
         .map(|model| (model, scene.catalogue.find(model)));
     let mut reach = Reach::new(query);
     let mut best = Match::Not;
+    let mut permission = Permission { query, last: None };
     let mut not_permitted = false;
     for (place, member) in scene.plan.members.iter().enumerate() {
         let Some(slot) = scene.slots.get(member.slot) else {
@@ -134,7 +138,7 @@ fn gather(
         if !reach.reaches(&slot.info.profile) {
             continue;
         }
-        if !query.is_permitted_at(&slot.info.endpoint) {
+        if !permission.is_given(&slot.info.endpoint) {
             not_permitted = true;
             continue;
         }
@@ -314,6 +318,25 @@ fn health_wait(scene: &Scene<'_>, candidates: &[Candidate]) -> Duration {
     intervals
         .min()
         .map_or(LONGEST_HEALTH_WAIT, |wait| wait.min(LONGEST_HEALTH_WAIT))
+}
+
+/// Which endpoints take the request. An endpoint's instances stand together, so it is asked once.
+struct Permission<'s, 'q> {
+    query: &'s Query<'q>,
+    last: Option<(&'s Arc<Endpoint>, bool)>,
+}
+
+impl<'s> Permission<'s, '_> {
+    fn is_given(&mut self, endpoint: &'s Arc<Endpoint>) -> bool {
+        match self.last {
+            Some((last, answer)) if Arc::ptr_eq(last, endpoint) => answer,
+            _ => {
+                let answer = self.query.is_permitted_at(endpoint);
+                self.last = Some((endpoint, answer));
+                answer
+            }
+        }
+    }
 }
 
 /// Which profiles the request can reach. Neighbours mostly share one, so the last answer is

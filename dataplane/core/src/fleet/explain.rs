@@ -1,13 +1,14 @@
 //! The decision for a request that is not sent: by the same function as `pick`, on copies of
 //! what it would change.
 
+use dataplane_protocol::status::{CandidateView, Explanation};
+
 use super::{
     Fleet,
     decide::{self, Choice, Match, Scene, Scratch},
-    look::why,
+    view::why,
 };
 use crate::{
-    explain::{CandidateView, Explanation},
     pick::Refusal,
     plan::{Member, Plan},
     route::{self, Query},
@@ -18,19 +19,20 @@ impl Fleet {
     /// Who would get this request now, who would not, and why. Changes nothing.
     pub fn explain(&self, query: &Query<'_>, now: Mono) -> Explanation {
         let found = self.rules.find(query).and_then(|found| {
-            let plan = self.plans.get(found.route)?;
-            Some((plan, self.live.get(found.route)?, found.matched))
+            let state = self.plans.get(found.route)?;
+            Some((state, found.matched))
         });
-        let Some((plan, live, matched)) = found else {
+        let Some((state, matched)) = found else {
             return explanation(None, Vec::new(), Err(Refusal::NoRoute));
         };
+        let plan = &state.plan;
         let scene = Scene {
             plan,
             slots: &self.slots,
             catalogue: &self.catalogue,
             now,
         };
-        let (mut turns, mut rng) = (live.turns.clone(), self.rng.clone());
+        let (mut turns, mut rng) = (state.turns.clone(), self.rng.clone());
         let mut scratch = Scratch::default();
         let result = decide::decide(&scene, query, &[], &mut turns, &mut rng, &mut scratch);
         let members = plan.members.iter().enumerate();
@@ -62,7 +64,7 @@ fn explanation(
         matched: None,
         candidates,
         decision: result.ok().map(|choice| choice.decision),
-        refusal: refusal.map(|refusal| refusal.reason()),
+        refusal: refusal.map(|refusal| refusal.reason().into()),
         retry_after_ms: wait.and_then(|wait| u64::try_from(wait.as_millis()).ok()),
         notes: empty
             .map(|target| format!("endpoint {} has no ready instance", target.endpoint.id))

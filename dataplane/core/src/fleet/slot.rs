@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use dataplane_protocol::{
+    status::InstanceKey,
     sync::{Breaker as BreakerState, Health},
     table::{BreakerPolicy, Endpoint, Profile},
 };
@@ -14,7 +15,7 @@ use crate::{
     load::Load,
     models::Models,
     order::Event,
-    pick::{InstanceInfo, InstanceKey},
+    pick::InstanceInfo,
     ramp::Ramp,
     saturation::Saturation,
     select::Standing,
@@ -110,10 +111,11 @@ impl Slot {
         self.scheduled = next;
     }
 
-    /// Its place may be another one now: its entry is made anew.
-    pub(crate) fn reschedule(&mut self, place: usize, agenda: &mut BTreeSet<(Mono, usize)>) {
-        self.scheduled = None;
-        self.schedule(place, agenda);
+    /// It is gone: its entry, too.
+    pub(crate) fn unschedule(&mut self, place: usize, agenda: &mut BTreeSet<(Mono, usize)>) {
+        if let Some(at) = self.scheduled.take() {
+            agenda.remove(&(at, place));
+        }
     }
 
     /// A listing told what an `auto` endpoint is.

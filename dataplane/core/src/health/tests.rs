@@ -1,12 +1,12 @@
 use super::*;
 use crate::testing::health_policy;
 
-fn good() -> Probed {
-    Probed::Good { path: 0 }
+fn good() -> ProbeResult {
+    ProbeResult::Good { path: 0 }
 }
 
-fn bad() -> Probed {
-    Probed::Bad {
+fn bad() -> ProbeResult {
+    ProbeResult::Bad {
         reason: "refused".into(),
     }
 }
@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// Waits for the next probe and answers it; (seconds waited, state after).
-    fn probe(&mut self, result: Probed) -> (f64, State) {
+    fn probe(&mut self, result: ProbeResult) -> (f64, State) {
         let at = self.monitor.next().unwrap().max(self.now);
         let waited = at.since(self.now).as_secs_f64();
         self.now = at;
@@ -107,7 +107,7 @@ fn a_probe_is_given_out_once_until_it_is_answered_or_given_up() {
 fn the_path_that_answered_is_asked_first() {
     let mut bench = Bench::new(HealthMode::Active);
     bench.policy.paths = vec!["/a".into(), "/b".into()];
-    bench.probe(Probed::Good { path: 1 });
+    bench.probe(ProbeResult::Good { path: 1 });
     let at = bench.monitor.next().unwrap();
     assert_eq!(bench.monitor.due(&bench.policy, at), Some(1));
 }

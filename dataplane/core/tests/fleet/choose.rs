@@ -130,7 +130,7 @@ fn an_unprobed_instance_is_used_but_after_healthy_ones_of_its_tier() {
     let b = bench.key("b");
     bench
         .fleet
-        .probed(b, dataplane_core::Probed::Good { path: 0 }, bench.now);
+        .probed(b, dataplane_core::ProbeResult::Good { path: 0 }, bench.now);
     assert_eq!(bench.share(4), shares(&[("b", 4)]));
 }
 

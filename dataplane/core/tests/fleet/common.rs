@@ -9,54 +9,24 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dataplane_core::{
-    Event, Fleet, InstanceKey, Listed, Mono, Order, Outcome, Pick, Probed, Query, Refusal,
+    Event, Fleet, InstanceKey, ListingResult, Mono, Order, Outcome, Pick, ProbeResult, Query,
+    Refusal,
 };
 use dataplane_protocol::{
-    Dialect, EndpointId, InstanceId, ModelName, RouteId, RoutingTable,
+    Dialect, EndpointId, InstanceId, RouteId, RoutingTable,
     table::{
-        Balancer, BreakerPolicy, Credential, Discovery, Endpoint, EndpointRef, FailoverOn,
-        FailoverPolicy, HealthMode, HealthPolicy, Instance, Listing, ListingFormat, ModelPolicy,
-        PathScope, Profile, Route, RouteMatch, Scheme, Selection, Timeouts, WhenAllOpen,
+        Balancer, BreakerPolicy, Endpoint, EndpointRef, FailoverOn, FailoverPolicy, Instance,
+        Profile, Route, RouteMatch, Scheme, Selection, Timeouts,
     },
+    testing::discovery,
 };
 
-pub(crate) fn endpoint(id: &str) -> Endpoint {
-    Endpoint {
-        id: id.into(),
-        profile: "openai".into(),
-        priority: 100,
-        weight: 100,
-        base_path: String::new(),
-        credential: Credential::None,
-        paths: PathScope::Inference,
-        health: HealthPolicy {
-            mode: HealthMode::Active,
-            paths: vec!["/health".into()],
-            interval_ms: 10_000,
-            timeout_ms: 5_000,
-            unhealthy_threshold: 2,
-            healthy_threshold: 1,
-        },
-        models: ModelPolicy {
-            discovery: None,
-            fixed: vec![],
-            include: vec![],
-            exclude: vec![],
-        },
-    }
-}
+pub(crate) use dataplane_protocol::testing::{breaker_policy as breaker, endpoint, names};
 
 /// With a listing every 30 s.
 pub(crate) fn discovering(id: &str) -> Endpoint {
     let mut endpoint = endpoint(id);
-    endpoint.models.discovery = Some(Discovery {
-        listings: vec![Listing {
-            path: "/v1/models".into(),
-            format: ListingFormat::Openai,
-            detects: None,
-        }],
-        interval_ms: 30_000,
-    });
+    endpoint.models.discovery = Some(discovery());
     endpoint
 }
 
@@ -64,23 +34,6 @@ pub(crate) fn serving(id: &str, models: &[&str]) -> Endpoint {
     let mut endpoint = endpoint(id);
     endpoint.models.fixed = names(models);
     endpoint
-}
-
-pub(crate) fn names(list: &[&str]) -> Vec<ModelName> {
-    list.iter().copied().map(ModelName::from).collect()
-}
-
-pub(crate) fn breaker() -> BreakerPolicy {
-    BreakerPolicy {
-        consecutive_failures: 5,
-        failure_percent: None,
-        min_requests: 20,
-        open_for_ms: 30_000,
-        max_open_for_ms: 300_000,
-        half_open_requests: 1,
-        max_ejected_percent: 100,
-        when_all_open: WhenAllOpen::TryBest,
-    }
 }
 
 /// `targets`: endpoint, tier, weight.
@@ -222,11 +175,11 @@ impl Bench {
         for order in self.fleet.due(self.now) {
             if let Order::Probe { instance, .. } = order {
                 let result = if down.contains(&instance.instance.id.as_str()) {
-                    Probed::Bad {
+                    ProbeResult::Bad {
                         reason: "refused".into(),
                     }
                 } else {
-                    Probed::Good { path: 0 }
+                    ProbeResult::Good { path: 0 }
                 };
                 let events = self.fleet.probed(instance.key, result, self.now);
                 self.events.extend(events);
@@ -277,7 +230,7 @@ impl Bench {
 
     pub(crate) fn list(&mut self, instance: &str, models: &[&str]) -> Vec<Event> {
         let key = self.key(instance);
-        let result = Listed::Models {
+        let result = ListingResult::Models {
             models: names(models),
             detected: None,
         };

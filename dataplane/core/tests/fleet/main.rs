@@ -1,5 +1,6 @@
 //! What a user would notice of the fleet's decisions, by subject.
 
+mod changes;
 mod choose;
 mod common;
 mod failover;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane_core::{Decision, Event, Listed, Order, Query, Refusal};
+use dataplane_core::{Decision, Event, ListingResult, Order, Query, Refusal};
 use dataplane_protocol::table::{Balancer, Credential};
 
 use super::common::{Bench, discovering, endpoint, query, route, serving, table};
@@ -135,7 +135,7 @@ fn listing_begins_with_the_first_good_probe_and_follows_the_interval() {
     let a = bench.key("a");
     bench
         .fleet
-        .probed(a, dataplane_core::Probed::Good { path: 0 }, bench.now);
+        .probed(a, dataplane_core::ProbeResult::Good { path: 0 }, bench.now);
     assert!(matches!(
         bench.fleet.due(bench.now)[..],
         [Order::List { .. }]
@@ -176,7 +176,7 @@ fn an_unhealthy_one_is_not_listed_until_it_is_back_and_then_at_once() {
         );
         let a = bench.key("a");
         if !orders.is_empty() {
-            let bad = dataplane_core::Probed::Bad {
+            let bad = dataplane_core::ProbeResult::Bad {
                 reason: "refused".into(),
             };
             bench.fleet.probed(a, bad, bench.now);
@@ -185,7 +185,7 @@ fn an_unhealthy_one_is_not_listed_until_it_is_back_and_then_at_once() {
     let a = bench.key("a");
     bench
         .fleet
-        .probed(a, dataplane_core::Probed::Good { path: 0 }, bench.now);
+        .probed(a, dataplane_core::ProbeResult::Good { path: 0 }, bench.now);
     let orders = bench.fleet.due(bench.now);
     assert!(matches!(orders[..], [Order::List { .. }]));
 }
@@ -208,7 +208,7 @@ fn a_detected_type_changes_what_reaches_an_auto_endpoint_and_outlives_a_table() 
         Refusal::NoEndpoint
     );
     let a = bench.key("a");
-    let result = Listed::Models {
+    let result = ListingResult::Models {
         models: vec![],
         detected: Some("ollama".into()),
     };

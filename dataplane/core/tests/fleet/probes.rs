@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use dataplane_core::{InstanceKey, Mono, Order, Outcome, Probed};
+use dataplane_core::{InstanceKey, Mono, Order, Outcome, ProbeResult};
 use dataplane_protocol::table::Balancer;
 
 use crate::common::{Bench, discovering, endpoint, route, table};
@@ -56,7 +56,7 @@ fn pauses(bench: &mut Bench, span: Duration) -> BTreeMap<InstanceKey, Vec<Durati
         let now = bench.now;
         under_way.retain(|(at, key)| {
             if *at <= now {
-                bench.fleet.probed(*key, Probed::Good { path: 0 }, now);
+                bench.fleet.probed(*key, ProbeResult::Good { path: 0 }, now);
                 ended.insert(*key, now);
             }
             *at > now

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use dataplane_core::{Fleet, FleetView, InstanceKey, Listed, Mono, Order, Outcome, Probed};
+use dataplane_core::{
+    Fleet, FleetView, InstanceKey, ListingResult, Mono, Order, Outcome, ProbeResult,
+};
 use dataplane_protocol::{
     RoutingTable,
     table::{Balancer, BreakerPolicy, Discovery, HealthMode, WhenAllOpen},
@@ -41,8 +43,8 @@ pub(crate) enum Step {
     Arrive,
     FirstByte(u64),
     End(u64, Outcome),
-    Probed(InstanceKey, Probed),
-    Listed(InstanceKey),
+    ProbeResult(InstanceKey, ProbeResult),
+    ListingResult(InstanceKey),
     ChangeMood,
     ChangeTable,
 }
@@ -206,17 +208,17 @@ impl Sim {
                 }
             }
             Step::End(id, outcome) => self.end(id, outcome),
-            Step::Probed(key, result) => {
+            Step::ProbeResult(key, result) => {
                 let events = self.fleet.probed(key, result, self.now);
                 self.take(events);
             }
-            Step::Listed(key) => {
+            Step::ListingResult(key) => {
                 let result = if self.one_in(4) && self.trouble {
-                    Listed::Failed {
+                    ListingResult::Failed {
                         reason: "timed out".into(),
                     }
                 } else {
-                    Listed::Models {
+                    ListingResult::Models {
                         models: common::names(&[MODEL]),
                         detected: None,
                     }
@@ -262,20 +264,20 @@ impl Sim {
             match order {
                 Order::Probe { instance, .. } => {
                     let mood = self.mood(instance.instance.id.as_str());
-                    let bad = || Probed::Bad {
+                    let bad = || ProbeResult::Bad {
                         reason: format!("{mood:?}"),
                     };
                     let (wait, result) = match mood {
                         Mood::Refuses => (1, bad()),
                         Mood::Hangs => (5_000, bad()),
-                        _ => (5, Probed::Good { path: 0 }),
+                        _ => (5, ProbeResult::Good { path: 0 }),
                     };
                     // Now and then the shell loses one: it must be asked again.
                     if !self.trouble || !self.one_in(20) {
-                        self.after(wait, Step::Probed(instance.key, result));
+                        self.after(wait, Step::ProbeResult(instance.key, result));
                     }
                 }
-                Order::List { instance } => self.after(20, Step::Listed(instance.key)),
+                Order::List { instance } => self.after(20, Step::ListingResult(instance.key)),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dataplane_core::{Pick, Probed, Query};
+use dataplane_core::{Pick, ProbeResult, Query};
 use dataplane_protocol::{
     Revision, RoutingTable,
     table::{
@@ -133,7 +133,7 @@ async fn a_health_failure_between_pick_and_attempt_ends_the_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (shared, pick) = picked(&listener);
     let reason = "no answer".to_owned();
-    let failed = Probed::Bad { reason };
+    let failed = ProbeResult::Bad { reason };
     let events = shared.with_fleet(|fleet, now| fleet.probed(pick.instance.key, failed, now));
     shared.carry_out(events);
 

@@ -16,7 +16,7 @@ use dataplane_protocol::{
     sync::{FORMAT, FORMATS},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Client;
@@ -25,8 +25,15 @@ use crate::state::Shared;
 /// File of the last good table in the state folder.
 const TABLE_FILE: &str = "table.json";
 
-/// Between two tables written: of many changes only the last matters.
-const KEEP_AT_MOST: Duration = Duration::from_secs(1);
+/// Between two tables written at least: of many changes only the last matters.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// And at least so many times what writing the last one took, which grows with the table and the
+/// slowness of the disk: a table that changes all the time costs 2% of a core to keep.
+const PAUSE_FOR_WORK: u32 = 50;
+
+/// But not longer: so old may be what is read after a crash.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What is kept on disk.
 #[derive(Deserialize, Serialize)]
@@ -98,16 +105,17 @@ impl Client {
         async move {
             let Some(path) = path else { return };
             while tables.changed().await.is_ok() {
-                let Some(table) = tables.borrow_and_update().clone() else {
+                let Some(snapshot) = tables.borrow_and_update().clone() else {
                     continue;
                 };
                 let path = path.clone();
-                let writing = tokio::task::spawn_blocking(move || write(&path, &table));
+                let began = Instant::now();
+                let writing = tokio::task::spawn_blocking(move || write(&path, &snapshot));
                 if let Err(error) = writing.await {
                     tracing::error!(%error, "storing the last good table failed");
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(KEEP_AT_MOST) => {}
+                    () = tokio::time::sleep(pause_after(began.elapsed())) => {}
                     // The data plane ends: what came meanwhile is written at once.
                     () = drain.cancelled() => {}
                 }
@@ -116,25 +124,34 @@ impl Client {
     }
 
     /// Has the table written for the next start, or a newer one that comes soon.
-    pub(super) fn keep(&self, revision: Revision, table: Arc<RoutingTable>) {
+    pub(super) fn keep(&self, snapshot: Snapshot) {
         if let Some(Keeper(sender)) = &self.keeper {
-            sender.send_replace(Some((revision, table)));
+            sender.send_replace(Some(snapshot));
         }
     }
 }
 
-type Newest = Option<(Revision, Arc<RoutingTable>)>;
+/// A table in pieces: what of it goes to disk is only made when it does.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) namespace: String,
+    pub(super) set: ResourceSet,
+}
 
 /// Where the newest table to be written stands.
 #[derive(Debug)]
-pub(super) struct Keeper(watch::Sender<Newest>);
+pub(super) struct Keeper(watch::Sender<Option<Snapshot>>);
+
+fn pause_after(work: Duration) -> Duration {
+    (work * PAUSE_FOR_WORK).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
+}
 
 /// All of it or nothing, and no credential.
-fn write(path: &Path, (revision, table): &(Revision, Arc<RoutingTable>)) {
+fn write(path: &Path, Snapshot { namespace, set }: &Snapshot) {
     let kept = OnDisk {
         format: FORMAT,
-        revision: *revision,
-        table: table.without_credentials(),
+        revision: set.revision(),
+        table: set.to_table(namespace).without_credentials(),
     };
     let written = serde_json::to_vec(&kept)
         .map_err(io::Error::other)
@@ -152,5 +169,18 @@ fn write(path: &Path, (revision, table): &(Revision, Arc<RoutingTable>)) {
         });
     if let Err(error) = written {
         tracing::warn!(path = %path.display(), %error, "storing the last good table failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_a_table_takes_to_write_the_rarer_it_is_written() {
+        for (took_ms, pause_ms) in [(0, 1_000), (5, 1_000), (100, 5_000), (60_000, 30_000)] {
+            let pause = pause_after(Duration::from_millis(took_ms));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "{took_ms} ms");
+        }
     }
 }

@@ -11,17 +11,18 @@ use bytes::Bytes;
 use dataplane_protocol::{
     frame::{self, Decoder},
     resource::ResourceSet,
-    sync::{
-        FORMATS, Hello, InstanceReport, MAX_REPORT_LINE, MAX_TABLE_LINE, ToDataPlane, ToOperator,
-    },
-    transaction::{Mismatch, Transaction},
+    sync::{FORMATS, Hello, MAX_REPORT_LINE, MAX_TABLE_LINE, ToDataPlane, ToOperator},
+    transaction::{Commit, Mismatch, Transaction, Update},
 };
 use http::{Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Collected, Limited, channel::Sender};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use self::{disk::Keeper, report::Reports};
+use self::{
+    disk::{Keeper, Snapshot},
+    report::Reports,
+};
 use crate::state::Shared;
 
 /// For each step until the stream stands.
@@ -212,7 +213,7 @@ impl Client {
                         reports = Reports::default();
                         all_said = now;
                     }
-                    for report in reports.next(instances(shared)) {
+                    for report in reports.next(shared.reports().into_iter()) {
                         tell(&mut send, &ToOperator::Report(report)).await?;
                     }
                     last_report = now;
@@ -241,18 +242,25 @@ impl Client {
             ToDataPlane::Remove(key) => under_way?.remove(&key),
             ToDataPlane::Commit { revision } => {
                 let transaction = transaction.take().ok_or(Error::OutOfOrder)?;
-                let (set, table) = transaction.commit(&self.held, revision)?;
-                if let Err(reason) = table.check() {
+                let commit = transaction.commit(&self.held, revision)?;
+                if let Err(reason) = commit.check() {
                     tracing::error!(%revision, reason, "table refused: the last good one stays in use");
                     return tell(send, &ToOperator::Nack { revision, reason }).await;
                 }
-                self.held = set;
+                let Commit {
+                    namespace,
+                    set,
+                    update,
+                } = commit;
+                self.held = set.clone();
                 self.doubted = false;
                 self.heard = true;
-                let table = Arc::new(table);
-                shared.apply(table.clone(), revision, "operator");
+                match update {
+                    Update::Whole(table) => shared.apply(Arc::new(table), revision, "operator"),
+                    Update::Change(change) => shared.apply_change(change, revision, "operator"),
+                }
                 tell(send, &ToOperator::Ack { revision }).await?;
-                self.keep(revision, table);
+                self.keep(Snapshot { namespace, set });
             }
             ToDataPlane::Refused { reason } => return Err(Error::Refused { reason }),
         }
@@ -272,17 +280,6 @@ async fn accepted(rsp: Response<Incoming>) -> Result<Incoming, Error> {
     let text = text.map(Collected::to_bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
     Err(Error::Status { status, text })
-}
-
-fn instances(shared: &Shared) -> impl Iterator<Item = InstanceReport> {
-    let instances = shared.view().instances.into_iter();
-    instances.map(|instance| InstanceReport {
-        endpoint: instance.endpoint,
-        instance: instance.instance,
-        health: instance.health,
-        breaker: instance.breaker,
-        reason: instance.why_not,
-    })
 }
 
 async fn tell(send: &mut Sender<Bytes>, message: &ToOperator) -> Result<(), Error> {

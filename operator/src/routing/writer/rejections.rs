@@ -15,11 +15,15 @@ use crate::routing::status::ObjectStatus;
 pub(super) const FOR_GOOD: [u16; 3] = [403, 404, 422];
 
 /// Until the same is tried again, quietly: a permission may be granted and a CRD replaced without a
-/// change to any object, the first of them moments later, when both have just been installed.
-pub(super) fn patience(code: u16) -> Duration {
+/// change to any object. The former soon: an API server that has just started permits nothing until
+/// it has read its roles, and so does one where the operator was installed a moment ago. `tries`:
+/// how often the same was refused before.
+pub(super) fn patience(code: u16, tries: u32) -> Duration {
+    const MOST: Duration = Duration::from_mins(1);
     match code {
+        403 => Duration::from_secs(2 << tries.min(5)).min(MOST),
         422 => Duration::from_mins(10),
-        _ => Duration::from_mins(1),
+        _ => MOST,
     }
 }
 
@@ -31,6 +35,8 @@ pub(super) struct Rejection {
     /// What Events have told.
     pub(super) last_announced: ObjectStatus,
     pub(super) again: Instant,
+    /// How often the same was refused before.
+    pub(super) tries: u32,
 }
 
 #[derive(Debug, Default)]

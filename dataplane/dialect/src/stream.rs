@@ -40,7 +40,7 @@ impl Framing {
 }
 
 /// Largest unfinished event that is held back, bytes. A longer one passes in pieces.
-const MAX_HELD: usize = 64 * 1024;
+pub(crate) const MAX_HELD: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub struct Framer {
@@ -85,6 +85,11 @@ impl Framer {
         self.held.split().freeze()
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.held.len()
+    }
+
     fn release_long(&mut self, out: Bytes) -> Bytes {
         if out.is_empty() && self.held.len() > MAX_HELD {
             return self.held.split().freeze();
@@ -102,7 +107,9 @@ impl Framer {
             let before = bytes.get(..at).unwrap_or_default();
             // Lines end with LF, CRLF, or with CR alone.
             let is_empty = match bytes.get(at) {
-                Some(b'\r') => before.ends_with(b"\r"),
+                // After CRLF the other half of one may follow: it is waited for.
+                Some(b'\r') if before.ends_with(b"\r\n") => at + 1 < bytes.len(),
+                Some(b'\r') => before.ends_with(b"\r") || before.ends_with(b"\n"),
                 _ => before.ends_with(b"\n") || before.ends_with(b"\n\r"),
             };
             if is_empty {

@@ -90,6 +90,11 @@ impl Form {
         self.facts
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Takes bytes up to the end of the first boundary.
     fn start(&mut self, bytes: &[u8]) -> Result<usize, Problem> {
         // The first one needs no line before it.

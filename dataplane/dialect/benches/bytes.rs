@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use translate::{
+use dialect::{
     scan::Scanner,
     stream::{Framer, Framing},
 };

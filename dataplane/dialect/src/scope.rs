@@ -49,7 +49,7 @@ impl<'a> Scope<'a> {
 
     /// What it asks this endpoint for.
     pub fn operation_at(&self, endpoint: &Endpoint) -> Operation {
-        if self.is_for_all() {
+        if self.is_for_all() || endpoint.base_path.is_empty() {
             return self.operation;
         }
         Operation::below(&endpoint.base_path, self.method.as_str(), self.path)
@@ -69,8 +69,8 @@ impl<'a> Scope<'a> {
         if !base.is_empty() && surface::changes_store(&[base, self.path].concat()) {
             return Some(Denied::Store);
         }
-        let is_other = self.operation_at(endpoint) == Operation::Other;
-        (is_other && is_guarded(endpoint)).then(|| Denied::Credential(endpoint.id.clone()))
+        let is_other = || self.operation_at(endpoint) == Operation::Other;
+        (is_guarded(endpoint) && is_other()).then(|| Denied::Credential(endpoint.id.clone()))
     }
 
     /// Why an endpoint that was asked about does not take it, if one does not.

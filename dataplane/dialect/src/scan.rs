@@ -122,6 +122,11 @@ impl Scanner {
         self.facts
     }
 
+    #[cfg(test)]
+    pub(crate) fn bytes_held(&self) -> usize {
+        self.kept.len()
+    }
+
     /// `byte`, with which `rest` begins, at the top level and outside strings; with it a string
     /// that is here whole and has no escapes, as nearly all are.
     fn structure(&mut self, byte: u8, rest: &[u8]) -> Result<usize, Problem> {

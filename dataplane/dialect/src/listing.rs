@@ -19,7 +19,7 @@ pub const MAX_MODELS: usize = 10_000;
 
 /// What a backend lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
+pub struct ModelList {
     /// Sorted, each once.
     pub models: Vec<ModelName>,
     /// Names over [`MAX_MODELS`], or longer than one in a request may be.
@@ -84,7 +84,7 @@ struct OllamaModel {
 }
 
 /// Model names of a backend's listing. An error says what was wrong with it.
-pub fn parse(format: ListingFormat, body: &[u8]) -> Result<Listing, String> {
+pub fn parse(format: ListingFormat, body: &[u8]) -> Result<ModelList, String> {
     let (names, more): (Vec<String>, usize) = match format {
         ListingFormat::Openai | ListingFormat::LmStudio => {
             let listing: OpenAi = serde_json::from_slice(body)
@@ -113,12 +113,12 @@ pub fn parse(format: ListingFormat, body: &[u8]) -> Result<Listing, String> {
     let mut models: Vec<_> = named.map(ModelName::from).collect();
     models.sort();
     models.dedup();
-    Ok(Listing { models, dropped })
+    Ok(ModelList { models, dropped })
 }
 
 /// A model and who serves it.
 #[derive(Clone, Debug)]
-pub struct Listed<'a> {
+pub struct ModelEntry<'a> {
     pub name: &'a ModelName,
     pub endpoints: &'a [EndpointId],
 }
@@ -140,7 +140,7 @@ pub enum Shape {
 
 /// `created` is when this data plane started, seconds since 1970: backends disagree, and a time
 /// that moves with each call defeats caches.
-pub fn render(shape: Shape, models: &[Listed<'_>], created: u64) -> Vec<u8> {
+pub fn render(shape: Shape, models: &[ModelEntry<'_>], created: u64) -> Vec<u8> {
     let document = match shape {
         Shape::OpenAi | Shape::Unified => json!({
             "object": "list",
@@ -173,7 +173,7 @@ pub fn render(shape: Shape, models: &[Listed<'_>], created: u64) -> Vec<u8> {
 }
 
 /// One model as `/v1/models/{id}` and the lists show it.
-pub fn openai(shape: Shape, model: &Listed<'_>, created: u64) -> Value {
+pub fn openai(shape: Shape, model: &ModelEntry<'_>, created: u64) -> Value {
     let mut entry = json!({
         "id": model.name, "object": "model", "created": created, "owned_by": "olla",
     });
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn lists_have_the_shape_clients_expect() {
         let (name, endpoints) = (ModelName::from("m"), [EndpointId::from("e")]);
-        let models = [Listed {
+        let models = [ModelEntry {
             name: &name,
             endpoints: &endpoints,
         }];

@@ -20,6 +20,8 @@
 )]
 
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod headers;
 pub mod listing;
 pub mod multipart;

@@ -78,6 +78,9 @@ const LISTINGS: &[&str] = &["/models", "/ps", "/tags", "/version"];
 /// Under which a list's single entries are.
 const ENTRIES: &str = "/models/";
 
+/// No path of a known operation is longer, bytes; a model's name may be in it.
+const MAX_KNOWN: usize = 2048;
+
 /// What kind of operation a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -93,6 +96,9 @@ impl Operation {
     /// By the whole name, so that nothing is taken for what it only looks like. A path that is
     /// escaped or has parameters is read in many ways: it is none of the known ones.
     pub fn of(method: &str, path: &str) -> Self {
+        if path.len() > MAX_KNOWN {
+            return Self::Other;
+        }
         let name = operation(path);
         let reads = matches!(method, "GET" | "HEAD");
         let asks_model =

@@ -4,34 +4,59 @@ use std::{collections::BTreeSet, time::Duration};
 
 use dataplane_protocol::{
     Dialect,
-    sync::{Breaker, Health},
+    status::{InstanceView, PlaceView},
+    sync::{Breaker, Health, InstanceReport},
     table::Scheme,
 };
 
-use super::{Fleet, Live, slot::Slot};
+use super::{Fleet, resolve::RouteState, slot::Slot};
 use crate::{
     models::Knowledge,
     pick::InstanceInfo,
-    plan::{Member, Plan, PlannedTarget},
+    plan::{Plan, TargetPlan},
     route,
     select::Standing,
     time::Mono,
-    view::{FleetView, InstanceView, ModelView, PlaceView, RouteView, TargetView},
+    view::{FleetView, ModelView, RouteView, TargetView},
 };
 
 impl Fleet {
     /// Everything that status pages, metrics, reports and the terminal show.
     pub fn view(&self, now: Mono) -> FleetView {
-        let instances = (self.slots.iter().enumerate())
-            .map(|(place, slot)| self.instance_view(place, slot, now))
+        let places = self.endpoints.values().flat_map(|state| &state.places);
+        let instances = places
+            .filter_map(|(_, place)| self.slots.get(*place))
+            .map(|slot| self.instance_view(slot, now))
             .collect();
-        let routes = (self.plans.iter().zip(&self.live))
-            .map(|(plan, live)| self.route_view(plan, live, now))
-            .collect();
+        let routes = self.in_order();
+        let routes = routes.map(|state| self.route_view(state, now)).collect();
         FleetView {
-            namespace: self.table.namespace.clone(),
+            namespace: self.namespace.clone(),
             instances,
             routes,
+        }
+    }
+
+    /// What operators hear of each instance; sorted as those of the [view](Self::view).
+    pub fn reports(&self, now: Mono) -> Vec<InstanceReport> {
+        let places = self.endpoints.values().flat_map(|state| &state.places);
+        let slots = places.filter_map(|(_, place)| self.slots.get(*place));
+        slots.map(|slot| self.report(slot, now)).collect()
+    }
+
+    fn report(&self, slot: &Slot, now: Mono) -> InstanceReport {
+        let usable = self.uses(slot).any(|(plan, target)| {
+            let policy = plan.route.breaker.as_ref();
+            slot.standing(target.weight, policy, now).is_selectable()
+        });
+        // Only where it is wanted: there are thousands, and mostly they can be used.
+        let why_not = || why_not(&self.uses_in_order(slot), slot, now);
+        InstanceReport {
+            endpoint: slot.info.endpoint.id.clone(),
+            instance: slot.info.instance.id.clone(),
+            health: slot.monitor.state(),
+            breaker: slot.breaker.state(),
+            reason: if usable { String::new() } else { why_not() },
         }
     }
 
@@ -45,8 +70,8 @@ impl Fleet {
             let mut types = BTreeSet::new();
             let mut instances = 0;
             let mut usable = 0;
-            for place in places.filter(|place| self.is_routed(*place)) {
-                let Some(slot) = self.slots.get(place) else {
+            for place in places {
+                let Some(slot) = self.slots.get(place).filter(|it| self.is_routed(it)) else {
                     continue;
                 };
                 if !route::reaches(&slot.info.profile, prefix, dialect) {
@@ -72,23 +97,39 @@ impl Fleet {
         views
     }
 
-    /// The routes that use the instance at `place`, in order of precedence.
-    fn uses(&self, place: usize) -> impl Iterator<Item = (&Plan, &Member)> {
-        let uses = self.uses.get(place).into_iter().flatten();
-        uses.filter_map(|at| {
-            let plan = self.plans.get(at.plan)?;
-            Some((plan, plan.members.get(at.member)?))
+    /// In order of precedence.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &RouteState> {
+        let places = self.order.values();
+        places.filter_map(|place| self.plans.get(*place))
+    }
+
+    /// The routes that use an instance, and its endpoint as a target of each.
+    fn uses(&self, slot: &Slot) -> impl Iterator<Item = (&Plan, &TargetPlan)> {
+        let users = self.users.get(&slot.info.endpoint.id).into_iter().flatten();
+        users.filter_map(|(place, target)| {
+            let plan = &self.plans.get(*place)?.plan;
+            Some((plan, plan.targets.get((*target)?)?))
         })
     }
 
-    fn is_routed(&self, place: usize) -> bool {
-        self.uses(place).any(|(_, member)| member.weight > 0)
+    /// The same, in order of precedence.
+    fn uses_in_order(&self, slot: &Slot) -> Vec<(&Plan, &TargetPlan)> {
+        let mut uses: Vec<_> = self.uses(slot).collect();
+        if uses.len() > 1 {
+            uses.sort_by_cached_key(|(plan, _)| plan.route.precedence());
+        }
+        uses
     }
 
-    fn instance_view(&self, place: usize, slot: &Slot, now: Mono) -> InstanceView {
+    fn is_routed(&self, slot: &Slot) -> bool {
+        self.uses(slot).any(|(_, target)| target.weight > 0)
+    }
+
+    fn instance_view(&self, slot: &Slot, now: Mono) -> InstanceView {
         let info = &slot.info;
         let policy = &info.endpoint.models;
-        let why_not = self.why_not(place, slot, now);
+        let uses = self.uses_in_order(slot);
+        let why_not = why_not(&uses, slot, now);
         let knows = slot.models.knowledge(policy) == Knowledge::Complete;
         let ahead = |at: Mono| millis(at.since(now));
         InstanceView {
@@ -97,7 +138,7 @@ impl Fleet {
             key: info.key,
             profile: info.profile.name.clone(),
             url: url(info),
-            places: self.places(place),
+            places: places(&uses),
             health: slot.monitor.state(),
             health_reason: slot.monitor.reason().to_owned(),
             breaker: slot.breaker.state(),
@@ -119,37 +160,9 @@ impl Fleet {
         }
     }
 
-    fn places(&self, place: usize) -> Vec<PlaceView> {
-        let targets = self.uses(place).filter_map(|(plan, member)| {
-            let target = plan.targets.get(member.target)?;
-            Some(PlaceView {
-                route: plan.route.id.clone(),
-                tier: target.tier,
-                priority: target.priority,
-                weight: target.weight,
-            })
-        });
-        targets.collect()
-    }
-
-    /// Empty when some route can send it a request; else the first route's reason.
-    fn why_not(&self, place: usize, slot: &Slot, now: Mono) -> String {
-        let mut first = None;
-        for (plan, member) in self.uses(place) {
-            let standing = slot.standing(member.weight, plan.route.breaker.as_ref(), now);
-            if standing.is_selectable() {
-                return String::new();
-            }
-            first.get_or_insert(standing);
-        }
-        first.map_or_else(
-            || "no route leads here".to_owned(),
-            |standing| why(standing, slot, now),
-        )
-    }
-
-    fn route_view(&self, plan: &Plan, live: &Live, now: Mono) -> RouteView {
-        let (recent_requests, recent_retries) = live.budget.recent(now);
+    fn route_view(&self, state: &RouteState, now: Mono) -> RouteView {
+        let plan = &state.plan;
+        let (recent_requests, recent_retries) = state.budget.recent(now);
         let targets = plan.targets.iter().enumerate();
         RouteView {
             route: plan.route.id.clone(),
@@ -162,16 +175,11 @@ impl Fleet {
         }
     }
 
-    fn target_view(
-        &self,
-        plan: &Plan,
-        place: usize,
-        target: &PlannedTarget,
-        now: Mono,
-    ) -> TargetView {
-        let members = || plan.members.iter().filter(|member| member.target == place);
+    fn target_view(&self, plan: &Plan, place: usize, target: &TargetPlan, now: Mono) -> TargetView {
+        let members = plan.members.get(plan.members_of(place));
+        let members = members.unwrap_or_default();
         let policy = plan.route.breaker.as_ref();
-        let usable = members().filter(|member| {
+        let usable = members.iter().filter(|member| {
             let slot = self.slots.get(member.slot);
             slot.is_some_and(|slot| slot.standing(member.weight, policy, now).is_selectable())
         });
@@ -180,10 +188,36 @@ impl Fleet {
             tier: target.tier,
             priority: target.priority,
             weight: target.weight,
-            instances: members().count(),
+            instances: members.len(),
             usable: usable.count(),
         }
     }
+}
+
+fn places(uses: &[(&Plan, &TargetPlan)]) -> Vec<PlaceView> {
+    let place = |(plan, target): &(&Plan, &TargetPlan)| PlaceView {
+        route: plan.route.id.clone(),
+        tier: target.tier,
+        priority: target.priority,
+        weight: target.weight,
+    };
+    uses.iter().map(place).collect()
+}
+
+/// Empty when some route can send it a request; else the first route's reason.
+fn why_not(uses: &[(&Plan, &TargetPlan)], slot: &Slot, now: Mono) -> String {
+    let mut first = None;
+    for (plan, target) in uses {
+        let standing = slot.standing(target.weight, plan.route.breaker.as_ref(), now);
+        if standing.is_selectable() {
+            return String::new();
+        }
+        first.get_or_insert(standing);
+    }
+    first.map_or_else(
+        || "no route leads here".to_owned(),
+        |standing| why(standing, slot, now),
+    )
 }
 
 /// A standing in words.
