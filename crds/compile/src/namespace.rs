@@ -149,6 +149,12 @@ impl Namespace {
         true
     }
 
+    /// Of a route that is set next, for the first time: its status says that this generation lost
+    /// its requests to another route.
+    pub fn note_lost_route(&mut self, name: &str, generation: i64) {
+        self.candidates.note_lost(name, generation);
+    }
+
     pub fn set_service(&mut self, name: &str, service: Option<Service>) -> bool {
         if self.services.get(name) == service.as_ref() {
             return false;
