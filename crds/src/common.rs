@@ -124,6 +124,8 @@ pub enum Reason {
     UnknownType,
     /// Another object of the same precedence came first.
     Conflicted,
+    /// With it, the routing table would be larger than a namespace's may be.
+    TooLarge,
     /// A named `LlmEndpoint` does not exist, or was not accepted.
     EndpointNotFound,
     /// A route selects no accepted `LlmEndpoint`.
@@ -156,6 +158,7 @@ impl Reason {
             Self::Undecodable => "Undecodable",
             Self::UnknownType => "UnknownType",
             Self::Conflicted => "Conflicted",
+            Self::TooLarge => "TooLarge",
             Self::EndpointNotFound => "EndpointNotFound",
             Self::NoEndpoints => "NoEndpoints",
             Self::ServiceNotFound => "ServiceNotFound",

@@ -143,7 +143,8 @@ pub struct EndpointsSpec {
         "x-kubernetes-list-map-keys" = ["name"]
     ))]
     pub refs: Vec<EndpointRef>,
-    /// LlmEndpoints of the same namespace by their labels.
+    /// LlmEndpoints of the same namespace by their labels. The different selectors of all OllaRoutes
+    /// of a namespace may select 200,000 in total; the newest routes beyond that are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
 }

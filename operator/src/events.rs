@@ -1,13 +1,11 @@
 //! Kubernetes Events: what happened to an object, for `kubectl describe`.
 //!
 //! In: [`ObjectEvent`]s from the other rooms, never waiting. Out: events.k8s.io/v1; the Recorder
-//! counts repetitions instead of writing them again. Each namespace has its [`EventBudget`], and its
+//! counts repetitions instead of writing them again. Each namespace has its [`Budget`], and its
 //! part of the writes under way, so that one whose breakers flap, or whose writes hang, drowns
 //! nobody's.
 
-mod budget;
-
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use compile::Kind;
 use crds::{GROUP, VERSION};
@@ -24,9 +22,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::budget::{Admission, EventBudget};
 use crate::{
     MANAGER,
+    budget::{Admission, Budget},
     limiter::{Limiter, Limits},
     metrics::Metrics,
 };
@@ -62,10 +60,14 @@ pub struct ObjectEvent {
     pub pod: Option<String>,
 }
 
+/// Events of a namespace at once, and how long each takes to become free again.
+const BURST: u32 = 100;
+const EVERY: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Debug)]
 pub struct Events {
     tx: mpsc::Sender<ObjectEvent>,
-    budget: Arc<Mutex<EventBudget>>,
+    budget: Arc<Mutex<Budget>>,
     metrics: Arc<Metrics>,
 }
 
@@ -73,7 +75,7 @@ impl Events {
     /// The sending end for all rooms, the receiving one for [`publish`].
     pub fn channel(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<ObjectEvent>) {
         let (tx, rx) = mpsc::channel(QUEUE);
-        let budget = Arc::default();
+        let budget = Arc::new(Mutex::new(Budget::new(BURST, EVERY)));
         let events = Self {
             tx,
             budget,

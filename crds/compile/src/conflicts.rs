@@ -13,6 +13,7 @@ use dataplane_protocol::{SetId, table::Route};
 use crate::{
     Form, Kind, Problem, Verdict,
     route::{Match, Parsed, created, parsed, resolved},
+    sets::MOST_MEMBERS,
 };
 
 /// All routes of a namespace, the oldest first.
@@ -22,6 +23,8 @@ pub(crate) struct Routes {
     ages: BTreeMap<String, Age>,
     /// Names of routes by the endpoints that they name in some form.
     naming: BTreeMap<String, BTreeSet<String>>,
+    /// Generations by name, until these routes are set; see [`note_lost`](Self::note_lost).
+    lost: BTreeMap<String, i64>,
 }
 
 /// Oldest first, then by name; an object that no cluster dated is younger than all that one did.
@@ -35,6 +38,8 @@ struct Candidate {
     newest: Result<Arc<Parsed>, Problem>,
     /// The form that was accepted last, as far as one is known.
     accepted: Option<LastAccepted>,
+    /// Its newest form had lost its requests before this process looked at it.
+    lost: bool,
     /// Endpoints that these forms name.
     named: BTreeSet<String>,
     /// `None` until it is looked at.
@@ -82,7 +87,11 @@ pub(crate) enum Placement {
 impl Routes {
     /// The newest form of the object. The one that was accepted last is kept if it is of the same.
     pub(crate) fn set(&mut self, name: &str, newest: &Form<OllaRoute>) {
-        let before = self.remove(name).and_then(|before| before.accepted);
+        let before = self.remove(name);
+        let noted = self.lost.remove(name);
+        let lost = before.as_ref().filter(|before| before.lost);
+        let lost = noted.or(lost.map(|before| before.verdict.generation));
+        let before = before.and_then(|before| before.accepted);
         let accepted = before.filter(|accepted| accepted.verdict.uid.as_deref() == newest.uid());
         let (verdict, created, newest) = match newest {
             Form::Object(object) => (
@@ -107,6 +116,7 @@ impl Routes {
             routes.insert(name.to_owned());
         }
         let candidate = Candidate {
+            lost: lost == Some(verdict.generation),
             verdict,
             newest,
             accepted,
@@ -114,6 +124,15 @@ impl Routes {
             outcome: None,
         };
         self.by_age.insert(age, candidate);
+    }
+
+    /// A route that is to be set for the first time: its status says that this generation has lost
+    /// its requests to another route. As long as the form in use of an older one is not known, that
+    /// may still be so.
+    pub(crate) fn note_lost(&mut self, name: &str, generation: i64) {
+        if !self.ages.contains_key(name) {
+            self.lost.insert(name.to_owned(), generation);
+        }
     }
 
     pub(crate) fn delete(&mut self, name: &str) {
@@ -157,20 +176,31 @@ impl Routes {
     /// the one that was accepted last: so one pass over the objects is enough, and no edit of an
     /// older route frees requests for a younger one by mistake. Out: what has changed; all of them
     /// with `all`, which is for other reasons than these objects. `endpoints` tells which were
-    /// accepted.
+    /// accepted, `has_room` whether the set that a route selects may be in the table.
     pub(crate) fn resolve_conflicts(
         &mut self,
         all: bool,
         endpoints: impl Fn(&str) -> bool,
+        mut has_room: impl FnMut(&SetId, Option<&LabelSelector>) -> bool,
     ) -> Vec<RouteResult> {
         let mut changed = Vec::new();
         let mut owners = Owners::new();
+        let mut unknown = None;
         for ((_, created, name), candidate) in &mut self.by_age {
             let owner = Owner {
                 created: *created,
                 name,
             };
-            let outcome = candidate.outcome(&mut owners, owner);
+            let outcome = match unknown {
+                Some(older) if candidate.lost && candidate.accepted.is_none() => Outcome {
+                    used: None,
+                    problem: Some(still_lost(older)),
+                },
+                _ => candidate.outcome(&mut owners, owner, &mut has_room),
+            };
+            if outcome.used.is_none() && candidate.is_unknown() {
+                unknown = unknown.or(Some(name.as_str()));
+            }
             if !all && candidate.outcome.as_ref() == Some(&outcome) {
                 continue;
             }
@@ -213,12 +243,22 @@ impl Candidate {
         Some(&used.route)
     }
 
-    fn outcome<'a>(&self, owners: &mut Owners<'a>, owner: Owner<'a>) -> Outcome {
+    fn outcome<'a>(
+        &self,
+        owners: &mut Owners<'a>,
+        owner: Owner<'a>,
+        has_room: &mut impl FnMut(&SetId, Option<&LabelSelector>) -> bool,
+    ) -> Outcome {
         let mut take = |parsed: &Arc<Parsed>| {
             for (place, key) in parsed.keys.iter().enumerate() {
                 if let Some(other) = owners.get(key) {
                     return Err(conflict(*other, owner, &parsed.field(place)));
                 }
+            }
+            if let Some(set) = &parsed.route.endpoints.set
+                && !has_room(set, parsed.selector.as_ref())
+            {
+                return Err(too_large());
             }
             owners.extend(parsed.keys.iter().map(|key| (key.clone(), owner)));
             Ok(parsed.clone())
@@ -245,12 +285,17 @@ impl Candidate {
         self.newest.is_ok() && self.verdict.generation == 1
     }
 
+    /// Where its newest form is refused: whether an older one may be in use.
+    fn is_unknown(&self) -> bool {
+        self.accepted.is_none() && !self.never_edited()
+    }
+
     fn result(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> RouteResult {
         let mut verdict = self.verdict.clone();
         let refs = |parsed: &Parsed| resolved(&parsed.route.endpoints, endpoints);
         let placed = match &outcome.used {
             Some(parsed) => Placement::Route(parsed.route.clone()),
-            None if self.accepted.is_none() && !self.never_edited() => Placement::Unknown,
+            None if self.is_unknown() => Placement::Unknown,
             None => Placement::Nowhere,
         };
         match (&outcome.problem, &outcome.used, &self.accepted) {
@@ -266,6 +311,23 @@ impl Candidate {
         }
         RouteResult { verdict, placed }
     }
+}
+
+fn still_lost(older: &str) -> Problem {
+    let message = format!(
+        "matched the same requests as an older OllaRoute before the operator restarted; the form of \
+         OllaRoute `{older}` that is in use is not known until that route is accepted or deleted"
+    );
+    Problem::new(Reason::Conflicted, "spec.matches", message)
+}
+
+fn too_large() -> Problem {
+    let message = format!(
+        "the selectors of this namespace's OllaRoutes select more than {MOST_MEMBERS} LlmEndpoints \
+         in total, counted once for each different selector, and older routes take precedence; \
+         use fewer different selectors, or labels that fewer LlmEndpoints have"
+    );
+    Problem::new(Reason::TooLarge, "spec.endpoints", message)
 }
 
 /// A route that has lost one of its matches is not used for the others either: one that takes a

@@ -149,6 +149,12 @@ impl Namespace {
         true
     }
 
+    /// Of a route that is set next, for the first time: its status says that this generation lost
+    /// its requests to another route.
+    pub fn note_lost_route(&mut self, name: &str, generation: i64) {
+        self.candidates.note_lost(name, generation);
+    }
+
     pub fn set_service(&mut self, name: &str, service: Option<Service>) -> bool {
         if self.services.get(name) == service.as_ref() {
             return false;
@@ -246,16 +252,14 @@ impl Namespace {
             }
         }
         let accepted = self.build(made);
-        let judged = if stale.routes || accepted {
-            let built = &self.built;
-            let is_accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
-            self.candidates.resolve_conflicts(accepted, is_accepted)
+        let chosen = stale.routes || stale.sets;
+        let judged = if chosen || accepted {
+            self.judge_routes(accepted, stale.sets)
         } else {
             Vec::new()
         };
-        let chosen = stale.routes || stale.sets;
         if chosen {
-            self.choose_sets();
+            self.choose_sets(stale.sets);
         }
         let sets = self.weigh_sets(chosen);
         self.place_routes(judged);

@@ -9,10 +9,53 @@ use dataplane_protocol::{EndpointId, SetId, table::EndpointSet};
 
 use crate::labels::LabelIndex;
 
+/// Members of all sets of a namespace together. Sets are routes times endpoints: without a bound, a
+/// few thousand small objects are a table of gigabytes.
+pub(crate) const MOST_MEMBERS: usize = 200_000;
+
 /// All endpoints of a namespace by name and labels.
 pub(crate) struct Endpoints<'a> {
-    names: BTreeSet<&'a str>,
+    /// Shared by all sets.
+    names: BTreeMap<&'a str, EndpointId>,
     index: LabelIndex<'a>,
+}
+
+/// How many members more the sets may have together.
+pub(crate) struct Room<'a> {
+    endpoints: &'a Endpoints<'a>,
+    left: usize,
+    admitted: BTreeSet<SetId>,
+}
+
+impl<'a> Room<'a> {
+    pub(crate) fn new(endpoints: &'a Endpoints<'a>) -> Self {
+        Self {
+            endpoints,
+            left: MOST_MEMBERS,
+            admitted: BTreeSet::new(),
+        }
+    }
+
+    /// Whether there is room for this set, which has it from then on. `known`: its members, if
+    /// they have been counted before.
+    pub(crate) fn admit(
+        &mut self,
+        id: &SetId,
+        selector: Option<&LabelSelector>,
+        known: Option<usize>,
+    ) -> bool {
+        if self.admitted.contains(id) {
+            return true;
+        }
+        // Not counted further than it takes to say no.
+        let count = || self.endpoints.count(selector, self.left + 1);
+        let Some(left) = self.left.checked_sub(known.unwrap_or_else(count)) else {
+            return false;
+        };
+        self.left = left;
+        self.admitted.insert(id.clone());
+        true
+    }
 }
 
 /// The set of a route that selects by nothing.
@@ -36,11 +79,11 @@ impl<'a> Endpoints<'a> {
     ) -> Self {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         let mut all = Self {
-            names: BTreeSet::new(),
+            names: BTreeMap::new(),
             index: LabelIndex::default(),
         };
         for (name, labels) in endpoints {
-            all.names.insert(name);
+            all.names.insert(name, EndpointId::from(name));
             all.index.add(name, labels.unwrap_or(&NONE));
         }
         all
@@ -50,11 +93,7 @@ impl<'a> Endpoints<'a> {
     pub(crate) fn set(&self, id: &SetId, selector: Option<&LabelSelector>) -> EndpointSet {
         let members = match selector {
             Some(selector) => self.matching(selector),
-            None => self
-                .names
-                .iter()
-                .map(|name| EndpointId::from(*name))
-                .collect(),
+            None => self.names.values().cloned().collect(),
         };
         EndpointSet {
             id: id.clone(),
@@ -64,7 +103,16 @@ impl<'a> Endpoints<'a> {
 
     fn matching(&self, selector: &LabelSelector) -> Vec<EndpointId> {
         let names = self.index.matching(selector);
-        names.map(EndpointId::from).collect()
+        names
+            .filter_map(|name| self.names.get(name).cloned())
+            .collect()
+    }
+
+    fn count(&self, selector: Option<&LabelSelector>, most: usize) -> usize {
+        match selector {
+            Some(selector) => self.index.matching(selector).take(most).count(),
+            None => self.names.len(),
+        }
     }
 }
 

@@ -24,13 +24,13 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    lines::Lines,
+    lines::{Lines, Share},
     send::{TableSender, send},
     sent_tables::{SentTable, SentTables},
 };
 use super::{
     hub::{Hub, Receiver},
-    sessions::{AffectedRoutes, BreakerChange, Session, Sessions},
+    sessions::{AffectedRoutes, BreakerChange, MAX_REASON, Session, Sessions, shortened},
     status_cache::StatusCache,
 };
 use crate::{
@@ -41,6 +41,8 @@ use crate::{
 
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const GOODBYE: Duration = Duration::from_secs(1);
+/// As long as a pod's name may be, bytes.
+const MAX_NAME: usize = 253;
 
 /// What a conversation works with.
 #[derive(Clone, Debug)]
@@ -98,7 +100,11 @@ pub async fn run(
     slot: &Arc<Slot>,
     stop: CancellationToken,
 ) -> Option<DataPlane> {
-    let mut lines = Lines::new(lines, context.line);
+    let share = Share {
+        sessions: context.sessions.clone(),
+        namespace: identity.namespace.clone(),
+    };
+    let mut lines = Lines::new(lines, context.line, share);
     let ended = tokio::select! {
         () = stop.cancelled() => Err(EndReason::Stopped),
         ended = run_stream(&context, &identity, &mut lines, &mut tx, slot) => ended,
@@ -111,7 +117,17 @@ pub async fn run(
         }
         Err(end) => end,
     };
-    tracing::info!(namespace = identity.namespace, %end, "data plane disconnected");
+    if context
+        .sessions
+        .may_log(&identity.namespace, Instant::now())
+    {
+        let end = shortened(&end.to_string(), MAX_REASON);
+        tracing::info!(
+            namespace = identity.namespace,
+            end,
+            "data plane disconnected"
+        );
+    }
     let EndReason::Refused(reason) = end else {
         return None;
     };
@@ -150,13 +166,18 @@ async fn run_stream(
     };
     // Not for a good token alone: that has no share, and one namespace could hold all slots.
     let _authenticated = slot.authenticate();
-    tracing::info!(
-        namespace = identity.namespace,
-        service_account = identity.service_account,
-        data_plane = hello.data_plane,
-        version = hello.version,
-        "data plane connected"
-    );
+    if context
+        .sessions
+        .may_log(&identity.namespace, Instant::now())
+    {
+        tracing::info!(
+            namespace = identity.namespace,
+            service_account = identity.service_account,
+            data_plane = shortened(&hello.data_plane, MAX_NAME),
+            version = shortened(&hello.version, MAX_NAME),
+            "data plane connected"
+        );
+    }
     let _connected = ConnectedGuard::new(context);
     let welcome = ToDataPlane::Welcome { format };
     send(tx, &encode(&welcome, MAX_TABLE_LINE)?).await?;
@@ -247,14 +268,8 @@ impl DataPlane {
                     self.acked(acked);
                 }
                 ToOperator::Nack { revision, reason } => {
-                    tracing::warn!(namespace = self.cleanup.namespace, %revision, reason, "routing table rejected by a data plane");
                     let refused = sent_tables.lock().nacked(revision);
-                    self.count("nack");
-                    if let Some(refused) = refused {
-                        let now = Instant::now();
-                        let affected = self.session.nack(refused.number, &reason, now);
-                        self.mark(affected);
-                    }
+                    self.nacked(refused, &reason);
                 }
                 ToOperator::Report(report) => self.reported(&report),
             }
@@ -270,6 +285,20 @@ impl DataPlane {
         let waited = acked.at.elapsed().as_secs_f64();
         self.cleanup.context.metrics.push_to_ack.observe(waited);
         self.mark(self.session.ack(acked.number, Instant::now()));
+    }
+
+    /// The same.
+    fn nacked(&self, refused: Option<SentTable>, reason: &str) {
+        self.count("nack");
+        let Some(refused) = refused else {
+            return;
+        };
+        let (namespace, now) = (&self.cleanup.namespace, Instant::now());
+        if self.cleanup.context.sessions.may_log(namespace, now) {
+            let (revision, reason) = (refused.revision, shortened(reason, MAX_REASON));
+            tracing::warn!(namespace, %revision, reason, "routing table rejected by a data plane");
+        }
+        self.mark(self.session.nack(refused.number, reason, now));
     }
 
     fn mark(&self, affected: AffectedRoutes) {
@@ -309,12 +338,12 @@ impl DataPlane {
 
     fn emit_breaker_event(&self, change: BreakerChange) {
         let name = change.endpoint.as_str();
-        let entry =
+        let uid =
             self.cleanup
                 .context
                 .status_cache
-                .get(&self.cleanup.namespace, Kind::LlmEndpoint, name);
-        let Some(entry) = entry else { return };
+                .uid(&self.cleanup.namespace, Kind::LlmEndpoint, name);
+        let Some(uid) = uid else { return };
         let instance = &change.instance;
         let (reason, note) = if change.open {
             let mut note = format!(
@@ -334,7 +363,7 @@ impl DataPlane {
             kind: Kind::LlmEndpoint,
             namespace: self.cleanup.namespace.clone(),
             name: name.to_owned(),
-            uid: entry.uid,
+            uid,
             warning: change.open,
             reason: reason.to_owned(),
             note,

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use dataplane_protocol::frame;
 use parking_lot::Mutex;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::Snapshot;
@@ -45,9 +46,13 @@ impl Default for Bounds {
 pub struct Feed {
     bounds: Bounds,
     state: Mutex<State>,
-    /// Held while rendering, by streams only: a thousand that come together render a table once.
-    rendering: Mutex<()>,
+    /// Held while rendering, by streams only: a thousand that come together render a table once,
+    /// and however many steps they need, their namespace keeps one thread busy.
+    rendering: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// Whose turn it is to render.
+pub type Turn = tokio::sync::OwnedMutexGuard<()>;
 
 #[derive(Debug, Default)]
 struct State {
@@ -111,13 +116,29 @@ impl Feed {
         }
     }
 
-    /// Brings a reader that holds `base` to `table`.
-    pub fn transaction(
-        &self,
-        table: &Snapshot,
+    pub async fn turn(&self) -> Turn {
+        self.rendering.clone().lock_owned().await
+    }
+
+    /// As [`transaction`](Self::transaction), beside the runtime's threads: a large table would hold
+    /// up other namespaces' streams. An error of the outer kind: the process ends.
+    pub async fn render(
+        self: &Arc<Self>,
+        turn: Turn,
+        table: Arc<Snapshot>,
         base: Base,
-    ) -> Result<Arc<Transaction>, frame::Error> {
-        let _rendering = self.rendering.lock();
+    ) -> Result<Result<Arc<Transaction>, frame::Error>, JoinError> {
+        let feed = self.clone();
+        // The turn ends with the work, also if the stream that wanted it has ended.
+        spawn_blocking(move || {
+            let _turn = turn;
+            feed.transaction(&table, base)
+        })
+        .await
+    }
+
+    /// Brings a reader that holds `base` to `table`.
+    fn transaction(&self, table: &Snapshot, base: Base) -> Result<Arc<Transaction>, frame::Error> {
         let state = self.state.lock();
         let older = match base {
             Base::Same => return Ok(Transaction::new(table.same_lines()?)),
@@ -265,6 +286,22 @@ mod tests {
             let other = feed.transaction(&second, base).unwrap();
             assert!(Arc::ptr_eq(&one, &other), "{base:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_waits_for_another_s_rendering_holds_up_no_thread() {
+        let feed = Arc::new(feed());
+        let table = Arc::new(follow(None, &[1], vec![]));
+        feed.publish(table.clone(), true);
+        let first = feed.turn().await;
+        let mut second = std::pin::pin!(feed.turn());
+        let wait = std::time::Duration::from_secs(1);
+        let waited = tokio::time::timeout(wait, second.as_mut()).await;
+        assert!(waited.is_err(), "its turn has not come");
+        let one = feed.render(first, table.clone(), Base::Nothing).await;
+        let one = one.unwrap().unwrap();
+        let other = feed.render(second.await, table, Base::Nothing).await;
+        assert!(Arc::ptr_eq(&one, &other.unwrap().unwrap()));
     }
 
     #[test]

@@ -7,9 +7,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use compile::{Changes, Namespace, facts::Unlisted};
-use crds::common::is_subdomain;
+use crds::{Reason, common::is_subdomain, condition};
 
 pub use super::object::{CachedObject, ObjectData, Source};
+use super::status::ObjectStatus;
 
 #[derive(Debug, Default)]
 pub struct Index {
@@ -37,6 +38,18 @@ impl Index {
             self.dirty.insert(namespace);
         }
         changed
+    }
+
+    /// What the status of a route says that is [applied](Self::apply) next.
+    pub fn note_status(&mut self, namespace: &str, route: &str, status: &ObjectStatus) {
+        let accepted = status.condition(condition::ACCEPTED);
+        let lost = accepted.filter(|it| it.reason == Reason::Conflicted.as_str());
+        if let Some(generation) = lost.and_then(|it| it.observed_generation) {
+            let known = (self.namespaces)
+                .entry(namespace.to_owned())
+                .or_insert_with(|| Namespace::new(true));
+            known.note_lost_route(route, generation);
+        }
     }
 
     /// Whether it changed what a table is made of.

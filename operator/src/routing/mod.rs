@@ -210,31 +210,34 @@ impl Routing {
         }
     }
 
-    fn note_statuses(&self, source: &Source, what: &ChangeKind) {
+    fn note_statuses(&mut self, source: &Source, what: &ChangeKind) {
         let kind = match source {
             Source::Endpoints => Kind::LlmEndpoint,
             Source::Routes => Kind::OllaRoute,
             _ => return,
         };
-        let saw = |found: &DecodedObject| {
+        let (status_cache, index) = (&self.status_cache, &mut self.index);
+        let mut saw = |found: &DecodedObject| {
             if let Some(status) = &found.status {
                 let object = &found.object;
-                self.status_cache
-                    .observe(&object.namespace, kind, &object.name, status.clone());
+                if kind == Kind::OllaRoute {
+                    index.note_status(&object.namespace, &object.name, &status.status);
+                }
+                status_cache.observe(&object.namespace, kind, &object.name, status.clone());
             }
         };
         match what {
             ChangeKind::Apply(found) => saw(found),
             ChangeKind::Delete { namespace, name } => {
-                self.status_cache.remove(namespace, kind, name);
+                status_cache.remove(namespace, kind, name);
             }
             ChangeKind::Reset(list) => {
                 let present = list
                     .iter()
                     .map(|found| (found.object.namespace.clone(), found.object.name.clone()))
                     .collect();
-                self.status_cache.retain(kind, &present);
-                list.iter().for_each(saw);
+                status_cache.retain(kind, &present);
+                list.iter().for_each(&mut saw);
             }
         }
     }

@@ -21,16 +21,29 @@ use tokio::time::Instant;
 
 pub use self::instances::{BreakerChange, InstanceView, ReportChanges};
 use self::instances::{Flags, Instance, count, uncount};
+use crate::budget::{Admission, Budget};
 
 /// Longest text of a data plane that is kept, bytes: a Nack's reason, an instance's.
-const MAX_REASON: usize = 512;
+pub(super) const MAX_REASON: usize = 512;
 
 /// A data plane that has just joined counts with its first answer to a table, or after this long:
 /// else each pod of a deployment that grows would turn all routes to `Pending` and back.
 const JOINING: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Default)]
+/// Lines in the log about the data planes of one namespace at once, and how long each takes to
+/// become free again: all of them come and go when the operator starts or stops.
+const LOG_BURST: u32 = 2_000;
+const LOG_EVERY: Duration = Duration::from_millis(100);
+
+/// Lines that are read of all data planes of one namespace at once, and how long each further one
+/// takes to become free again. A hundred data planes say all of 10,000 instances without waiting.
+const BURST: u32 = 40_000;
+const LINE_EVERY: Duration = Duration::from_micros(500);
+
+#[derive(Debug)]
 pub struct Sessions {
+    log: Mutex<Budget>,
+    lines: Mutex<Budget>,
     /// One lock each: a namespace that says much holds up no other.
     namespaces: Mutex<HashMap<String, Arc<Mutex<NamespaceSessions>>>>,
     next_id: AtomicU64,
@@ -96,7 +109,39 @@ struct SessionState {
     expected_back: bool,
 }
 
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            log: Mutex::new(Budget::new(LOG_BURST, LOG_EVERY)),
+            lines: Mutex::new(Budget::new(BURST, LINE_EVERY)),
+            namespaces: Mutex::default(),
+            next_id: AtomicU64::default(),
+        }
+    }
+}
+
 impl Sessions {
+    /// Whether a line about its data planes may be written to the log: whoever has a token can
+    /// cause as many as it likes.
+    pub fn may_log(&self, namespace: &str, now: Instant) -> bool {
+        match self.log.lock().take(namespace, now) {
+            Admission::Allowed => true,
+            Admission::FirstDrop => {
+                tracing::warn!(
+                    namespace,
+                    "log lines about data planes dropped: the namespace exceeds its rate limit"
+                );
+                false
+            }
+            Admission::Drop => false,
+        }
+    }
+
+    /// A line has come from one of its data planes: until when to wait before the next one is read.
+    pub fn pace(&self, namespace: &str, now: Instant) -> Option<Instant> {
+        self.lines.lock().reserve(namespace, now)
+    }
+
     /// `None` when the namespace has `limit` data planes already. One that is
     /// [expected back](Session::expect_back) takes up what it said before.
     pub fn open(
@@ -114,7 +159,7 @@ impl Sessions {
         if planes.connected() >= limit {
             return None;
         }
-        let plane = planes.take_back(&shortened(name), now + JOINING);
+        let plane = planes.take_back(&shortened(name, MAX_REASON), now + JOINING);
         planes.planes.insert(id, plane);
         drop(planes);
         Some(Session {
@@ -267,7 +312,7 @@ impl Session {
         self.with(|planes, id| {
             planes.change(id, now, |plane| {
                 plane.joining = None;
-                plane.refused = Some((number, shortened(reason)));
+                plane.refused = Some((number, shortened(reason, MAX_REASON)));
             })
         })
     }
@@ -333,10 +378,10 @@ fn refusal(plane: &SessionState) -> Option<Nack> {
     })
 }
 
-/// For a status or an Event: of bounded length, without control characters, which could be
-/// instructions to the terminal of whoever reads it.
-fn shortened(text: &str) -> String {
-    let end = text.floor_char_boundary(MAX_REASON);
+/// For a status, an Event or the log: of at most so many bytes, without control characters, which
+/// could be instructions to the terminal of whoever reads it.
+pub(super) fn shortened(text: &str, max: usize) -> String {
+    let end = text.floor_char_boundary(max);
     let text = text.get(..end).unwrap_or_default();
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

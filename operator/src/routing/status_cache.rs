@@ -119,6 +119,13 @@ impl StatusCache {
             .cloned()
     }
 
+    /// Of the object that has this name now.
+    pub fn uid(&self, namespace: &str, kind: Kind, name: &str) -> Option<String> {
+        let entries = self.entries.lock();
+        let known = entries.get(namespace)?.get(&(kind, name.to_owned()))?;
+        Some(known.uid.clone())
+    }
+
     /// These objects' statuses may be out of date. Without any, it is only to be found out when
     /// the namespace should be looked at next.
     pub fn mark_dirty(&self, namespace: &str, objects: impl IntoIterator<Item = ObjectKey>) {

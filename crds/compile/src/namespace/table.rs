@@ -2,12 +2,14 @@
 
 use std::{mem, sync::Arc};
 
+use crds::{LabelSelector, LlmEndpoint};
 use dataplane_protocol::{Resource, ResourceKey, RouteId, SetId};
 
 use super::Namespace;
 use crate::{
     Kind, Verdict,
     conflicts::{Placement, RouteResult},
+    form::Forms,
     sets,
 };
 
@@ -32,14 +34,37 @@ impl Namespace {
         }
     }
 
-    pub(super) fn choose_sets(&mut self) {
-        let newest = self.endpoints.newest.iter();
-        let all = sets::Endpoints::of(newest.map(|(name, form)| (name.as_str(), form.labels())));
+    /// What has changed of them: all with `all`, which is for other reasons than these objects.
+    /// `recount`: sets may have other members than they have in the table.
+    pub(super) fn judge_routes(&mut self, all: bool, recount: bool) -> Vec<RouteResult> {
+        let (built, resources) = (&self.built, &self.resources);
+        let is_accepted = |name: &str| built.get(name).is_some_and(|built| built.accepted);
+        let endpoints = endpoints_of(&self.endpoints);
+        let mut room = sets::Room::new(&endpoints);
+        let has_room = |id: &SetId, selector: Option<&LabelSelector>| {
+            let known = match resources.get(&ResourceKey::Set(id.clone())) {
+                Some(Resource::Set(set)) if !recount => Some(set.members.len()),
+                _ => None,
+            };
+            room.admit(id, selector, known)
+        };
+        self.candidates
+            .resolve_conflicts(all, is_accepted, has_room)
+    }
+
+    /// `recount`: as in [`judge_routes`](Self::judge_routes).
+    pub(super) fn choose_sets(&mut self, recount: bool) {
+        let endpoints = endpoints_of(&self.endpoints);
         let chosen = self.candidates.sets();
+        let ids = chosen.keys().map(|id| (*id).clone()).collect();
         let sets: Vec<_> = (chosen.into_iter())
-            .map(|(id, selector)| all.set(id, selector))
+            .filter(|(id, _)| recount || !self.sets.contains(*id))
+            .map(|(id, selector)| endpoints.set(id, selector))
+            .filter(|set| {
+                let known = self.resources.get(&ResourceKey::Set(set.id.clone()));
+                !matches!(known, Some(Resource::Set(known)) if **known == *set)
+            })
             .collect();
-        let ids = sets.iter().map(|set| set.id.clone()).collect();
         let before = mem::replace(&mut self.sets, ids);
         let gone: Vec<SetId> = before.difference(&self.sets).cloned().collect();
         for id in gone {
@@ -86,6 +111,11 @@ impl Namespace {
             self.updated.verdicts.insert(key);
         }
     }
+}
+
+fn endpoints_of(forms: &Forms<LlmEndpoint>) -> sets::Endpoints<'_> {
+    let newest = forms.newest.iter();
+    sets::Endpoints::of(newest.map(|(name, form)| (name.as_str(), form.labels())))
 }
 
 /// What the table has under a key.

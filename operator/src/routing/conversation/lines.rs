@@ -1,6 +1,6 @@
 //! The lines of a data plane, each of bounded length, at a bounded rate.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use dataplane_protocol::{
     frame::Decoder,
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::EndReason;
+use crate::routing::sessions::Sessions;
 
 /// A hello is some hundred bytes. Whoever has not said it yet gets no room for more.
 const MAX_HELLO_LINE: usize = 16 << 10;
@@ -30,16 +31,24 @@ pub(super) struct Lines {
     begun: Option<Instant>,
     /// When all the lines read so far will have been paid for; see [`BURST`].
     paid: Instant,
+    share: Share,
+}
+
+/// What all data planes of a namespace may say together.
+pub(super) struct Share {
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) namespace: String,
 }
 
 impl Lines {
-    pub(super) fn new(body: Incoming, limit: Duration) -> Self {
+    pub(super) fn new(body: Incoming, limit: Duration, share: Share) -> Self {
         Self {
             body,
             decoder: Decoder::new(MAX_HELLO_LINE),
             limit,
             begun: None,
             paid: Instant::now(),
+            share,
         }
     }
 
@@ -75,11 +84,13 @@ impl Lines {
         }
     }
 
-    /// Waits while more lines came than may, see [`BURST`].
+    /// Waits while more lines came than may, see [`BURST`]; of this one, or of its namespace.
     async fn pace(&mut self) {
         let now = Instant::now();
         self.paid = self.paid.max(now) + LINE_EVERY;
-        if let Some(until) = self.paid.checked_sub(LINE_EVERY * BURST)
+        let own = self.paid.checked_sub(LINE_EVERY * BURST);
+        let shared = self.share.sessions.pace(&self.share.namespace, now);
+        if let Some(until) = own.max(shared)
             && until > now
         {
             sleep_until(until).await;

@@ -19,6 +19,7 @@ use super::{
 use crate::routing::{
     feed::{Base, Transaction},
     hub::Receiver,
+    snapshot::Snapshot,
 };
 
 /// Bytes handed to the connection at a time.
@@ -48,7 +49,7 @@ impl TableSender<'_> {
                     return EndReason::Stopped;
                 },
             }
-            let transaction = match self.next(&mut written) {
+            let transaction = match self.next(&mut written).await {
                 Ok(transaction) => transaction,
                 Err(end) => return end,
             };
@@ -62,18 +63,22 @@ impl TableSender<'_> {
         }
     }
     /// What is to be sent now.
-    fn next(&self, written: &mut Option<u64>) -> Result<Arc<Transaction>, EndReason> {
-        let newest = self.tables.newest().ok_or(EndReason::Stopped)?;
-        let base = match self.sent_tables.lock().newest() {
-            Some(number) => Base::Number(number),
-            None if written.is_none() && self.resumed == Some(newest.revision) => Base::Same,
-            None => Base::Nothing,
+    async fn next(&self, written: &mut Option<u64>) -> Result<Arc<Transaction>, EndReason> {
+        let (newest, transaction) = loop {
+            let turn = self.tables.feed.turn().await;
+            let newest = self.tables.newest().ok_or(EndReason::Stopped)?;
+            let base = self.base(&newest, *written);
+            let rendered = self.tables.feed.render(turn, newest.clone(), base).await;
+            let rendered = rendered.map_err(|_| EndReason::Stopped)?;
+            let transaction = rendered.map_err(|error| {
+                tracing::error!(namespace = newest.namespace, %error, "table cannot be sent");
+                EndReason::Refused(format!("the table cannot be sent: {error}"))
+            })?;
+            // It may have refused the table meanwhile that this one is a step from.
+            if self.base(&newest, *written) == base {
+                break (newest, transaction);
+            }
         };
-        let transaction = self.tables.feed.transaction(&newest, base);
-        let transaction = transaction.map_err(|error| {
-            tracing::error!(namespace = newest.namespace, %error, "table cannot be sent");
-            EndReason::Refused(format!("the table cannot be sent: {error}"))
-        })?;
         *written = Some(newest.number);
         self.sent_tables.lock().sent(SentTable {
             number: newest.number,
@@ -81,6 +86,14 @@ impl TableSender<'_> {
             at: Instant::now(),
         });
         Ok(transaction)
+    }
+
+    fn base(&self, newest: &Snapshot, written: Option<u64>) -> Base {
+        match self.sent_tables.lock().newest() {
+            Some(number) => Base::Number(number),
+            None if written.is_none() && self.resumed == Some(newest.revision) => Base::Same,
+            None => Base::Nothing,
+        }
     }
 }
 

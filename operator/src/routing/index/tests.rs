@@ -8,6 +8,10 @@ use compile::{
     namespace::{Service, Slice},
 };
 use dataplane_protocol::{ResourceKey, Secret, table::Credential};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
 use serde_json::json;
 
 use super::*;
@@ -457,6 +461,41 @@ fn after_a_restart_a_route_that_lost_its_requests_is_kept_only_if_it_was_edited(
     let after = compiled(&mut index, "a");
     assert!(after.table.keep.is_empty(), "{:?}", after.table.keep);
     assert_eq!(after.table.routes.len(), 1);
+}
+
+#[test]
+fn after_a_restart_no_younger_route_takes_over_while_an_older_one_s_form_in_use_is_not_known() {
+    let mut index = Index::default();
+    let lost = |generation| ObjectStatus {
+        conditions: vec![Condition {
+            type_: condition::ACCEPTED.into(),
+            status: "False".into(),
+            reason: "Conflicted".into(),
+            message: String::new(),
+            observed_generation: Some(generation),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        }],
+        ..ObjectStatus::default()
+    };
+    // Data planes use an earlier form of `one`, which takes `/one`.
+    index.apply(route("one", 2, "no path"));
+    index.note_status("a", "two", &lost(1));
+    index.apply(route("two", 1, "/one"));
+    // Its conflict was of an older generation of it.
+    index.note_status("a", "three", &lost(1));
+    index.apply(route("three", 2, "/three"));
+    let used = |index: &mut Index| -> Vec<String> {
+        let routes = compiled(index, "a").table.routes;
+        routes.iter().map(|it| it.id.as_str().to_owned()).collect()
+    };
+    assert_eq!(used(&mut index), ["three"]);
+    let said = problem(&compiled(&mut index, "a").verdicts[2]);
+    assert!(said.contains("OllaRoute `one`"), "{said}");
+    index.apply(route("one", 3, "/another"));
+    assert_eq!(used(&mut index), ["one", "three", "two"]);
+    // From now on its own forms are known.
+    index.apply(route("one", 4, "no path"));
+    assert_eq!(used(&mut index), ["one", "three", "two"]);
 }
 
 #[test]

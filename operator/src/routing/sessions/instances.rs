@@ -10,7 +10,7 @@ use dataplane_protocol::{
     sync::{Breaker, Health, InstanceReport},
 };
 
-use super::shortened;
+use super::{MAX_REASON, shortened};
 
 pub(super) type Instance = Arc<(EndpointId, InstanceId)>;
 
@@ -75,7 +75,7 @@ pub(super) fn count(
     }
     seen.usable += u32::from(flags.usable);
     seen.open += u32::from(flags.open);
-    let reason = shortened(&said.reason);
+    let reason = shortened(&said.reason, MAX_REASON);
     if !flags.usable {
         seen.reason.clone_from(&reason);
     }

@@ -228,6 +228,19 @@ fn a_data_plane_counts_from_its_first_answer_or_when_it_had_time_for_one() {
 }
 
 #[test]
+fn one_namespace_s_data_planes_neither_fill_the_log_nor_take_all_reading() {
+    let (sessions, now) = (Sessions::default(), Instant::now());
+    let logged = (0..10_000).filter(|_| sessions.may_log("a", now)).count();
+    assert_eq!(logged, LOG_BURST as usize);
+    assert!(sessions.may_log("b", now));
+    assert!(sessions.may_log("a", now + LOG_EVERY));
+    let free = (0..BURST).filter(|_| sessions.pace("a", now).is_none());
+    assert_eq!(free.count(), BURST as usize);
+    assert_eq!(sessions.pace("a", now), Some(now + LINE_EVERY));
+    assert_eq!(sessions.pace("b", now), None);
+}
+
+#[test]
 fn a_session_that_is_let_go_late_takes_nobody_with_it() {
     let sessions = Arc::new(Sessions::default());
     let open = || sessions.open("a", "one", 9, Instant::now()).unwrap();
