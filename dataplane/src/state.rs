@@ -2,9 +2,9 @@
 //! must reach other threads. No lock is held across an await.
 
 pub(crate) mod clock;
-pub(crate) mod cut;
 pub(crate) mod kept;
 pub(crate) mod life;
+pub(crate) mod outage;
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ use dataplane_protocol::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::{clock::Clock, cut::Cut, kept::KeptBytes, life::Life};
+use self::{clock::Clock, kept::KeptBytes, life::Life, outage::OutageSignal};
 use crate::{config::Settings, metrics::Metrics};
 
 /// How long the first probes of the first table may keep a process from being ready.
@@ -40,7 +40,7 @@ pub struct Shared {
     pub metrics: Metrics,
     fleet: Mutex<Fleet>,
     /// Wakes the attempts that wait for an instance's first byte, when it fails its health check.
-    cuts: Mutex<HashMap<InstanceKey, Arc<Cut>>>,
+    outages: Mutex<HashMap<InstanceKey, Arc<OutageSignal>>>,
     /// Something a report, a status page or the prober should look at has changed.
     changed: watch::Sender<u64>,
     source: watch::Sender<SourceState>,
@@ -71,7 +71,7 @@ impl Shared {
             clock: Clock::start(),
             metrics: Metrics::new(),
             fleet: Mutex::new(Fleet::new(fastrand::u64(..))),
-            cuts: Mutex::default(),
+            outages: Mutex::default(),
             changed: watch::Sender::new(0),
             source: watch::Sender::new(SourceState::default()),
             first_table: OnceLock::new(),
@@ -125,17 +125,17 @@ impl Shared {
             "table in use"
         );
         self.carry_out(events);
-        self.forget_cuts(size.instances);
+        self.forget_outages(size.instances);
         self.touch();
     }
 
     /// One who was picked just before an instance left may ask for its signal just after. Gone
     /// through only when there are many more than instances, so that a change costs nothing.
-    fn forget_cuts(&self, instances: usize) {
-        let mut cuts = self.cuts.lock();
-        if cuts.len() > 2 * instances + 64 {
+    fn forget_outages(&self, instances: usize) {
+        let mut signals = self.outages.lock();
+        if signals.len() > 2 * instances + 64 {
             let fleet = self.fleet.lock();
-            cuts.retain(|key, _| fleet.has(*key));
+            signals.retain(|key, _| fleet.has(*key));
         }
     }
 
@@ -268,18 +268,18 @@ impl Shared {
                 }
                 Event::CutUnanswered { key, outages } => {
                     // Also where nobody waits yet: who was picked a moment ago soon does.
-                    self.cut_signal(key).tell(outages);
+                    self.outage_signal(key).tell(outages);
                 }
                 Event::Gone { key } => {
-                    self.cuts.lock().remove(&key);
+                    self.outages.lock().remove(&key);
                 }
             }
         }
         self.touch();
     }
 
-    pub fn cut_signal(&self, key: InstanceKey) -> Arc<Cut> {
-        self.cuts.lock().entry(key).or_default().clone()
+    pub fn outage_signal(&self, key: InstanceKey) -> Arc<OutageSignal> {
+        self.outages.lock().entry(key).or_default().clone()
     }
 
     /// Whether it is an instance of the table in use: workers drop the connections of others.

@@ -81,7 +81,7 @@ pub(super) async fn run(
     tokio::select! {
         biased;
         result = exchange => result,
-        () = upstream.cut.beyond(terms.outages) => Err(Cause::Unhealthy),
+        () = upstream.outage.beyond(terms.outages) => Err(Cause::Unhealthy),
     }
 }
 

@@ -274,7 +274,7 @@ impl Call<'_> {
         let upstream = &picked.upstream;
         let status = head.status;
         let backend = Backend::new(head, upstream);
-        let told = backend.told;
+        let kind = backend.kind;
         let (tier, decision) = (picked.tier, picked.decision);
         let mut headers = respond::routed(backend, &account, upstream, tier, decision, now);
         if status.is_redirection() || status == StatusCode::CREATED {
@@ -286,11 +286,11 @@ impl Call<'_> {
             upload,
             client: self.to.client,
             http_2: self.version == Version::HTTP_2,
-            framing: told.framing,
+            framing: kind.framing,
             inference: self.operation_at(&picked) == Operation::Inference,
             // Errors that are sent as events have no last word.
-            until_close: !told.bounded
-                && told.framing != Framing::Opaque
+            until_close: !kind.bounded
+                && kind.framing != Framing::Opaque
                 && status == StatusCode::OK,
             idle: Duration::from_millis(picked.route.timeouts.stream_idle_ms),
             deadline: picked.timeout().map(|limit| account.started + limit),

@@ -155,7 +155,7 @@ pub(super) fn locate(headers: &mut HeaderMap, upstream: &Upstream, prefix: &str)
 
 /// What a backend's headers say of its answer.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct BodyKind {
     pub framing: Framing,
     /// HTTP marks the end of the body.
     pub bounded: bool,
@@ -164,7 +164,7 @@ pub(super) struct Told {
 /// A backend's headers, looked through once.
 #[derive(Debug, Default)]
 pub(super) struct Backend {
-    pub told: Told,
+    pub kind: BodyKind,
     pub content_type: Option<HeaderValue>,
     pub content_length: Option<HeaderValue>,
     pub date: Option<HeaderValue>,
@@ -175,7 +175,7 @@ pub(super) struct Backend {
 impl Backend {
     pub(super) fn new(head: Head, upstream: &Upstream) -> Self {
         let mut backend = Self {
-            told: Told {
+            kind: BodyKind {
                 bounded: head.length != Length::UntilClose,
                 framing: Framing::Opaque,
             },
@@ -213,7 +213,7 @@ impl Backend {
         if let Some(Ok(kind)) = kind
             && !encoded
         {
-            backend.told.framing = Framing::of(kind);
+            backend.kind.framing = Framing::of(kind);
         }
         backend
     }

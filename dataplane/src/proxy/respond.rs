@@ -151,7 +151,7 @@ pub(super) fn routed(
         backend
             .content_length
             .take()
-            .filter(|_| backend.told.framing == Framing::Opaque),
+            .filter(|_| backend.kind.framing == Framing::Opaque),
         backend.date.take(),
         Some(milliseconds(took)),
         Some(account.id.clone()),

@@ -15,7 +15,7 @@ use crate::{
         pool::{self, Pool},
     },
     metrics::{AttemptLabels, EndpointLabels, RequestLabels},
-    state::{Shared, cut::Cut},
+    state::{Shared, outage::OutageSignal},
 };
 
 /// All instances one worker has talked to.
@@ -32,7 +32,7 @@ pub(super) struct Upstream {
     pub endpoint: HeaderValue,
     pub backend_type: HeaderValue,
     /// Fires when it fails its health check.
-    pub cut: Arc<Cut>,
+    pub outage: Arc<OutageSignal>,
     pub first_token: Histogram,
     pub duration: Histogram,
     /// Headers of its answers that are ours.
@@ -94,7 +94,7 @@ impl Upstream {
             ),
             endpoint: value(info.endpoint.id.as_str()),
             backend_type: value(&info.profile.name),
-            cut: shared.cut_signal(info.key),
+            outage: shared.outage_signal(info.key),
             first_token: shared.metrics.first_token.get_or_create_owned(&labels),
             duration: shared.metrics.request_duration.get_or_create_owned(&labels),
             templates: RefCell::default(),

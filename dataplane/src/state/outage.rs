@@ -8,12 +8,12 @@ use tokio::sync::Notify;
 /// pick and the moment an attempt begins to wait would else be missed, and a request to a frozen
 /// backend would wait for as long as its client does.
 #[derive(Debug, Default)]
-pub struct Cut {
+pub struct OutageSignal {
     outages: AtomicU32,
     more: Notify,
 }
 
-impl Cut {
+impl OutageSignal {
     /// It went unhealthy for the `outages`th time.
     pub fn tell(&self, outages: u32) {
         self.outages.fetch_max(outages, Ordering::AcqRel);
@@ -41,24 +41,27 @@ mod tests {
 
     #[test]
     fn an_outage_before_the_wait_began_ends_it_at_once() {
-        let cut = Cut::default();
-        cut.tell(1);
-        assert!(cut.beyond(0).now_or_never().is_some());
-        assert!(cut.beyond(1).now_or_never().is_none(), "known at the pick");
+        let signal = OutageSignal::default();
+        signal.tell(1);
+        assert!(signal.beyond(0).now_or_never().is_some());
+        assert!(
+            signal.beyond(1).now_or_never().is_none(),
+            "known at the pick"
+        );
     }
 
     #[test]
     fn an_outage_ends_the_waits_that_did_not_know_of_it() {
-        let cut = Cut::default();
-        let mut old = std::pin::pin!(cut.beyond(0));
-        let mut new = std::pin::pin!(cut.beyond(1));
+        let signal = OutageSignal::default();
+        let mut old = std::pin::pin!(signal.beyond(0));
+        let mut new = std::pin::pin!(signal.beyond(1));
         assert!(old.as_mut().now_or_never().is_none());
         assert!(new.as_mut().now_or_never().is_none());
         // Told late: it is over, and `new` was picked after it.
-        cut.tell(1);
+        signal.tell(1);
         assert!(old.now_or_never().is_some());
         assert!(new.as_mut().now_or_never().is_none());
-        cut.tell(2);
+        signal.tell(2);
         assert!(new.now_or_never().is_some());
     }
 }
