@@ -194,7 +194,9 @@ impl Routing {
             let (needs, running) = (self.index.needs(&namespace), self.watches.of(&namespace));
             for source in needs.difference(&running) {
                 self.watches.start(source);
-                self.list_deadlines.start(source.clone(), Instant::now());
+                let has_table = self.hub.current(&namespace).is_some();
+                let source = source.clone();
+                self.list_deadlines.start(source, has_table, Instant::now());
             }
             for source in running.difference(&needs) {
                 self.watches.stop(source);
@@ -270,6 +272,7 @@ impl Routing {
         };
         for namespace in self.index.take_dirty(ready) {
             self.publish_one(&namespace);
+            self.list_deadlines.published(&namespace);
             // A form that was accepted takes the place of one whose sources are needed no more.
             self.follow_needs(vec![namespace]);
         }
