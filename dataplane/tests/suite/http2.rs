@@ -160,6 +160,7 @@ async fn an_upload_that_its_backend_does_not_take_leaves_room_to_others_of_its_c
     let a = Backend::start("a", &["m"]).await;
     let b = Backend::start("b", &["n"]).await;
     a.reads(Ear::HeadOnly);
+    a.answer(Reply::default().hang());
     let settings = Settings {
         // Longer bodies are passed on while they come.
         replay_bytes: 1024,
