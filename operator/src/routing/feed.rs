@@ -128,6 +128,10 @@ impl Feed {
         table: Arc<Snapshot>,
         base: Base,
     ) -> Result<Result<Arc<Transaction>, frame::Error>, JoinError> {
+        // Mostly another stream needed the same, and had it rendered while this one waited.
+        if let Some(transaction) = self.rendered(&table, base) {
+            return Ok(Ok(transaction));
+        }
         let feed = self.clone();
         // The turn ends with the work, also if the stream that wanted it has ended.
         spawn_blocking(move || {
@@ -135,6 +139,17 @@ impl Feed {
             feed.transaction(&table, base)
         })
         .await
+    }
+
+    /// The same, if it is there already.
+    fn rendered(&self, table: &Snapshot, base: Base) -> Option<Arc<Transaction>> {
+        let state = self.state.lock();
+        let from = match base {
+            Base::Same => return None,
+            Base::Nothing => None,
+            Base::Number(number) => state.table(number).map(|older| older.number),
+        };
+        state.rendered((from, table.number))
     }
 
     /// Brings a reader that holds `base` to `table`.
