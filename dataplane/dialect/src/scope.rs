@@ -19,6 +19,8 @@ pub struct Scope<'a> {
     /// As a backend without a path in its URL sees it, normalised.
     path: &'a str,
     operation: Operation,
+    /// All endpoints take it, whatever their URL and credential.
+    for_all: bool,
     /// Why the first endpoint that does not take it does not.
     denied: RefCell<Option<Denied>>,
 }
@@ -34,22 +36,24 @@ pub enum Denied {
 
 impl<'a> Scope<'a> {
     pub fn new(method: &'a Method, path: &'a str) -> Self {
+        let operation = Operation::of(method.as_str(), path);
         Self {
             method,
             path,
-            operation: Operation::of(method.as_str(), path),
+            operation,
+            for_all: !operation.depends_on_base(path),
             denied: RefCell::default(),
         }
     }
 
     /// All endpoints take it, whatever their URL and credential.
     pub fn is_for_all(&self) -> bool {
-        !self.operation.depends_on_base(self.path)
+        self.for_all
     }
 
     /// What it asks this endpoint for.
     pub fn operation_at(&self, endpoint: &Endpoint) -> Operation {
-        if self.is_for_all() || endpoint.base_path.is_empty() {
+        if self.for_all || endpoint.base_path.is_empty() {
             return self.operation;
         }
         Operation::below(&endpoint.base_path, self.method.as_str(), self.path)
@@ -57,7 +61,7 @@ impl<'a> Scope<'a> {
 
     pub fn permits(&self, endpoint: &Endpoint) -> bool {
         let denied = || self.denied_at(endpoint);
-        let Some(reason) = (!self.is_for_all()).then(denied).flatten() else {
+        let Some(reason) = (!self.for_all).then(denied).flatten() else {
             return true;
         };
         self.denied.borrow_mut().get_or_insert(reason);

@@ -4,6 +4,7 @@
 //! All durations are whole milliseconds and say so in their names.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -191,6 +192,17 @@ pub struct Instance {
     /// Name or IP address, without brackets.
     pub host: String,
     pub port: u16,
+}
+
+impl Instance {
+    /// Its host as it stands before a port: an IPv6 address has brackets there.
+    pub fn host_in_url(&self) -> Cow<'_, str> {
+        if self.host.contains(':') {
+            format!("[{}]", self.host).into()
+        } else {
+            self.host.as_str().into()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

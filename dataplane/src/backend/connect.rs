@@ -48,13 +48,9 @@ pub(crate) async fn tcp(resolver: &Resolver, host: &str, port: u16) -> io::Resul
 
 /// `Host` of requests to an instance.
 pub(crate) fn authority(instance: &Instance) -> String {
-    let host = if instance.host.contains(':') {
-        format!("[{}]", instance.host)
-    } else {
-        instance.host.clone()
-    };
+    let host = instance.host_in_url();
     match (instance.scheme, instance.port) {
-        (Scheme::Http, 80) | (Scheme::Https, 443) => host,
+        (Scheme::Http, 80) | (Scheme::Https, 443) => host.into_owned(),
         (_, port) => format!("{host}:{port}"),
     }
 }

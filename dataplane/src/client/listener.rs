@@ -80,7 +80,7 @@ pub(crate) trait Service: 'static {
     type Caller: 'static;
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
 
-    fn caller(&self, connection: &Rc<Connection>) -> Rc<Self::Caller>;
+    fn caller(self: &Rc<Self>, connection: &Rc<Connection>) -> Rc<Self::Caller>;
 
     /// Never fails: what goes wrong is an answer too.
     fn answer(

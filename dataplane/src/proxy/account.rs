@@ -54,7 +54,7 @@ enum Stage {
 impl Account {
     pub(super) fn new(caller: Rc<Caller>, id: HeaderValue, method: Method, path: &str) -> Self {
         caller.connection.request_begins();
-        let logged = caller.shared.settings.access_log;
+        let logged = caller.shared().settings.access_log;
         let path = if logged { path.into() } else { Box::default() };
         Self {
             caller,
@@ -99,7 +99,7 @@ impl Account {
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.caller.shared
+        self.caller.shared()
     }
 
     pub(super) fn request_id(&self) -> &str {
@@ -130,7 +130,7 @@ impl Drop for Account {
             }
         };
         let route = self.route.as_ref().map(|route| &route.id);
-        let shared = &self.caller.shared;
+        let shared = self.caller.shared();
         let metrics = &shared.metrics;
         let took = ended.saturating_duration_since(self.started);
         match (&self.upstream, route) {

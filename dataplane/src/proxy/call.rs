@@ -96,7 +96,7 @@ impl Call<'_> {
             dialect: self.to.dialect,
             permits: (!self.scope.is_for_all()).then_some(&permits),
         };
-        let shared = &self.caller.shared;
+        let shared = self.caller.shared();
         let mut began = Instant::now();
         let pick = shared.pick(&query, began).map_err(|refusal| {
             // No table yet: nobody knows what there is.
@@ -215,13 +215,13 @@ impl Call<'_> {
                 Some(intake::bad(Cause::BodyUnreadable.code(), message))
             }
             Progress::Stalled => Some(ProxyError::BodyTimeout {
-                limit: self.caller.shared.settings.body_idle,
+                limit: self.caller.shared().settings.body_idle,
             }),
         }
     }
 
     fn picked(&self, account: &mut Account, pick: Pick) -> Picked {
-        let upstream = self.caller.upstreams.of(&pick.instance);
+        let upstream = self.caller.worker.upstreams.of(&pick.instance);
         account.attempts = pick.attempt;
         account.route = Some(pick.route.clone());
         account.upstream = Some(upstream.clone());

@@ -30,7 +30,7 @@ impl Flight {
         cause: Cause,
     ) -> Option<Pick> {
         let ticket = self.ticket.as_ref()?;
-        self.caller.shared.retry(query, tried, ticket, cause)
+        self.caller.shared().retry(query, tried, ticket, cause)
     }
 
     /// How often its instance had gone unhealthy when it was picked.
@@ -47,13 +47,13 @@ impl Flight {
 
     pub(super) fn first_byte(&self, now: Instant) {
         if let Some(ticket) = &self.ticket {
-            self.caller.shared.first_byte(ticket, now);
+            self.caller.shared().first_byte(ticket, now);
         }
     }
 
     pub(super) fn finish(&mut self, outcome: Outcome, now: Instant) {
         if let Some(ticket) = self.ticket.take() {
-            self.caller.shared.finish(ticket, outcome, now);
+            self.caller.shared().finish(ticket, outcome, now);
         }
     }
 }

@@ -105,12 +105,12 @@ pub(super) async fn read(
 ) -> Result<Intake, ProxyError> {
     let mut kept = Collector::new(
         caller.connection.clone(),
-        caller.shared.settings.replay_bytes,
+        caller.shared().settings.replay_bytes,
     );
     if body.is_end_stream() {
         return Ok(intake(Facts::default(), kept, None));
     }
-    let limit = caller.shared.settings.body_idle;
+    let limit = caller.shared().settings.body_idle;
     let mut scanner = None;
     let mut pace = Pace::new(limit);
     loop {
@@ -153,7 +153,7 @@ pub(super) async fn read(
     let rest = if kept.is_within_bounds() {
         None
     } else {
-        caller.shared.metrics.unkept_bodies.inc();
+        caller.shared().metrics.unkept_bodies.inc();
         Some((body, version, pace))
     };
     let facts = scanner.map(BodyScanner::finish).unwrap_or_default();

@@ -17,7 +17,6 @@ mod answer;
 mod arrival;
 mod attempt;
 mod call;
-mod caller;
 mod chunks;
 mod error;
 mod flight;
@@ -33,6 +32,7 @@ pub(crate) mod respond;
 mod template;
 mod upload;
 mod upstream;
+mod worker;
 
 use std::{rc::Rc, sync::Arc};
 
@@ -48,8 +48,12 @@ use http::{
 };
 use hyper::body::Incoming;
 
-use self::{account::Account, call::Call, listings::Listings, upstream::Upstreams};
-pub(crate) use self::{answer::OutBody, caller::Caller, error::ProxyError};
+use self::{account::Account, call::Call};
+pub(crate) use self::{
+    answer::OutBody,
+    error::ProxyError,
+    worker::{Caller, Worker},
+};
 use crate::{
     client::{connection::Connection, listener::Service},
     state::Shared,
@@ -72,38 +76,14 @@ pub(crate) enum Asker {
 /// What answers for the data plane's own pages, by path and query.
 pub(crate) type Pages = fn(&Arc<Shared>, Asker, &Method, &str, &str) -> Answered;
 
-/// What answers requests on one thread, with connections to the backends of its own.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    shared: Arc<Shared>,
-    upstreams: Rc<Upstreams>,
-    listings: Rc<Listings>,
-    pages: Pages,
-}
-
-impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, pages: Pages) -> Self {
-        let upstreams = Rc::new(Upstreams::new(shared.clone()));
-        Self {
-            shared,
-            upstreams,
-            listings: Rc::default(),
-            pages,
-        }
-    }
-}
-
 impl Service for Worker {
     type Caller = Caller;
     type Body = OutBody;
 
-    fn caller(&self, connection: &Rc<Connection>) -> Rc<Caller> {
+    fn caller(self: &Rc<Self>, connection: &Rc<Connection>) -> Rc<Caller> {
         Rc::new(Caller {
             connection: connection.clone(),
-            shared: self.shared.clone(),
-            upstreams: self.upstreams.clone(),
-            listings: self.listings.clone(),
-            pages: self.pages,
+            worker: self.clone(),
         })
     }
 
@@ -111,7 +91,7 @@ impl Service for Worker {
         caller: Rc<Caller>,
         req: Request<Incoming>,
     ) -> impl Future<Output = Answered> + 'static {
-        answer(caller, req)
+        handle(caller, req)
     }
 
     fn tidy(&self) {
@@ -122,7 +102,7 @@ impl Service for Worker {
 /// Answers one request.
 ///
 /// Not an `async fn`: those keep what they take twice.
-fn answer(caller: Rc<Caller>, req: Request<Incoming>) -> impl Future<Output = Answered> {
+fn handle(caller: Rc<Caller>, req: Request<Incoming>) -> impl Future<Output = Answered> {
     let (head, body) = req.into_parts();
     let (method, uri, version) = (head.method, head.uri, head.version);
     let headers = head.headers;
@@ -136,7 +116,8 @@ fn answer(caller: Rc<Caller>, req: Request<Incoming>) -> impl Future<Output = An
             // No account counts it, but the connection is not idle.
             caller.connection.request_begins();
             let query = uri.query().unwrap_or_default();
-            let answer = (caller.pages)(&caller.shared, asker(&caller), &method, path, query);
+            let answer =
+                (caller.worker.pages)(caller.shared(), asker(&caller), &method, path, query);
             caller.connection.request_ended();
             return finished(answer, &caller, &method, version);
         }

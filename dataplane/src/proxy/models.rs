@@ -58,7 +58,7 @@ pub(super) fn one(
 fn done(mut account: Box<Account>, document: Vec<u8>) -> Answered {
     account.answered_here(StatusCode::OK);
     // Clients that leave it unread hold one copy together.
-    let document = account.caller.listings.shared(document);
+    let document = account.caller.worker.listings.shared(document);
     let mut rsp = respond::json(StatusCode::OK, document);
     respond::stamp(rsp.headers_mut(), &account);
     rsp

@@ -120,59 +120,70 @@ impl Feed {
         self.rendering.clone().lock_owned().await
     }
 
-    /// As [`transaction`](Self::transaction), beside the runtime's threads: a large table would hold
-    /// up other namespaces' streams. An error of the outer kind: the process ends.
+    /// Brings a reader that holds `base` to `table`. What is rendered is so beside the runtime's
+    /// threads: a large table would hold up other namespaces' streams. An error of the outer kind:
+    /// the process ends.
     pub async fn render(
         self: &Arc<Self>,
         turn: Turn,
         table: Arc<Snapshot>,
         base: Base,
     ) -> Result<Result<Arc<Transaction>, frame::Error>, JoinError> {
-        // Mostly another stream needed the same, and had it rendered while this one waited.
-        if let Some(transaction) = self.rendered(&table, base) {
-            return Ok(Ok(transaction));
-        }
+        let older = match self.look_up(&table, base) {
+            // Mostly another stream needed the same, and had it rendered while this one waited.
+            Lookup::Rendered(transaction) => return Ok(Ok(transaction)),
+            Lookup::From(older) => older,
+        };
         let feed = self.clone();
         // The turn ends with the work, also if the stream that wanted it has ended.
         spawn_blocking(move || {
             let _turn = turn;
-            feed.transaction(&table, base)
+            feed.make(&table, base, older.as_deref())
         })
         .await
     }
 
-    /// The same, if it is there already.
-    fn rendered(&self, table: &Snapshot, base: Base) -> Option<Arc<Transaction>> {
-        let state = self.state.lock();
-        let from = match base {
-            Base::Same => return None,
-            Base::Nothing => None,
-            Base::Number(number) => state.table(number).map(|older| older.number),
-        };
-        state.rendered((from, table.number))
-    }
-
-    /// Brings a reader that holds `base` to `table`.
-    fn transaction(&self, table: &Snapshot, base: Base) -> Result<Arc<Transaction>, frame::Error> {
+    fn look_up(&self, table: &Snapshot, base: Base) -> Lookup {
         let state = self.state.lock();
         let older = match base {
-            Base::Same => return Ok(Transaction::new(table.same_lines()?)),
+            // Few have what they need already, and it is short.
+            Base::Same => return Lookup::From(None),
             Base::Nothing => None,
             // One that is forgotten is no ground for a step.
             Base::Number(number) => state.table(number),
         };
-        let step = (older.as_ref().map(|older| older.number), table.number);
-        if let Some(transaction) = state.rendered(step) {
-            return Ok(transaction);
+        match state.rendered(step(older.as_deref(), table)) {
+            Some(transaction) => Lookup::Rendered(transaction),
+            None => Lookup::From(older),
         }
-        drop(state);
-        let transaction = Transaction::new(match &older {
-            Some(older) => table.step_from(older)?,
-            None => table.full_lines()?,
-        });
+    }
+
+    fn make(
+        &self,
+        table: &Snapshot,
+        base: Base,
+        older: Option<&Snapshot>,
+    ) -> Result<Arc<Transaction>, frame::Error> {
+        let lines = match (base, older) {
+            (Base::Same, _) => return Ok(Transaction::new(table.same_lines()?)),
+            (_, Some(older)) => table.step_from(older)?,
+            (_, None) => table.full_lines()?,
+        };
+        let transaction = Transaction::new(lines);
+        let step = step(older, table);
         self.state.lock().add(step, &transaction, self.bounds);
         Ok(transaction)
     }
+}
+
+/// What a reader needs: there already, or to be made from this.
+enum Lookup {
+    Rendered(Arc<Transaction>),
+    From(Option<Arc<Snapshot>>),
+}
+
+fn step(older: Option<&Snapshot>, table: &Snapshot) -> Step {
+    (older.map(|older| older.number), table.number)
 }
 
 impl Transaction {
@@ -274,6 +285,17 @@ mod tests {
         }
     }
 
+    fn transaction(
+        feed: &Feed,
+        table: &Snapshot,
+        base: Base,
+    ) -> Result<Arc<Transaction>, frame::Error> {
+        match feed.look_up(table, base) {
+            Lookup::Rendered(transaction) => Ok(transaction),
+            Lookup::From(older) => feed.make(table, base, older.as_deref()),
+        }
+    }
+
     /// A table of about ten kilobytes that says something else each turn.
     fn large(previous: Option<&Snapshot>, turn: u32) -> Arc<Snapshot> {
         let mut set = ResourceSet::default();
@@ -297,8 +319,8 @@ mod tests {
         let second = Arc::new(follow(Some(&first), &[2], vec![]));
         feed.publish(second.clone(), true);
         for base in [Base::Nothing, Base::Number(1)] {
-            let one = feed.transaction(&second, base).unwrap();
-            let other = feed.transaction(&second, base).unwrap();
+            let one = transaction(&feed, &second, base).unwrap();
+            let other = transaction(&feed, &second, base).unwrap();
             assert!(Arc::ptr_eq(&one, &other), "{base:?}");
         }
     }
@@ -330,9 +352,9 @@ mod tests {
             feed.publish(newest.clone(), true);
         }
         let oldest = newest.number - BOUNDS.tables as u64;
-        let step = feed.transaction(&newest, Base::Number(oldest)).unwrap();
+        let step = transaction(&feed, &newest, Base::Number(oldest)).unwrap();
         assert!(text(&step).contains(r#""full":false"#), "{}", text(&step));
-        let whole = feed.transaction(&newest, Base::Number(oldest - 1)).unwrap();
+        let whole = transaction(&feed, &newest, Base::Number(oldest - 1)).unwrap();
         assert!(text(&whole).contains(r#""full":true"#), "{whole:?}");
     }
 
@@ -365,7 +387,7 @@ mod tests {
         let (mut newest, mut sending) = (large(None, 0), Vec::new());
         for turn in 1..80 {
             feed.publish(newest.clone(), true);
-            sending.push(feed.transaction(&newest, Base::Nothing).unwrap());
+            sending.push(transaction(&feed, &newest, Base::Nothing).unwrap());
             newest = large(Some(&newest), turn);
         }
         let alive = sending.iter().filter(|it| !it.cancelled.is_cancelled());
@@ -388,7 +410,7 @@ mod tests {
         let feed = feed();
         let table = Arc::new(follow(None, &[1], vec![]));
         feed.publish(table.clone(), true);
-        let transaction = feed.transaction(&table, Base::Nothing).unwrap();
+        let transaction = transaction(&feed, &table, Base::Nothing).unwrap();
         assert!(text(&transaction).contains("10.0.0.1"));
         assert!(!format!("{transaction:?} {feed:?}").contains("10.0.0.1"));
     }

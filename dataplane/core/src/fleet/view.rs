@@ -254,12 +254,8 @@ fn url(info: &InstanceInfo) -> String {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    let (port, base) = (instance.port, &info.endpoint.base_path);
-    if instance.host.contains(':') {
-        format!("{scheme}://[{}]:{port}{base}", instance.host)
-    } else {
-        format!("{scheme}://{}:{port}{base}", instance.host)
-    }
+    let (host, port) = (instance.host_in_url(), instance.port);
+    format!("{scheme}://{host}:{port}{}", info.endpoint.base_path)
 }
 
 fn millis(wait: Duration) -> u64 {
