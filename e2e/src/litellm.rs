@@ -36,12 +36,16 @@ impl LiteLlm {
         let config = json!({"model_list": [{"model_name": MODEL, "litellm_params": {
             "model": "openai/tiny", "api_key": "none", "mock_response": format!("Hello from {name} ."),
         }}]});
-        let path = cluster.scratch.join(format!("{name}.yaml"));
+        // It looks for modules in its folder and two above: none of those lies there.
+        let folder = cluster.scratch.join("litellm").join(name);
+        std::fs::create_dir_all(&folder).context("create LiteLLM's folder")?;
+        let path = folder.join("config.yaml");
         std::fs::write(&path, config.to_string())
             .with_context(|| format!("write {}", path.display()))?;
         let program = python()?.with_file_name("litellm");
         let mut command = Command::new(program);
         command
+            .current_dir(&folder)
             .arg("--config")
             .arg(&path)
             .args(["--host", &HOST.to_string(), "--port", &port.to_string()])
