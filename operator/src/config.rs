@@ -22,7 +22,8 @@ pub struct Config {
     /// Names in the certificate beside those of the Service.
     pub tls_san: Vec<String>,
     /// After the first publication, how long a status stays as it was found while no data plane
-    /// has come back yet, so that a restart is not seen in statuses. Default 15s.
+    /// has come back yet, so that a restart is not seen in statuses. Default 30s: a data plane tries
+    /// again after at most 22.5 s.
     pub settle: Duration,
 }
 
@@ -35,7 +36,7 @@ impl Default for Config {
             instance: "olla-operator".into(),
             cert_dir: None,
             tls_san: Vec::new(),
-            settle: Duration::from_secs(15),
+            settle: Duration::from_secs(30),
         }
     }
 }

@@ -16,16 +16,17 @@ use tokio::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A namespace is slow once a write of it took this long.
 const SLOW: Duration = Duration::from_secs(2);
-/// And stays so for this long, whatever its other writes take: one that hangs now and then holds the
-/// places of others for a small part of the time. Quick writes are not held up by it: a few places
-/// carry hundreds of them a second.
-const SLOW_FOR: Duration = Duration::from_mins(10);
+/// And stays so for this long, twice as long with each slow write that comes before it has been
+/// quick for as long again: one that hangs now and then holds the places of others for a small part of
+/// the time, and one slow answer of the API server costs nobody much.
+const SLOW_FOR: Duration = Duration::from_secs(15);
+const MAX_SLOW_FOR: Duration = Duration::from_mins(10);
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub total: usize,
     pub per_namespace: usize,
-    /// Of all slow namespaces together.
+    /// Of all slow namespaces together; each has one of them.
     pub slow: usize,
 }
 
@@ -40,14 +41,35 @@ pub struct Limiter {
 #[derive(Debug)]
 struct Namespace {
     places: Arc<Semaphore>,
+    slow_place: Arc<Semaphore>,
     /// Writes that run or wait.
     pending: usize,
-    slow_until: Option<Instant>,
+    slow: Option<Slow>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    until: Instant,
+    /// How long it was slow for by then.
+    time: Duration,
 }
 
 impl Namespace {
     fn is_slow(&self, now: Instant) -> bool {
-        self.slow_until.is_some_and(|until| now < until)
+        self.slow.is_some_and(|slow| now < slow.until)
+    }
+
+    /// Whether it matters that it was.
+    fn was_slow(&self, now: Instant) -> bool {
+        self.slow.is_some_and(|slow| now < slow.until + slow.time)
+    }
+
+    /// At the end of a slow write.
+    fn note_slow(&mut self, now: Instant) {
+        let before = self.slow.filter(|_| self.was_slow(now));
+        let time = before.map_or(SLOW_FOR, |slow| (slow.time * 2).min(MAX_SLOW_FOR));
+        let until = now + time;
+        self.slow = Some(Slow { until, time });
     }
 }
 
@@ -67,7 +89,8 @@ impl Limiter {
         // Whoever waits for one of these holds none of the next. They are never closed.
         let _own = pending.places.acquire().await.ok()?;
         let _slow = if self.is_slow(namespace) {
-            self.slow.acquire().await.ok()
+            let own = pending.slow_place.acquire().await.ok()?;
+            Some((own, self.slow.acquire().await.ok()?))
         } else {
             None
         };
@@ -94,7 +117,7 @@ impl Limiter {
         if time >= SLOW
             && let Some(namespace) = self.namespaces.lock().get_mut(namespace)
         {
-            namespace.slow_until = Some(Instant::now() + SLOW_FOR);
+            namespace.note_slow(Instant::now());
         }
     }
 }
@@ -104,6 +127,7 @@ struct Pending<'a> {
     limiter: &'a Limiter,
     namespace: &'a str,
     places: Arc<Semaphore>,
+    slow_place: Arc<Semaphore>,
 }
 
 impl<'a> Pending<'a> {
@@ -111,19 +135,21 @@ impl<'a> Pending<'a> {
         let mut namespaces = limiter.namespaces.lock();
         if !namespaces.contains_key(namespace) {
             let now = Instant::now();
-            namespaces.retain(|_, it| it.pending > 0 || it.is_slow(now));
+            namespaces.retain(|_, it| it.pending > 0 || it.was_slow(now));
         }
         let known = namespaces.entry(namespace.to_owned());
         let known = known.or_insert_with(|| Namespace {
             places: Arc::new(Semaphore::new(limiter.per_namespace)),
+            slow_place: Arc::new(Semaphore::new(1)),
             pending: 0,
-            slow_until: None,
+            slow: None,
         });
         known.pending += 1;
         Self {
             limiter,
             namespace,
             places: known.places.clone(),
+            slow_place: known.slow_place.clone(),
         }
     }
 }
@@ -133,7 +159,7 @@ impl Drop for Pending<'_> {
         let mut namespaces = self.limiter.namespaces.lock();
         if let Some(known) = namespaces.get_mut(self.namespace) {
             known.pending -= 1;
-            if known.pending == 0 && !known.is_slow(Instant::now()) {
+            if known.pending == 0 && !known.was_slow(Instant::now()) {
                 namespaces.remove(self.namespace);
             }
         }
@@ -194,14 +220,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_namespace_is_slow_for_a_while_and_then_takes_no_memory() {
+    async fn one_slow_write_is_soon_forgiven_and_then_takes_no_memory() {
         let limiter = limiter();
         limiter.run("a", sleep(SLOW)).await;
         limiter.run("a", async {}).await;
         assert!(limiter.is_slow("a"), "one quick write changes nothing");
         advance(SLOW_FOR).await;
         assert!(!limiter.is_slow("a"));
+        advance(SLOW_FOR).await;
         limiter.run("b", async {}).await;
         assert!(limiter.namespaces.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_is_slow_again_and_again_stays_so_for_minutes() {
+        let limiter = limiter();
+        for _ in 0..10 {
+            while limiter.is_slow("a") {
+                sleep(Duration::from_secs(1)).await;
+            }
+            limiter.run("a", sleep(SLOW)).await;
+        }
+        advance(MAX_SLOW_FOR - Duration::from_secs(1)).await;
+        assert!(limiter.is_slow("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_slow_namespace_leaves_places_to_the_other_slow_ones() {
+        let limiter = limiter();
+        hang(&limiter, 1);
+        limiter.run("slow", sleep(SLOW)).await;
+        sleep(TIMEOUT * 5).await;
+        limiter.run("slow", sleep(SLOW)).await;
+        let begun = Instant::now();
+        assert_eq!(limiter.run("slow", async { 1 }).await, Some(1));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

@@ -38,6 +38,8 @@ struct Candidate {
     newest: Result<Arc<Parsed>, Problem>,
     /// The form that was accepted last, as far as one is known.
     accepted: Option<LastAccepted>,
+    /// Whether data planes may hold a form of it that is not known here.
+    may_be_in_use: bool,
     /// Its newest form had lost its requests before this process looked at it.
     lost: bool,
     /// Endpoints that these forms name.
@@ -86,7 +88,8 @@ pub(crate) enum Placement {
 
 impl Routes {
     /// The newest form of the object. The one that was accepted last is kept if it is of the same.
-    pub(crate) fn set(&mut self, name: &str, newest: &Form<OllaRoute>) {
+    /// `may_be_in_use`: whether data planes may hold a form of it that is not known here.
+    pub(crate) fn set(&mut self, name: &str, newest: &Form<OllaRoute>, may_be_in_use: bool) {
         let before = self.remove(name);
         let noted = self.lost.remove(name);
         let lost = before.as_ref().filter(|before| before.lost);
@@ -120,6 +123,7 @@ impl Routes {
             verdict,
             newest,
             accepted,
+            may_be_in_use,
             named,
             outcome: None,
         };
@@ -287,7 +291,7 @@ impl Candidate {
 
     /// Where its newest form is refused: whether an older one may be in use.
     fn is_unknown(&self) -> bool {
-        self.accepted.is_none() && !self.never_edited()
+        self.accepted.is_none() && self.may_be_in_use && !self.never_edited()
     }
 
     fn result(&self, outcome: &Outcome, endpoints: &impl Fn(&str) -> bool) -> RouteResult {

@@ -2,7 +2,7 @@
 //! newest is refused.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -71,6 +71,9 @@ pub(crate) struct Forms<K> {
     pub(crate) newest: BTreeMap<String, Form<K>>,
     /// Of objects that are in `newest` and of the same uid, as far as this process has seen one.
     pub(crate) accepted: BTreeMap<String, Arc<K>>,
+    /// Objects that this process has known from their beginning, as long as no form of them was in
+    /// the table: what data planes hold under such a name is not of this object.
+    unused: BTreeSet<String>,
 }
 
 impl<K> Default for Forms<K> {
@@ -78,6 +81,7 @@ impl<K> Default for Forms<K> {
         Self {
             newest: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            unused: BTreeSet::new(),
         }
     }
 }
@@ -87,21 +91,44 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> Forms<K> {
     pub(crate) fn set(&mut self, name: &str, form: Option<Form<K>>) -> SetOutcome<Form<K>> {
         let Some(form) = form else {
             self.accepted.remove(name);
+            self.unused.remove(name);
             let before = self.newest.remove(name);
             return before.map_or(SetOutcome::Unchanged, |before| {
                 SetOutcome::Changed(Some(before))
             });
         };
-        // Another object of that name than the one whose form was accepted.
+        // Another object of that name.
         if let Entry::Occupied(accepted) = self.accepted.entry(name.to_owned())
             && accepted.get().meta().uid.as_deref() != form.uid()
         {
             accepted.remove();
         }
+        if let Some(before) = self.newest.get(name)
+            && before.uid() != form.uid()
+        {
+            self.unused.insert(name.to_owned());
+        }
         if self.newest.get(name) == Some(&form) {
             return SetOutcome::Unchanged;
         }
         SetOutcome::Changed(self.newest.insert(name.to_owned(), form))
+    }
+
+    /// The object that is [set](Self::set) next has been made since this process knows all others.
+    pub(crate) fn note_created(&mut self, name: &str) {
+        if !self.newest.contains_key(name) {
+            self.unused.insert(name.to_owned());
+        }
+    }
+
+    /// A form of it is in the table.
+    pub(crate) fn note_used(&mut self, name: &str) {
+        self.unused.remove(name);
+    }
+
+    /// Whether data planes may hold a form of it, also one that this process has never seen.
+    pub(crate) fn may_be_in_use(&self, name: &str) -> bool {
+        !self.unused.contains(name)
     }
 
     /// All forms of it of which one may be in the table.

@@ -138,7 +138,10 @@ impl Namespace {
             return false;
         };
         match self.routes.newest.get(name) {
-            Some(form) => self.candidates.set(name, form),
+            Some(form) => {
+                let may_be_in_use = self.routes.may_be_in_use(name);
+                self.candidates.set(name, form, may_be_in_use);
+            }
             None => {
                 self.candidates.delete(name);
                 self.put(ResourceKey::Route(RouteId::from(name)), TableEntry::Nothing);
@@ -147,6 +150,16 @@ impl Namespace {
         }
         self.stale.routes = true;
         true
+    }
+
+    /// The object that is set next has been made since all others were set: no data plane has a form
+    /// of it. Without this, one that is refused is taken for one that may have been accepted before
+    /// this process looked at it.
+    pub fn note_created(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::LlmEndpoint => self.endpoints.note_created(name),
+            Kind::OllaRoute => self.routes.note_created(name),
+        }
     }
 
     /// Of a route that is set next, for the first time: its status says that this generation lost

@@ -33,6 +33,11 @@ impl Index {
         let known = (self.namespaces)
             .entry(namespace.clone())
             .or_insert_with(|| Namespace::new(true));
+        if let Some((kind, source)) = data.own_kind()
+            && self.listed.contains(&source)
+        {
+            known.note_created(kind, &name);
+        }
         let changed = insert(known, &name, data);
         if changed {
             self.dirty.insert(namespace);

@@ -1,7 +1,7 @@
 //! What is kept of the cluster's objects, and where each piece comes from. Values only.
 
 use compile::{
-    Form,
+    Form, Kind,
     facts::{PodFact, SecretFact},
     namespace::{Service, Slice},
 };
@@ -65,4 +65,15 @@ pub enum ObjectData {
     Slice(Slice),
     Pod(PodFact),
     Secret(SecretFact),
+}
+
+impl ObjectData {
+    /// For objects of our own kinds: which, and where they come from.
+    pub fn own_kind(&self) -> Option<(Kind, Source)> {
+        match self {
+            Self::Endpoint(_) => Some((Kind::LlmEndpoint, Source::Endpoints)),
+            Self::Route(_) => Some((Kind::OllaRoute, Source::Routes)),
+            Self::Service(_) | Self::Slice(_) | Self::Pod(_) | Self::Secret(_) => None,
+        }
+    }
 }

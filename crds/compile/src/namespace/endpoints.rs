@@ -152,7 +152,15 @@ impl Namespace {
         mut built: EndpointState,
     ) {
         let id = EndpointId::from(name);
-        self.put(ResourceKey::Endpoint(id.clone()), endpoint);
+        if matches!(endpoint, TableEntry::Known(_)) {
+            self.endpoints.note_used(name);
+        }
+        let unknown = self.endpoints.may_be_in_use(name);
+        let or_nothing = |entry| match entry {
+            TableEntry::Unknown if !unknown => TableEntry::Nothing,
+            entry => entry,
+        };
+        self.put(ResourceKey::Endpoint(id.clone()), or_nothing(endpoint));
         let before = self.built.remove(name).unwrap_or_default();
         let known = instances.is_some();
         let instances = instances.unwrap_or_default();
@@ -169,7 +177,7 @@ impl Namespace {
         } else {
             TableEntry::Unknown
         };
-        self.put(ResourceKey::Instances(id.clone()), all);
+        self.put(ResourceKey::Instances(id.clone()), or_nothing(all));
         built.instances = instances.keys().cloned().collect();
         for instance in instances.into_values() {
             self.put_instance(&id, instance);

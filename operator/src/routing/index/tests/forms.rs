@@ -92,6 +92,43 @@ fn an_object_that_was_deleted_or_replaced_is_not_served_on() {
     assert_eq!(judged(&mut index).0, None);
 }
 
+/// What data planes are to do with what they hold of `e`: keep it, or let go of it.
+fn is_kept(index: &mut Index) -> bool {
+    let key = ResourceKey::Endpoint("e".into());
+    compiled(index, "a").table.keep.contains(&key)
+}
+
+#[test]
+fn what_data_planes_hold_of_a_deleted_object_is_not_kept_for_a_refused_one_of_its_name() {
+    let bad = |uid: &str| at(1, uid, json!({ "type": "vlm", "url": "http://bad" }));
+    let waiting = |uid: &str| {
+        let pods = json!({ "matchLabels": { "app": "x" }, "port": 80 });
+        at(1, uid, json!({ "podSelector": pods }))
+    };
+    let mut first_list = Index::default();
+    first_list.reset(&Source::Endpoints, vec![bad("u")]);
+    assert!(is_kept(&mut first_list), "another process may have accepted a form");
+    for form in [bad, waiting] {
+        let begin = || {
+            let mut index = Index::default();
+            index.reset(&Source::Endpoints, vec![good(1)]);
+            judged(&mut index);
+            index
+        };
+        let mut deleted = begin();
+        deleted.delete(&Source::Endpoints, "a", "e");
+        deleted.apply(form("another"));
+        assert!(!is_kept(&mut deleted), "in one look");
+        let mut replaced = begin();
+        replaced.reset(&Source::Endpoints, vec![form("another")]);
+        assert!(!is_kept(&mut replaced), "by another list");
+        let mut new = Index::default();
+        new.reset(&Source::Endpoints, vec![]);
+        new.apply(form("another"));
+        assert!(!is_kept(&mut new), "while a data plane was away");
+    }
+}
+
 #[test]
 fn what_the_form_in_use_needs_is_watched_until_another_is_accepted() {
     let pods = || json!({ "matchLabels": { "app": "x" }, "port": 80 });
