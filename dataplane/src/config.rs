@@ -38,6 +38,8 @@ pub struct Settings {
     pub replay_client_bytes: usize,
     /// Connections that one client address may hold; an HTTP/2 connection counts for its streams.
     pub client_connections: usize,
+    /// Connections of all clients together: what the process may open leaves as many for backends.
+    pub all_client_connections: usize,
     /// Between SIGTERM, when it says that it is not ready, and the end of accepting: balancers
     /// need that long to look away.
     pub drain_delay: Duration,
@@ -68,6 +70,7 @@ impl Default for Settings {
             replay_total_bytes: 256 << 20,
             replay_client_bytes: 24 << 20,
             client_connections: 1024,
+            all_client_connections: usize::MAX,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,

@@ -79,6 +79,8 @@ impl App {
             ready.clone(),
             metrics.clone(),
         );
+        let mut limits = Limits::default();
+        limits.connections.total = config.connections;
         let server = Arc::new(Server {
             tokens: Tokens::new(tokens::by_client(client.clone()), metrics.clone()),
             hub: hub.clone(),
@@ -86,7 +88,7 @@ impl App {
             status_cache: status_cache.clone(),
             events: events_tx.clone(),
             metrics: metrics.clone(),
-            limits: Limits::default(),
+            limits,
             stop: stop.clone(),
             conversations: TaskTracker::new(),
         });

@@ -17,8 +17,8 @@ use crate::{app::App, config::Config};
 /// From the signal to the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
-/// All connections of both ports (20,000 and 64), and some thousand watches: each is one.
-const DESCRIPTORS: u64 = 24_000;
+/// Those that are no data plane's: some thousand watches, writes, the admin port.
+const OTHER_DESCRIPTORS: u64 = 4_000;
 
 /// Turns LlmEndpoint and OllaRoute objects into routing tables and pushes them to data planes.
 #[derive(Debug, Parser)]
@@ -87,15 +87,17 @@ impl Run {
         let (level, terminal) = (&self.log_level, io::stderr().is_terminal());
         logs::start(level, self.log_format, terminal, io::stderr)
             .with_context(|| format!("--log-level {level:?}"))?;
-        descriptors::raise(DESCRIPTORS);
+        let default = Config::default();
+        let limit = descriptors::raise(default.connections as u64 + OTHER_DESCRIPTORS);
         let config = Config {
+            connections: connections(limit).min(default.connections),
             listen: self.listen,
             admin: self.admin,
             namespace: self.namespace,
             instance: self.instance,
             cert_dir: self.cert_dir,
             tls_san: self.tls_san,
-            ..Config::default()
+            ..default
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -106,6 +108,14 @@ impl Run {
         runtime.shutdown_timeout(Duration::from_millis(500));
         result
     }
+}
+
+/// How many data planes a limit on open files leaves room for; with a low one they share it with the
+/// watches.
+fn connections(limit: Option<u64>) -> usize {
+    let limit = limit.unwrap_or(u64::MAX);
+    let left = limit.saturating_sub(OTHER_DESCRIPTORS).max(limit / 2);
+    usize::try_from(left).unwrap_or(usize::MAX)
 }
 
 async fn serve(config: Config) -> Result<()> {

@@ -25,6 +25,8 @@ pub struct Config {
     /// has come back yet, so that a restart is not seen in statuses. Default 30s: a data plane tries
     /// again after at most 22.5 s.
     pub settle: Duration,
+    /// Connections of data planes at a time. Default 20,000.
+    pub connections: usize,
 }
 
 impl Default for Config {
@@ -37,6 +39,7 @@ impl Default for Config {
             cert_dir: None,
             tls_san: Vec::new(),
             settle: Duration::from_secs(30),
+            connections: 20_000,
         }
     }
 }

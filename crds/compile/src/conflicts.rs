@@ -99,7 +99,7 @@ impl Routes {
         let (verdict, created, newest) = match newest {
             Form::Object(object) => (
                 Verdict::good(Kind::OllaRoute, name, &object.metadata),
-                created(object),
+                created(&object.metadata),
                 parsed(object).map(Arc::new),
             ),
             Form::Unreadable(object) => {

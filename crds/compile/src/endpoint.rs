@@ -20,7 +20,7 @@ use dataplane_protocol::{
 use crate::{
     Facts, Kind, Problem, Verdict, credential,
     duration::{millis, millis_from},
-    instances,
+    instances::{self, MOST_INSTANCES},
     labels::{LabelIndex, well_formed},
     nearest::nearest,
     profile, url,
@@ -35,17 +35,20 @@ pub(crate) struct EndpointParts {
     /// Neither is known then: of a form that is half known, the credential might go to where the
     /// form before it sent requests.
     pub(crate) known: Option<(Endpoint, Vec<Instance>)>,
-    /// Present if the instances are the pods that it selects.
+    /// Present if the instances are the pods that it selects, all of them.
     pub(crate) pods: Option<PodSelectorTarget>,
+    /// There was no room for all of its instances.
+    pub(crate) is_cut: bool,
 }
 
 /// `None` beside a verdict that says why it is not accepted. A reference that does not resolve
 /// leaves the endpoint in the table without instances: routes still name it, and nothing is ever
-/// sent without the credential that belongs to it.
+/// sent without the credential that belongs to it. `room`: how many instances it may have.
 pub(crate) fn compile(
     object: &LlmEndpoint,
     facts: &Facts,
     usable: &LabelIndex<'_>,
+    room: usize,
 ) -> (Verdict, Option<EndpointParts>) {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut verdict = Verdict::good(Kind::LlmEndpoint, &name, &object.metadata);
@@ -64,10 +67,18 @@ pub(crate) fn compile(
             profile: checked.profile,
             known: None,
             pods: None,
+            is_cut: false,
         };
         return (verdict, Some(part));
     }
-    let instances = checked.target.instances(&name, facts, usable);
+    let mut instances = checked.target.instances(&name, facts, usable, room);
+    let mut is_cut = false;
+    if let Ok(found) = &mut instances
+        && found.len() > room
+    {
+        found.truncate(room);
+        is_cut = true;
+    }
     let credential = credential::resolve(object.spec.auth.as_ref(), facts);
     let mut pods = checked.target.pods().cloned();
     if let Ok(found) = &instances {
@@ -81,6 +92,10 @@ pub(crate) fn compile(
             (Vec::new(), unresolved(&object.spec))
         }
     };
+    if is_cut {
+        pods = None;
+        verdict.resolved_refs = verdict.resolved_refs.and(Err(too_large(room)));
+    }
     let endpoint = Endpoint {
         id: EndpointId::from(name),
         profile: checked.profile.name.clone(),
@@ -101,8 +116,18 @@ pub(crate) fn compile(
         profile: checked.profile,
         known: Some((endpoint, instances)),
         pods,
+        is_cut,
     };
     (verdict, Some(part))
+}
+
+fn too_large(room: usize) -> Problem {
+    let message = format!(
+        "only {room} of its ready addresses are used: the LlmEndpoints of this namespace have more \
+         than {MOST_INSTANCES} in total, and those that were there first keep theirs; use narrower \
+         selectors, or fewer LlmEndpoints for the same pods"
+    );
+    Problem::new(Reason::TooLarge, "", message)
 }
 
 fn paths(spec: &LlmEndpointSpec) -> PathScope {
@@ -220,11 +245,12 @@ impl<'a> Target<'a> {
         name: &str,
         facts: &Facts,
         pods: &LabelIndex<'_>,
+        room: usize,
     ) -> Result<Vec<Instance>, Problem> {
         match self {
             Self::Url(url) => Ok(instances::of_url(name, url)),
             Self::Service(service) => instances::of_service(name, service, facts),
-            Self::Pods(target) => instances::of_pods(name, target, facts, pods),
+            Self::Pods(target) => instances::of_pods(name, target, facts, pods, room),
         }
     }
 

@@ -131,12 +131,17 @@ pub(crate) fn usable_pods(facts: &Facts) -> LabelIndex<'_> {
     index
 }
 
-/// The pods among `usable` that are selected.
+/// Instances of all endpoints of a namespace together. They are endpoints times pods: without a bound,
+/// a few thousand small objects are a table of gigabytes.
+pub(crate) const MOST_INSTANCES: usize = 100_000;
+
+/// The pods among `usable` that are selected; of more than `room`, one more than that.
 pub(crate) fn of_pods(
     endpoint: &str,
     target: &PodSelectorTarget,
     facts: &Facts,
     usable: &LabelIndex<'_>,
+    room: usize,
 ) -> Result<Vec<Instance>, Problem> {
     require_cluster("spec.podSelector", facts)?;
     let mut any = false;
@@ -145,6 +150,9 @@ pub(crate) fn of_pods(
         any = true;
         let pod = facts.pods.get(name);
         found.extend(pod.and_then(|pod| of_pod(endpoint, target, name, pod)));
+        if found.len() > room {
+            break;
+        }
     }
     if found.is_empty() && any {
         return Err(Problem::new(

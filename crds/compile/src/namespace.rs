@@ -25,6 +25,7 @@ use crate::{
     dependencies::{Dependencies, Dependency},
     facts::{PodFact, SecretFact, ServiceFact, ServicePort, SliceFact, Unlisted},
     form::{Forms, SetOutcome},
+    instances::MOST_INSTANCES,
     verdict::Verdicts,
 };
 
@@ -42,6 +43,11 @@ pub struct Namespace {
     uses: Dependencies,
     stale: Stale,
     built: BTreeMap<String, EndpointState>,
+    /// Of all endpoints.
+    instances: usize,
+    most_instances: usize,
+    /// Endpoints that had no room for all of theirs.
+    cut: BTreeSet<String>,
     candidates: Routes,
     sets: BTreeSet<SetId>,
     reach: Reachability,
@@ -109,6 +115,9 @@ impl Namespace {
             uses: Dependencies::default(),
             stale: Stale::default(),
             built: BTreeMap::new(),
+            instances: 0,
+            most_instances: MOST_INSTANCES,
+            cut: BTreeSet::new(),
             candidates: Routes::default(),
             sets: BTreeSet::new(),
             reach: Reachability::default(),
@@ -264,7 +273,8 @@ impl Namespace {
                 made.insert(endpoint);
             }
         }
-        let accepted = self.build(made);
+        let mut accepted = self.build(made);
+        accepted |= self.fill();
         let chosen = stale.routes || stale.sets;
         let judged = if chosen || accepted {
             self.judge_routes(accepted, stale.sets)
@@ -392,3 +402,6 @@ impl Namespace {
         any
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use dataplane_protocol::{
     EndpointId, RouteId,
     table::{Balancer, EndpointRef, HeaderMatch, PriorityOrder, Route, RouteMatch, Selection},
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::{
     Problem,
@@ -48,8 +49,8 @@ impl Parsed {
 }
 
 /// In seconds since 1970.
-pub(crate) fn created(route: &OllaRoute) -> Option<i64> {
-    let created = route.metadata.creation_timestamp.as_ref();
+pub(crate) fn created(metadata: &ObjectMeta) -> Option<i64> {
+    let created = metadata.creation_timestamp.as_ref();
     created.map(|time| time.0.as_second())
 }
 
@@ -107,7 +108,7 @@ fn parse(object: &OllaRoute) -> Result<Route, Problem> {
     let parts = endpoints.zip(breaker.zip(timeouts));
     let made = parts.map(|(endpoints, (breaker, timeouts))| Route {
         id: RouteId::from(name_of(object)),
-        created: created(object),
+        created: created(&object.metadata),
         matches,
         endpoints: Selection {
             priority_order: match spec.priority_order {

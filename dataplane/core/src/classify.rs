@@ -38,6 +38,8 @@ pub enum Cause {
     ConnectFailure,
     /// Counts as [`Cause::ConnectFailure`]: nothing was sent.
     ConnectTimeout,
+    /// This process may open no more connections, which says nothing of the backend.
+    NoDescriptors,
     /// Reset or closed before the first byte of the answer.
     Reset,
     /// What came is no answer that HTTP knows, or one whose head is too long.
@@ -68,6 +70,7 @@ impl Cause {
         match self {
             Self::ConnectFailure => "connect_failure",
             Self::ConnectTimeout => "connect_timeout",
+            Self::NoDescriptors => "no_descriptors",
             Self::Reset => "reset",
             Self::Malformed => "malformed",
             Self::FirstTokenTimeout => "first_token_timeout",
@@ -109,6 +112,7 @@ impl Cause {
             | Self::Unhealthy
             | Self::StreamIdleTimeout
             | Self::RequestTimeout => 504,
+            Self::NoDescriptors => 503,
             Self::BodyTimeout | Self::ClientStalled => 408,
             Self::BodyUnreadable => 400,
             // nginx's word for it.
@@ -127,7 +131,8 @@ impl Cause {
             | Self::Status(_)
             | Self::Truncated
             | Self::StreamIdleTimeout => Outcome::Failure(self),
-            Self::Unhealthy
+            Self::NoDescriptors
+            | Self::Unhealthy
             | Self::RequestTimeout
             | Self::BodyTimeout
             | Self::BodyUnreadable
@@ -138,7 +143,10 @@ impl Cause {
 
     /// No connection came about: nothing of the request was sent, not even a part of its body.
     pub const fn is_unsent(self) -> bool {
-        matches!(self, Self::ConnectFailure | Self::ConnectTimeout)
+        matches!(
+            self,
+            Self::ConnectFailure | Self::ConnectTimeout | Self::NoDescriptors
+        )
     }
 
     /// Whether the backend may have carried the request out, or begun to. It has not where it was
@@ -223,8 +231,9 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_or_the_route_ends_says_nothing_of_the_backend() {
+    fn what_the_client_the_route_or_this_process_ends_says_nothing_of_the_backend() {
         for cause in [
+            Cause::NoDescriptors,
             Cause::RequestTimeout,
             Cause::BodyTimeout,
             Cause::BodyUnreadable,

@@ -138,6 +138,7 @@ impl Monitor {
                 self.passed(policy)
             }
             ProbeResult::Bad { reason } => self.failed(policy, reason),
+            ProbeResult::NotAsked => None,
         };
         self.next = self.next_after(policy).map(|wait| now + rng.jitter(wait));
         change

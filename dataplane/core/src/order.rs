@@ -34,6 +34,8 @@ pub enum ProbeResult {
     Bad {
         reason: String,
     },
+    /// This process could not ask: nothing is known that was not known before.
+    NotAsked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

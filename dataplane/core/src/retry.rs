@@ -64,8 +64,10 @@ pub(crate) fn wanted(policy: &FailoverPolicy, cause: Cause, attempts: usize) -> 
             Cause::Reset | Cause::Malformed | Cause::Unhealthy => on.reset,
             Cause::FirstTokenTimeout => on.first_token_timeout,
             Cause::Status(status) => on.status(status),
-            // Once the client has a part of the answer, or by the client's own doing.
-            Cause::Truncated
+            // The next one would find no descriptor either; or the client has a part of the answer,
+            // or has ended it.
+            Cause::NoDescriptors
+            | Cause::Truncated
             | Cause::StreamIdleTimeout
             | Cause::RequestTimeout
             | Cause::BodyTimeout
@@ -111,6 +113,7 @@ mod tests {
         for (cause, expected) in [
             (Cause::ConnectFailure, [true, false, false, false, false]),
             (Cause::ConnectTimeout, [true, false, false, false, false]),
+            (Cause::NoDescriptors, [false, false, false, false, false]),
             (Cause::Reset, [false, true, false, false, false]),
             (Cause::Malformed, [false, true, false, false, false]),
             (Cause::Unhealthy, [false, true, false, false, false]),

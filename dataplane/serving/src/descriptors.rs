@@ -1,11 +1,16 @@
 //! File descriptors. A connection is one, and many containers begin with room for 1,024 though they
 //! may have hundreds of thousands: the lower limit is for programs that use `select`.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
 
-/// Raises the process' soft limit to its hard one, and logs what it is then. `needed`: what all
-/// limits on connections come to; with fewer it is this limit that refuses, whoever it is.
-pub fn raise(needed: u64) {
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+/// Raises the process' soft limit to its hard one, logs what it is then, and gives it; `None`: there
+/// is no limit. `needed`: what all limits on connections come to.
+pub fn raise(needed: u64) -> Option<u64> {
     let limit = match raised() {
         Ok(limit) => limit,
         Err(error) => {
@@ -24,6 +29,17 @@ pub fn raise(needed: u64) {
         }
         limit => tracing::info!(limit, "limit on open files"),
     }
+    limit
+}
+
+/// Whether it is this process, or its machine, that has no room for another connection: that says
+/// nothing of who was to be reached.
+pub fn are_used_up(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(
+        code,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+    )
 }
 
 fn raised() -> rustix::io::Result<Option<u64>> {

@@ -1,7 +1,7 @@
 //! Carries out the fleet's orders: health probes and model listings. One task gives them out,
 //! each runs in its own with a limit on its time.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{fmt::Display, future::poll_fn, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dataplane_core::{InstanceInfo, LISTING_TIMEOUT, ListingResult, Order, ProbeResult};
@@ -9,6 +9,7 @@ use dialect::listing;
 use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::Empty;
 use http1::{Head, Lines};
+use serving::descriptors;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
@@ -81,6 +82,11 @@ async fn probe(instance: &Arc<InstanceInfo>, first: usize, limit: Duration) -> P
             match ask(instance, path).await.map(|(head, ..)| head.status) {
                 Ok(status) if status.is_success() => return ProbeResult::Good { path: at },
                 Ok(status) => reason = format!("GET {path} answered {}", status.as_u16()),
+                Err(Failure::NotAsked(error)) => {
+                    let instance = &instance.instance.id;
+                    tracing::warn!(%instance, %error, "no health probe: no file descriptors left");
+                    return ProbeResult::NotAsked;
+                }
                 Err(error) => {
                     // Not even connected or answered: another path will not be either.
                     return ProbeResult::Bad {
@@ -144,15 +150,33 @@ async fn list(instance: &Arc<InstanceInfo>) -> ListingResult {
 
 type Probe = Connection<Io, Empty<Bytes>>;
 
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// This process has no file descriptors left.
+    #[error("{0}")]
+    NotAsked(io::Error),
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+fn no_answer(error: impl Display) -> Failure {
+    Failure::NoAnswer(error.to_string())
+}
+
 /// One GET on a connection of its own: a kept-alive one could outlive the server it tells about.
 /// Gives the head, and what of the body came with it.
-async fn ask(info: &InstanceInfo, path: &str) -> Result<(Head, Bytes, Probe), String> {
-    let io = connect::open(&info.instance)
-        .await
-        .map_err(|error| error.to_string())?;
+async fn ask(info: &InstanceInfo, path: &str) -> Result<(Head, Bytes, Probe), Failure> {
+    let io = connect::open(&info.instance).await.map_err(|error| {
+        if descriptors::are_used_up(&error) {
+            Failure::NotAsked(error)
+        } else {
+            no_answer(error)
+        }
+    })?;
     let mut lines = Lines::new(&Method::GET, &[&info.endpoint.base_path, path]);
     let host = HeaderValue::try_from(connect::authority(&info.instance));
-    lines.add(&header::HOST, &host.map_err(|error| error.to_string())?);
+    lines.add(&header::HOST, &host.map_err(no_answer)?);
     lines.add(&header::USER_AGENT, &USER_AGENT);
     lines.add(&header::ACCEPT, &ACCEPT);
     lines.add(&header::CONNECTION, &HeaderValue::from_static("close"));
@@ -162,22 +186,23 @@ async fn ask(info: &InstanceInfo, path: &str) -> Result<(Head, Bytes, Probe), St
     let mut connection = Connection::new(io);
     connection.send(Method::GET, lines, Empty::new());
     let answer = poll_fn(|cx| connection.poll_head(cx)).await;
-    let (head, first) = answer.map_err(|error| error.to_string())?;
+    let (head, first) = answer.map_err(no_answer)?;
     Ok((head, first, connection))
 }
 
 /// The answer's whole body too, up to what a listing may have.
-async fn get(info: &InstanceInfo, path: &str) -> Result<(StatusCode, Vec<u8>), String> {
+async fn get(info: &InstanceInfo, path: &str) -> Result<(StatusCode, Vec<u8>), Failure> {
     let (head, first, mut connection) = ask(info, path).await?;
     let mut body = first.to_vec();
     loop {
         let data = poll_fn(|cx| connection.poll_data(cx)).await;
-        let Some(data) = data.map_err(|error| error.to_string())? else {
+        let Some(data) = data.map_err(no_answer)? else {
             return Ok((head.status, body));
         };
         body.extend_from_slice(&data);
         if body.len() > listing::MAX_BYTES {
-            return Err(format!("over {} bytes long", listing::MAX_BYTES));
+            let limit = listing::MAX_BYTES;
+            return Err(no_answer(format_args!("over {limit} bytes long")));
         }
     }
 }

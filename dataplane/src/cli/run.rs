@@ -19,26 +19,34 @@ use crate::{
     source::{file, operator},
 };
 
-/// Two for each of 4,000 requests at a time: its client's and its backend's. There is no limit on
-/// connections of all clients together.
+/// Two for each of 4,000 requests at a time: its client's and its backend's.
 const DESCRIPTORS: u64 = 8_192;
+/// Those that are no client's and no request's: the operator, probes, listings, files, the admin
+/// listener.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let _flush = logging::start(&args.log.log_level, args.log.log_format)?;
-    descriptors::raise(DESCRIPTORS);
+    let limit = descriptors::raise(DESCRIPTORS);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Files and disks, and beside them all look-ups of names that may hang at a time.
         .max_blocking_threads(8 + resolve::AT_ONCE)
         .build()
         .context("start the runtime")?;
-    let done = runtime.block_on(serve(args));
+    let done = runtime.block_on(serve(args, limit.map_or(usize::MAX, client_connections)));
     // A write to a disk that hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-async fn serve(args: RunArgs) -> Result<ExitCode> {
+/// How many clients' connections a limit on open files has room for, each with one to a backend.
+fn client_connections(limit: u64) -> usize {
+    let each = limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
+    usize::try_from(each).unwrap_or(usize::MAX).max(16)
+}
+
+async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode> {
     let mut settings = Settings {
         drain_delay: Duration::from_secs(args.drain_delay_seconds.unwrap_or_else(|| {
             // Without a cluster a person waits for it.
@@ -46,6 +54,7 @@ async fn serve(args: RunArgs) -> Result<ExitCode> {
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
         client_connections: args.max_connections_per_client as usize,
+        all_client_connections,
         access_log: args.access_log,
         admin: admin_listen(&args),
         ..Settings::default()

@@ -315,6 +315,7 @@ mod tests {
         let address = HeaderValue::from_static("10.0.0.9");
         let limits = Limits {
             connections: 1,
+            all_connections: 1,
             kept_bytes: 0,
             all_kept_bytes: 0,
         };

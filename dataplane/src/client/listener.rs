@@ -10,7 +10,7 @@ use std::{
     error::Error,
     future::{Future, poll_fn},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
     sync::{
@@ -43,9 +43,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     connection::{ClientIo, Command, Connection, Connections},
-    share::{Limits, Share, Shares},
+    share::{Limits, Refused, Share, Shares},
 };
-use crate::{io::Io, socket, state::Shared};
+use crate::{config::Settings, io::Io, socket, state::Shared};
 
 /// What HTTP/2 holds of an answer that its client does not take, beside the chunk that passed
 /// this bound: for each stream, so no more than a few events of a stream.
@@ -142,6 +142,7 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
     let settings = &shared.settings;
     let limits = Limits {
         connections: settings.client_connections,
+        all_connections: settings.all_client_connections,
         kept_bytes: settings.replay_client_bytes,
         all_kept_bytes: settings.replay_total_bytes,
     };
@@ -177,15 +178,18 @@ struct Acceptor {
 impl Acceptor {
     async fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
         let settings = &self.shared.settings;
-        let Some(share) = self.shares.admit(peer.ip().to_canonical()) else {
-            // Closed at once: an answer would cost what is to be saved.
-            self.shared.metrics.refused_connections.inc();
-            if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-                self.warned = Some(Instant::now());
-                let limit = settings.client_connections;
-                tracing::warn!(client = %peer.ip().to_canonical(), limit, "client has too many connections");
+        let client = peer.ip().to_canonical();
+        let share = match self.shares.admit(client) {
+            Ok(share) => share,
+            Err(refused) => {
+                // Closed at once: an answer would cost what is to be saved.
+                self.shared.metrics.refused_connections.inc();
+                if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    self.warned = Some(Instant::now());
+                    warn_refused(refused, client, settings);
+                }
+                return;
             }
-            return;
         };
         let _ = stream.set_nodelay(true);
         socket::watch(&stream, settings.client_stall);
@@ -207,6 +211,22 @@ impl Acceptor {
             if worker.connections.send(accepted).await.is_err() {
                 tracing::error!("a worker is gone");
             }
+        }
+    }
+}
+
+fn warn_refused(refused: Refused, client: IpAddr, settings: &Settings) {
+    match refused {
+        Refused::Client => {
+            let limit = settings.client_connections;
+            tracing::warn!(%client, limit, "client has too many connections");
+        }
+        Refused::All => {
+            let limit = settings.all_client_connections;
+            tracing::warn!(
+                %client, limit,
+                "connection refused: all clients together have as many as the limit on open files leaves room for"
+            );
         }
     }
 }

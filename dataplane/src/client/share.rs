@@ -30,6 +30,8 @@ const PART: usize = 4;
 pub(crate) struct Limits {
     /// Connections of one address.
     pub connections: usize,
+    /// Those of all addresses.
+    pub all_connections: usize,
     /// Bytes of its bodies that are kept for a retry.
     pub kept_bytes: usize,
     /// Those of all addresses.
@@ -42,7 +44,22 @@ pub(crate) struct Shares {
     limits: Limits,
     /// Of all of them together.
     kept: Arc<KeptBytes>,
-    held: Mutex<HashMap<IpAddr, Arc<Holding>>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    connections: usize,
+    of: HashMap<IpAddr, Arc<Holding>>,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Its client has all that it may have.
+    Client,
+    /// All clients together have.
+    All,
 }
 
 /// What one address holds.
@@ -70,15 +87,19 @@ impl Shares {
         })
     }
 
-    /// One more connection of `address`; `None` when it has all that it may have.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
-        let mut held = self.held.lock();
-        let holding = held.entry(address).or_default();
+    /// One more connection of `address`.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Share, Refused> {
+        let held = &mut *self.held.lock();
+        if held.connections >= self.limits.all_connections {
+            return Err(Refused::All);
+        }
+        let holding = held.of.entry(address).or_default();
         // Under the lock, as the end of a connection is: a holding that is used is never removed.
         if holding.take(1, self.limits.connections) == 0 {
-            return None;
+            return Err(Refused::Client);
         }
-        Some(Share {
+        held.connections += 1;
+        Ok(Share {
             of: self.clone(),
             address,
             holding: holding.clone(),
@@ -144,13 +165,14 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.of.held.lock();
+        held.connections -= 1;
         let weight = self.weight.load(Ordering::Relaxed);
         let before = self
             .holding
             .connections
             .fetch_sub(weight, Ordering::Relaxed);
         if before == weight {
-            held.remove(&self.address);
+            held.of.remove(&self.address);
         }
     }
 }
@@ -165,6 +187,7 @@ mod tests {
     fn shares(connections: usize) -> Arc<Shares> {
         let limits = Limits {
             connections,
+            all_connections: 2000,
             kept_bytes: 100,
             all_kept_bytes: 250,
         };
@@ -175,10 +198,10 @@ mod tests {
     fn one_client_at_its_bound_leaves_others_alone() {
         let clients = shares(2);
         let (first, _second) = (clients.admit(ONE).unwrap(), clients.admit(ONE).unwrap());
-        assert!(clients.admit(ONE).is_none());
-        assert!(clients.admit(OTHER).is_some());
+        assert_eq!(clients.admit(ONE).unwrap_err(), Refused::Client);
+        assert!(clients.admit(OTHER).is_ok());
         drop(first);
-        assert!(clients.admit(ONE).is_some());
+        assert!(clients.admit(ONE).is_ok());
     }
 
     #[test]
@@ -189,7 +212,17 @@ mod tests {
         assert!(one.keep(10));
         one.release(10);
         drop(one);
-        assert!(clients.held.lock().is_empty());
+        assert!(clients.held.lock().of.is_empty());
+    }
+
+    #[test]
+    fn all_clients_together_have_no_more_connections_than_the_process_has_descriptors_for() {
+        let clients = shares(1500);
+        let mut open: Vec<_> = (0..1500).map(|_| clients.admit(ONE).unwrap()).collect();
+        open.extend((0..500).map(|_| clients.admit(OTHER).unwrap()));
+        assert_eq!(clients.admit(OTHER).unwrap_err(), Refused::All);
+        open.pop();
+        assert!(clients.admit(OTHER).is_ok());
     }
 
     #[test]
@@ -197,7 +230,7 @@ mod tests {
         let clients = shares(1024);
         let mut open = Vec::new();
         let mut streams = Vec::new();
-        while let Some(client) = clients.admit(ONE) {
+        while let Ok(client) = clients.admit(ONE) {
             streams.push(client.streams());
             open.push(client);
         }

@@ -14,6 +14,7 @@ use dataplane_core::{Cause, Outcome, classify};
 use dataplane_protocol::table::Timeouts;
 use http::{Method, header::RETRY_AFTER};
 use http1::{Head, Lines};
+use serving::descriptors;
 use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::{
@@ -94,6 +95,7 @@ async fn connect(upstream: &Upstream, timeouts: &Timeouts) -> Result<Connection,
             upstream.pool.reached();
             return Ok(connection);
         }
+        Ok(Err(error)) if descriptors::are_used_up(&error) => (Cause::NoDescriptors, error),
         Ok(Err(error)) => (Cause::ConnectFailure, error),
         Err(_) => {
             let error = format!("no connection within {limit:?}");

@@ -64,7 +64,7 @@ pub(crate) enum ProxyError {
     )]
     Unavailable { retry_after: Duration },
     // The backends' side. Endpoints are named, addresses are not.
-    #[error("endpoint {endpoint} {}, and no other endpoint was available", unanswered(*.cause))]
+    #[error("endpoint {endpoint} {}{}", unanswered(*.cause), others(*.cause))]
     Upstream { cause: Cause, endpoint: String },
     #[error("the request exceeded the timeout of its route (timeouts.request: {}ms)", limit.as_millis())]
     RequestTimeout { limit: Duration },
@@ -74,10 +74,21 @@ pub(crate) enum ProxyError {
 fn unanswered(cause: Cause) -> &'static str {
     match cause {
         Cause::ConnectFailure | Cause::ConnectTimeout => "could not be reached",
+        Cause::NoDescriptors => {
+            "could not be reached: this data plane has no file descriptors left"
+        }
         Cause::FirstTokenTimeout => "did not start to respond in time",
         Cause::Unhealthy => "failed its health check before responding",
         Cause::Malformed => "sent a malformed response",
         _ => "closed the connection before responding",
+    }
+}
+
+/// And what that means for the others.
+fn others(cause: Cause) -> &'static str {
+    match cause {
+        Cause::NoDescriptors => "",
+        _ => ", and no other endpoint was available",
     }
 }
 
@@ -198,6 +209,11 @@ impl ProxyError {
             Self::ModelUnavailable { retry_after, .. } | Self::Unavailable { retry_after } => {
                 Some(*retry_after)
             }
+            // As soon as another request has ended.
+            Self::Upstream {
+                cause: Cause::NoDescriptors,
+                ..
+            } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

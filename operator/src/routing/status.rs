@@ -283,7 +283,7 @@ fn readiness(verdict: &Verdict, reports: DataPlaneReports<'_>) -> (ConditionStat
     {
         state("Unknown", problem.reason, problem.to_string())
     } else if let Err(problem) = &verdict.resolved_refs
-        && problem.reason != Reason::Pending
+        && !matches!(problem.reason, Reason::Pending | Reason::TooLarge)
     {
         // What addresses there are is not used.
         state("False", Reason::NoReadyInstances, problem.to_string())

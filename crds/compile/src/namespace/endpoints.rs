@@ -17,6 +17,7 @@ use crate::{
     endpoint::{self, EndpointParts},
     instances::{id_of_pod, of_pod, usable_pods},
     profile,
+    route::created,
 };
 
 /// What is remembered of an endpoint that is in the table.
@@ -34,6 +35,11 @@ fn is_known(part: Option<&EndpointParts>) -> bool {
     part.is_some_and(|part| part.known.is_some())
 }
 
+fn instances_of(part: Option<&EndpointParts>) -> usize {
+    let known = part.and_then(|part| part.known.as_ref());
+    known.map_or(0, |(_, instances)| instances.len())
+}
+
 impl EndpointState {
     pub(super) fn has_instances(&self) -> bool {
         !self.instances.is_empty()
@@ -49,11 +55,18 @@ impl Namespace {
         }
         let made: Vec<_> = {
             let usable = usable_pods(&self.facts);
-            let compile = |object: &LlmEndpoint| endpoint::compile(object, &self.facts, &usable);
-            names
+            let mut taken = self.instances;
+            self.oldest_first(names)
                 .into_iter()
                 .map(|name| {
-                    let made = self.compile_forms(&name, compile);
+                    taken -= self.built.get(&name).map_or(0, |it| it.instances.len());
+                    let room = self.most_instances.saturating_sub(taken);
+                    let made = self.compile_forms(&name, |object| {
+                        endpoint::compile(object, &self.facts, &usable, room)
+                    });
+                    taken += made
+                        .as_ref()
+                        .map_or(0, |(_, part)| instances_of(part.as_ref()));
                     (name, made)
                 })
                 .collect()
@@ -73,6 +86,33 @@ impl Namespace {
         changed
     }
 
+    /// After a restart the same ones have room that had it before.
+    fn oldest_first(&self, names: BTreeSet<String>) -> Vec<String> {
+        let mut names: Vec<String> = names.into_iter().collect();
+        if names.len() > 1 {
+            names.sort_by_cached_key(|name| {
+                let object = self.endpoints.newest.get(name).and_then(Form::object);
+                let created = object.and_then(|object| created(&object.metadata));
+                (created.is_none(), created)
+            });
+        }
+        names
+    }
+
+    /// Room that has become free goes to endpoints that had too little. As [`build`](Self::build).
+    pub(super) fn fill(&mut self) -> bool {
+        let mut changed = false;
+        while self.instances < self.most_instances
+            && let Some(name) = self.cut.pop_first()
+        {
+            changed |= self.build([name.clone()].into());
+            if self.cut.contains(&name) {
+                break;
+            }
+        }
+        changed
+    }
+
     /// Whether a form of the endpoint is in the table.
     pub(super) fn is_accepted(&self, name: &str) -> bool {
         self.built.get(name).is_some_and(|built| built.accepted)
@@ -83,6 +123,7 @@ impl Namespace {
         let none = Some(BTreeMap::new());
         self.place(name, TableEntry::Nothing, none, EndpointState::default());
         self.built.remove(name);
+        self.cut.remove(name);
     }
 
     /// By its newest form or, where that is refused or waits for a list, by the one that was
@@ -119,6 +160,11 @@ impl Namespace {
             let accepted = object.clone();
             self.endpoints.accepted.insert(name.to_owned(), accepted);
             self.note_uses(name);
+        }
+        if part.as_ref().is_some_and(|part| part.is_cut) {
+            self.cut.insert(name.to_owned());
+        } else {
+            self.cut.remove(name);
         }
         match part {
             Some(part) => {
@@ -179,6 +225,8 @@ impl Namespace {
         };
         self.put(ResourceKey::Instances(id.clone()), or_nothing(all));
         built.instances = instances.keys().cloned().collect();
+        self.instances -= before.instances.len();
+        self.instances += built.instances.len();
         for instance in instances.into_values() {
             self.put_instance(&id, instance);
         }
@@ -193,7 +241,8 @@ impl Namespace {
         let Some(mut built) = self.built.remove(name) else {
             return false;
         };
-        let target = built.pods.clone();
+        let mut target = built.pods.clone();
+        let count = built.instances.len();
         if let Some(target) = &target {
             let endpoint = EndpointId::from(name);
             for pod in pods {
@@ -216,6 +265,11 @@ impl Namespace {
                     ..verdict.clone()
                 });
             }
+        }
+        self.instances -= count;
+        self.instances += built.instances.len();
+        if self.instances > self.most_instances {
+            target = None;
         }
         // Of a named port that no pod has, more is to be said.
         let moved = target.is_some_and(|target| {

@@ -107,7 +107,10 @@ fn what_data_planes_hold_of_a_deleted_object_is_not_kept_for_a_refused_one_of_it
     };
     let mut first_list = Index::default();
     first_list.reset(&Source::Endpoints, vec![bad("u")]);
-    assert!(is_kept(&mut first_list), "another process may have accepted a form");
+    assert!(
+        is_kept(&mut first_list),
+        "another process may have accepted a form"
+    );
     for form in [bad, waiting] {
         let begin = || {
             let mut index = Index::default();
