@@ -1,7 +1,8 @@
-//! The command line: `run`, `check`, `explain`, `demo`, `version`.
+//! The command line: `run`, `check`, `explain`, `health`, `demo`, `version`.
 
 mod check;
 mod explain;
+mod health;
 mod run;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use http::Uri;
 
 use crate::{
+    config::DEFAULT_PORT,
     demo,
     terminal::{LogArgs, complain, say},
 };
@@ -30,6 +32,9 @@ enum Command {
     Check(FileArgs),
     /// Print which endpoint would receive a request, and why the others would not.
     Explain(ExplainArgs),
+    /// Ask a data plane on this machine whether it is healthy; exits with 1 if not. For health
+    /// checks of containers.
+    Health(HealthArgs),
     /// Start three toy backends and a data plane: stop and restart them, and watch the traffic move.
     Demo(demo::Args),
     /// Print the version.
@@ -158,12 +163,29 @@ pub(crate) struct ExplainArgs {
     offline: bool,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct HealthArgs {
+    /// Address that it listens on; one of all interfaces is asked at the loopback address.
+    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
+    listen: SocketAddr,
+    /// Address of its admin listener, which is asked instead: it speaks no TLS.
+    #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// Ask whether it is ready for requests (/internal/ready), not only alive (/internal/health).
+    #[arg(long)]
+    ready: bool,
+    /// Seconds that connecting may take, and the answer after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout_seconds: u64,
+}
+
 impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Run(args) => run::run(*args),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Health(args) => health::health(&args),
             Command::Demo(args) => demo::demo(args),
             Command::Version => {
                 say(&format!("olla-dataplane {}", env!("CARGO_PKG_VERSION")));

@@ -10,6 +10,7 @@ mod access_log;
 mod check;
 mod demo;
 mod explain;
+mod health;
 mod https;
 mod malformed;
 mod memory;
