@@ -293,11 +293,12 @@ impl Cluster {
         let what = || format!("kubectl {}", args.join(" "));
         let mut child = Command::new(&self.kube)
             .arg("kubectl")
-            .args(args)
+            // Before the others, which may end with a command for a pod.
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("--cache-dir")
             .arg(self.scratch.join("kubectl-cache"))
+            .args(args)
             .env("KUBERC", "off") // whoever runs the tests may have preferences
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -24,7 +24,9 @@ use crate::client::Client;
 use crate::cluster::{Cluster, Nodes};
 use crate::names::{HOST, NODE};
 use crate::process::Process;
+use crate::tenant::Tenant;
 use crate::wait;
+use crate::world::chart;
 
 /// Ready takes about 15 s on an idle machine; a busy one has to be really stuck.
 const START: Duration = Duration::from_mins(3);
@@ -195,6 +197,34 @@ impl Node {
         self.processes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `helm install` of our chart with the images of this tree; returns when the operator is ready.
+    /// `more` are further arguments.
+    pub fn install(&self, release: &str, namespace: &str, more: &[&str]) -> Result<()> {
+        let chart = chart();
+        let chart = chart.to_str().context("the path is not UTF-8")?;
+        let registry = format!("image.registry={REGISTRY}");
+        let install = [
+            "install",
+            release,
+            chart,
+            "-n",
+            namespace,
+            "--create-namespace",
+        ];
+        let wait = ["--set", &registry, "--wait", "--timeout=120s"];
+        let installed = self.cluster.helm(&[&install[..], &wait, more].concat());
+        installed
+            .map(|_| ())
+            .map_err(|error| error.context(self.pods_story(namespace)))
+    }
+
+    /// A team with a namespace of this name, as strict about pods as a cluster can be.
+    pub fn tenant(&'static self, namespace: &str) -> Result<Tenant> {
+        let strict = [("pod-security.kubernetes.io/enforce", "restricted")];
+        self.cluster.create_namespace(namespace, &strict)?;
+        Ok(Tenant::new(&self.cluster, namespace.to_owned()))
     }
 
     /// A client of a Service, at its cluster address; kube-proxy leads to a pod.
