@@ -25,7 +25,10 @@ use crate::wait;
 
 const PROXY_PORT: u16 = 8001;
 
-/// Where pods find the API server: the first address of `--service-cluster-ip-range`.
+/// Addresses of Services.
+pub(crate) const SERVICES: &str = "10.96.0.0/16";
+
+/// Where pods find the API server: the first of them.
 const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 const API_SERVER: &str = "kube-apiserver";
@@ -169,7 +172,7 @@ impl Cluster {
                 "--etcd-servers=http://127.0.0.1:2379".into(),
                 format!("--advertise-address={HOST}"),
                 "--secure-port=6443".into(),
-                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                format!("--service-cluster-ip-range={SERVICES}"),
                 format!("--tls-cert-file={}", file("apiserver.crt")),
                 format!("--tls-private-key-file={}", file("apiserver.key")),
                 format!("--client-ca-file={}", file("ca.crt")),

@@ -1,5 +1,6 @@
-//! A real node beside the control plane: containerd, kubelet, kube-proxy, scheduler and CoreDNS, so
-//! that pods run, Services have addresses and names are resolved. One for all tests of a run.
+//! A real node beside the control plane: containerd, kubelet, kube-proxy, scheduler, CoreDNS and what
+//! holds NetworkPolicies, so that pods run, Services have addresses, names are resolved and borders
+//! hold. One for all tests of a run.
 //! In: the binaries that `e2e/setup` built and Debian has, the images of the run, and the private
 //! namespaces that `e2e/test` made. Out: the `Cluster`, and what only a cluster with a node has.
 //!
@@ -21,9 +22,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::cluster::{Cluster, Nodes};
+use crate::cluster::{Cluster, Nodes, SERVICES};
 use crate::names::{HOST, NODE};
-use crate::process::Process;
+use crate::process::{Process, run_dir};
 use crate::tenant::Tenant;
 use crate::wait;
 use crate::world::chart;
@@ -71,6 +72,8 @@ impl Node {
         node.start_kubernetes()?;
         node.start_coredns()?;
         node.wait_ready()?;
+        // It looks its node up when it starts.
+        node.start_policies()?;
         Ok(node)
     }
 
@@ -115,10 +118,9 @@ impl Node {
             ],
         )?;
 
-        let (ca, logs) = (
-            self.cluster.pki.path("ca.crt"),
-            self.folder.join("pod-logs"),
-        );
+        // Beside the other logs, to be read after the run.
+        let logs = run_dir()?.join("logs/pods");
+        let ca = self.cluster.pki.path("ca.crt");
         let text = config::kubelet(Path::new(SOCKET), &ca, &logs).to_string();
         let config = self.write("kubelet.json", &text)?;
         self.spawn_kube(
@@ -147,6 +149,25 @@ impl Node {
         self.spawn("coredns", Command::new(program).arg("-conf").arg(config))
     }
 
+    /// kube-router's controller of NetworkPolicies. It always lets the node itself in, as the kubelet's
+    /// probes need it: borders are to be tried from pods.
+    fn start_policies(&self) -> Result<()> {
+        let program = std::env::var_os("OLLA_E2E_POLICY")
+            .context("OLLA_E2E_POLICY is not set: run the node's tests by ./e2e/test node")?;
+        let mut command = Command::new(program);
+        command
+            .arg(self.cluster.kubeconfig())
+            .args([NODE, SERVICES]);
+        self.spawn("policies", &mut command)?;
+        wait("network policies are held", START, || {
+            self.ensure_running()?;
+            let mut list = Command::new("iptables");
+            list.args(["-w", "-S", "KUBE-ROUTER-FORWARD"]);
+            images::done("iptables", &mut list).map(Some)
+        })?;
+        Ok(())
+    }
+
     fn wait_ready(&self) -> Result<()> {
         let path = format!("/api/v1/nodes/{NODE}");
         wait("the node is ready", START, || {
@@ -173,9 +194,6 @@ impl Node {
     }
 
     fn spawn(&self, name: &str, command: &mut Command) -> Result<()> {
-        // Debian has iptables, runc and conntrack where not everybody's PATH points.
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
         let process = Process::start(name, command)?;
         self.processes().push(process);
         Ok(())

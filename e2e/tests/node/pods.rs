@@ -2,7 +2,7 @@
 //! lacks something that all others build on.
 
 use anyhow::{Result, ensure};
-use e2e::{Node, wait};
+use e2e::{Node, Tenant, wait};
 
 use crate::support::{SOON, toy};
 
@@ -29,5 +29,52 @@ fn a_restricted_pod_of_our_image_runs_as_any_user_and_answers_through_a_service(
     let shell = node.cluster().kubectl(&[&exec[..], &["sh"]].concat());
     let refused = format!("{:#}", shell.expect_err("there is a shell"));
     ensure!(refused.contains("executable file not found"), "{refused}");
+    Ok(())
+}
+
+/// Ingress from pods of the namespace alone.
+const SAME_NAMESPACE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: same-namespace}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {}}]}]
+";
+
+#[test]
+fn a_network_policy_keeps_pods_of_other_namespaces_out() -> Result<()> {
+    let node = Node::shared()?;
+    let (inside, outside) = (node.tenant("inside")?, node.tenant("outside")?);
+    for tenant in [&inside, &outside] {
+        tenant.apply(&toy())?;
+    }
+    for tenant in [&inside, &outside] {
+        node.wait_rollout(tenant.namespace(), "toy")?;
+    }
+    let url = node.service("inside", "toy", 80)?.url();
+    let listen = url.replace("http://", "--listen=");
+    // The image's own program is the client: pods of the other one have nothing else.
+    let ask = |from: &Tenant| {
+        let exec = ["exec", "deploy/toy", "-n", from.namespace(), "--"];
+        let health = ["olla-dataplane", "health", &listen];
+        node.cluster().kubectl(&[&exec[..], &health].concat())
+    };
+    for from in [&inside, &outside] {
+        wait("the toy is reached without a policy", SOON, || {
+            ask(from).map(Some)
+        })?;
+    }
+    inside.apply(SAME_NAMESPACE)?;
+    wait("the policy holds", SOON, || {
+        let refused = ask(&outside).err();
+        let refused = refused
+            .map(|error| format!("{error:#}"))
+            .unwrap_or_default();
+        ensure!(refused.contains("connect"), "let in: {refused}");
+        Ok(Some(()))
+    })?;
+    ask(&inside)?;
     Ok(())
 }
