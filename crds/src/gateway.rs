@@ -278,7 +278,4 @@ pub struct DataPlaneCounts {
     pub programmed: i32,
     /// `programmed/connected`, for columns.
     pub summary: String,
-    /// Of the table they were last seen to use, all of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<String>,
 }

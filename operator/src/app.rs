@@ -18,6 +18,7 @@ use crate::{
     admin::Admin,
     config::Config,
     events::{self, Events},
+    gateway::{GatewayConfig, Gateways, Settings, write},
     metrics::Metrics,
     routing::{
         Routing,
@@ -94,12 +95,28 @@ impl App {
         });
         let writer = Writer {
             patcher: StatusPatcher::by_client(client.clone()),
-            hub,
-            sessions,
+            hub: hub.clone(),
+            sessions: sessions.clone(),
             status_cache,
             events: events_tx,
             metrics: metrics.clone(),
             settle: config.settle,
+        };
+        let gateways = match &config.gateways {
+            Some(gateways) => {
+                let settings = gateway_settings(&client, gateways).await;
+                let occupied = occupied_rx.clone();
+                Some(Gateways::new(
+                    client.clone(),
+                    settings,
+                    gateways.removal_delay,
+                    hub.clone(),
+                    sessions.clone(),
+                    occupied,
+                    ready.clone(),
+                ))
+            }
+            None => None,
         };
         let publish_ca = tls::publish_ca(
             client.clone(),
@@ -124,6 +141,9 @@ impl App {
         tasks.spawn("data planes' port", server.run(push, tls));
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
         tasks.spawn("CA publisher", publish_ca);
+        if let Some(gateways) = gateways {
+            tasks.spawn("gateways", gateways.run(stop.clone()));
+        }
         let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
         tasks.spawn("certificate renewal", fresh);
         tasks.spawn("events", events);
@@ -134,6 +154,19 @@ impl App {
             admin_address,
             tasks,
         })
+    }
+}
+
+async fn gateway_settings(client: &Client, config: &GatewayConfig) -> Settings {
+    let owner = match &config.owner {
+        Some(name) => write::owner(client, name).await,
+        None => None,
+    };
+    Settings {
+        image: config.image.clone(),
+        operator_url: config.operator_url.clone(),
+        defaults: config.defaults.clone(),
+        owner,
     }
 }
 

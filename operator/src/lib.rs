@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─┬─ routing   watches → tables → streams → statuses
+//!             ├─ gateway   Deployment, Service, … of each namespace with a route
 //!             ├─ tls       certificate of the stream's port, CA for data planes
 //!             ├─ tokens    ServiceAccount token → namespace
 //!             ├─ events    Kubernetes Events
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod gateway;
 pub mod limiter;
 pub mod metrics;
 pub mod rbac;
