@@ -52,7 +52,7 @@ use crate::LabelSelector;
         type_ = "string"
     ),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date"),
-    validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))")
+    validation = Rule::new("!(has(self.spec.replicas) && has(self.spec.autoscaling))")
         .message("spec: set replicas or autoscaling, not both")
 )]
 #[cfg_attr(test, kube(cel))]

@@ -157,7 +157,7 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     cluster.helm(&[&install[..], &["--dry-run=server"]].concat())?;
     // No --wait: nothing runs pods here.
     cluster.helm(&install)?;
-    for kind in ["llmendpoints", "ollaroutes"] {
+    for kind in ["llmendpoints", "ollagateways", "ollaroutes"] {
         let crd = format!("crd/{kind}.olla.dev");
         let wait = ["wait", "--for=condition=Established", &crd, "--timeout=30s"];
         cluster.kubectl(&wait)?;
@@ -180,17 +180,15 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
     let mut args: Vec<String> = args
         .iter()
         .filter_map(|arg| arg.as_str().map(str::to_owned))
-        .filter(|arg| {
-            ["--listen=", "--admin=", "--log-level="]
-                .iter()
-                .all(|flag| !arg.starts_with(flag))
-        })
+        .filter(|arg| DIFFERENT.iter().all(|flag| !arg.starts_with(flag)))
         .collect();
     args.extend([
         format!("--listen={HOST}:{PUSH_PORT}"),
         format!("--admin={HOST}:{ADMIN_PORT}"),
         // No Service leads to a process outside of any pod.
         format!("--tls-san={HOST}"),
+        // Nobody wants to wait for a minute.
+        "--gateway-removal-delay-seconds=2".to_owned(),
         // The more it says, the more could leak: see tests/cluster/secrets.rs.
         "--log-level=info,operator=debug".to_owned(),
     ]);
@@ -201,6 +199,14 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
         .env("POD_NAME", "olla-operator-0");
     Process::start("olla-operator", &mut command)
 }
+
+/// Flags of the chart's that are other ones here.
+const DIFFERENT: [&str; 4] = [
+    "--listen=",
+    "--admin=",
+    "--log-level=",
+    "--gateway-removal-delay-seconds=",
+];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
