@@ -47,10 +47,20 @@ pub const CLUSTER: &[Rule] = &[
     ("authentication.k8s.io", "tokenreviews", &["create"]),
 ];
 
-/// In the operator's own namespace: `tls/store.rs`. `create` cannot be confined to a name.
+/// In the operator's own namespace. `create` cannot be confined to a name.
 pub const OWN_NAMESPACE: &[Rule] = &[
+    // tls/store.rs
     ("", "secrets", &["create"]),
     ("", "secrets/olla-operator-tls", &["get", "update"]),
+    // election.rs
+    ("coordination.k8s.io", "leases", &["create"]),
+    (
+        "coordination.k8s.io",
+        "leases/olla-operator",
+        &["get", "update"],
+    ),
+    // leader.rs: the label of the pod that leads.
+    ("", "pods", &["patch"]),
 ];
 
 const PART: &[&str] = &["list", "watch", "patch", "delete"];

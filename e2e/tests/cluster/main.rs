@@ -5,6 +5,7 @@ mod breaker;
 mod chart;
 mod clients;
 mod control_plane;
+mod election;
 mod example;
 mod examples;
 mod gateways;
