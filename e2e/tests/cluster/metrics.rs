@@ -15,6 +15,7 @@ const FAMILIES: [&str; 11] = [
     "connections_refused",
     "data_planes",
     "events_dropped",
+    "leader",
     "push_to_ack_seconds",
     "status_writes",
     "tables_published",
