@@ -12,7 +12,11 @@ use clap::{Args, Parser, Subcommand};
 use serving::{descriptors, logs};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, config::Config};
+use crate::{
+    app::App,
+    config::Config,
+    gateway::{Defaults, GatewayConfig},
+};
 
 /// From the signal to the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(8);
@@ -31,7 +35,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator until SIGTERM. Uses the pod's service account in a cluster, else KUBECONFIG.
-    Run(Run),
+    Run(Box<Run>),
     /// Print all CustomResourceDefinitions as YAML.
     Crds,
     /// Print the version.
@@ -58,6 +62,26 @@ struct Run {
     /// Additional DNS names or IP addresses for the self-signed certificate.
     #[arg(long = "tls-san", conflicts_with = "cert_dir")]
     tls_san: Vec<String>,
+    /// Image of the data plane, for gateways. Without it no gateways are run.
+    #[arg(long, env = "OLLA_DATA_PLANE_IMAGE", default_value = "")]
+    data_plane_image: String,
+    /// Run a gateway in each namespace with an OllaRoute.
+    #[arg(long, env = "OLLA_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
+    gateways: bool,
+    /// Defaults for all gateways, JSON: `spec` as in an OllaGateway, `allowImage`,
+    /// `imagePullPolicy`, `imagePullSecrets`, `metricsFrom` (a label selector of namespaces).
+    #[arg(long, env = "OLLA_GATEWAY_DEFAULTS", default_value = "{}", value_parser = Defaults::parse)]
+    gateway_defaults: Defaults,
+    /// Seconds that a gateway stays after the last OllaRoute of its namespace is gone.
+    #[arg(long, env = "OLLA_GATEWAY_REMOVAL_DELAY_SECONDS", default_value_t = 60)]
+    gateway_removal_delay_seconds: u64,
+    /// ClusterRole that owns all objects of gateways, so that they are deleted with it.
+    #[arg(long, value_name = "CLUSTERROLE", env = "OLLA_GATEWAY_OWNER")]
+    gateway_owner: Option<String>,
+    /// URL by which gateways reach the port of `--listen`. Default:
+    /// https://olla-operator.NAMESPACE.svc:9443.
+    #[arg(long, value_name = "URL", env = "OLLA_OPERATOR_URL")]
+    operator_url: Option<String>,
     /// Log format. Default: `text` if standard error is a terminal, else `json`.
     #[arg(long, value_enum)]
     log_format: Option<logs::Format>,
@@ -80,6 +104,20 @@ impl Cli {
 }
 
 impl Run {
+    fn gateways(&self) -> Option<GatewayConfig> {
+        if !self.gateways || self.data_plane_image.is_empty() {
+            return None;
+        }
+        let inside = || format!("https://olla-operator.{}.svc:9443", self.namespace);
+        Some(GatewayConfig {
+            image: self.data_plane_image.clone(),
+            operator_url: self.operator_url.clone().unwrap_or_else(inside),
+            defaults: self.gateway_defaults.clone(),
+            owner: self.gateway_owner.clone(),
+            removal_delay: Duration::from_secs(self.gateway_removal_delay_seconds),
+        })
+    }
+
     fn run(self) -> Result<()> {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
@@ -89,8 +127,10 @@ impl Run {
             .with_context(|| format!("--log-level {level:?}"))?;
         let default = Config::default();
         let limit = descriptors::raise(default.connections as u64 + OTHER_DESCRIPTORS);
+        let gateways = self.gateways();
         let config = Config {
             connections: connections(limit).min(default.connections),
+            gateways,
             listen: self.listen,
             admin: self.admin,
             namespace: self.namespace,

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::gateway::GatewayConfig;
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where data planes connect, TLS. Default [::]:9443, IPv4 and IPv6; port 0 takes a free one.
@@ -27,6 +29,8 @@ pub struct Config {
     pub settle: Duration,
     /// Connections of data planes at a time. Default 20,000.
     pub connections: usize,
+    /// Absent: no gateways are run, and those there are stay as they are. Default absent.
+    pub gateways: Option<GatewayConfig>,
 }
 
 impl Default for Config {
@@ -40,6 +44,7 @@ impl Default for Config {
             tls_san: Vec::new(),
             settle: Duration::from_secs(30),
             connections: 20_000,
+            gateways: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─┬─ routing   watches → tables → streams → statuses
+//!             ├─ gateway   Deployment, Service, … of each namespace with a route
 //!             ├─ tls       certificate of the stream's port, CA for data planes
 //!             ├─ tokens    ServiceAccount token → namespace
 //!             ├─ events    Kubernetes Events
@@ -14,8 +15,11 @@ pub mod app;
 mod budget;
 pub mod cli;
 pub mod config;
+pub mod election;
 pub mod error;
 pub mod events;
+pub mod gateway;
+pub mod leader;
 pub mod limiter;
 pub mod metrics;
 pub mod rbac;

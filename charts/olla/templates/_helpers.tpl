@@ -37,3 +37,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "olla.dataPlaneImage" -}}
 {{- include "olla.image" (dict "root" . "image" .Values.dataPlane.image) -}}
 {{- end }}
+
+{{- /* What --gateway-defaults takes, as JSON. */}}
+{{- define "olla.gatewayDefaults" -}}
+{{- $defaults := dict "spec" .Values.gateways.defaults "allowImage" .Values.gateways.allowImage }}
+{{- $_ := set $defaults "imagePullPolicy" .Values.dataPlane.image.pullPolicy }}
+{{- $_ := set $defaults "imagePullSecrets" .Values.dataPlane.image.pullSecrets }}
+{{- with .Values.gateways.metricsFrom }}
+{{- $_ := set $defaults "metricsFrom" . }}
+{{- end }}
+{{- toJson $defaults }}
+{{- end }}

@@ -17,9 +17,10 @@ const LONGEST_ANSWER: usize = 64 << 10;
 
 pub(super) fn health(args: &HealthArgs) -> Result<ExitCode> {
     let addr = reachable(args.admin_listen.unwrap_or(args.listen));
-    let path = match args.ready {
-        true => "/internal/ready",
-        false => "/internal/health",
+    let path = if args.ready {
+        "/internal/ready"
+    } else {
+        "/internal/health"
     };
     let limit = Duration::from_secs(args.timeout_seconds);
     ask(addr, path, limit).with_context(|| format!("GET http://{addr}{path}"))?;

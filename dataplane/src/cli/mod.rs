@@ -201,7 +201,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
 
@@ -225,39 +224,5 @@ mod tests {
         let told = admin(&format!("{operator} --admin-listen [::]:9"));
         assert_eq!(told.as_deref(), Some("[::]:9"));
         assert_eq!(admin("-f a.yaml"), None);
-    }
-
-    #[test]
-    fn the_manifest_of_a_data_plane_starts_one_with_its_defaults() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../deploy/data-plane/data-plane.yaml"
-        );
-        let manifest = std::fs::read_to_string(path).unwrap();
-        let args = manifest.lines().map(str::trim);
-        let args = args.filter_map(|line| line.strip_prefix("- "));
-        let args = args.filter(|arg| *arg == "run" || arg.starts_with("--"));
-        let cli = Cli::try_parse_from(std::iter::once("olla-dataplane").chain(args)).unwrap();
-        let Command::Run(run) = cli.command else {
-            panic!("it does not run");
-        };
-        assert_eq!(
-            run.listen,
-            Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 40114)))
-        );
-        assert!(run.operator.is_some());
-        let mounted = |path: &Path| {
-            let folder = path.display().to_string();
-            manifest.contains(&format!("mountPath: {folder}"))
-        };
-        for file in [&run.operator_ca, &run.token_file] {
-            assert!(mounted(file.parent().unwrap()), "{}", file.display());
-            let name = file.file_name().unwrap().to_str().unwrap();
-            assert!(["token", "ca.crt"].contains(&name), "{name}");
-        }
-        assert!(mounted(&run.state_dir));
-        let grace = 3 + run.drain_seconds;
-        assert!(manifest.contains(&format!("(3) and --drain-seconds ({})", run.drain_seconds)));
-        assert!(manifest.contains(&format!("terminationGracePeriodSeconds: {}", grace + 2)));
     }
 }

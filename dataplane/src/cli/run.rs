@@ -53,7 +53,9 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
             if args.operator.is_some() { 3 } else { 0 }
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
-        client_connections: args.max_connections_per_client as usize,
+        // One client leaves places to others, the kubelet's probes among them.
+        client_connections: (args.max_connections_per_client as usize)
+            .min((all_client_connections / 4).max(4)),
         all_client_connections,
         access_log: args.access_log,
         admin: admin_listen(&args),

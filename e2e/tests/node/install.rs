@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Cluster, Node, Tenant, wait};
 use serde_json::Value;
 
-use crate::support::{SOON, image, toy};
+use crate::support::{SOON, toy};
 
 const SYSTEM: &str = "olla-system";
 
@@ -34,9 +34,12 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
     let tenant = node.tenant("team-a")?;
     tenant.apply(&toy())?;
     tenant.apply(ROUTED)?;
-    tenant.apply(&data_plane()?)?;
     node.wait_rollout("team-a", "toy")?;
-    node.wait_rollout("team-a", "olla-data-plane")?;
+    wait("the gateway is made", SOON, || {
+        let gateway = tenant.kubectl(&["get", "deployment", "olla-gateway"])?;
+        Ok(Some(gateway))
+    })?;
+    node.wait_rollout("team-a", "olla-gateway")?;
     first_answer(node, "team-a")?;
     println!("first answer after {:?}", begun.elapsed());
     wait_condition(&tenant, "llmendpoints/toy", "Ready")?;
@@ -52,10 +55,16 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
             Ok(Some(()))
         },
     )?;
-    // The kinds are kept, and the objects with them; data planes serve on from what they hold.
+    // The kinds are kept, and the objects with them; gateways go with their owner.
     tenant.object("llmendpoints/toy")?;
     tenant.object("ollaroutes/default")?;
-    first_answer(node, "team-a")?;
+    let parts = "deploy,svc,sa,pdb,networkpolicy";
+    wait("nothing of the gateway is left", SOON, || {
+        let there = tenant.kubectl(&["get", parts, "-o", "name"])?;
+        let left: Vec<_> = there.lines().filter(|it| it.contains("/olla")).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(Some(()))
+    })?;
 
     // The kinds are still the first release's, as far as helm knows.
     let refused = node.install("another", "llm", &[]);
@@ -64,6 +73,8 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
     node.install("another", "llm", &["--take-ownership"])?;
     tenant.apply(&ROUTED.replace("toy}", "new}"))?;
     wait_condition(&tenant, "llmendpoints/new", "Accepted")?;
+    node.wait_rollout("team-a", "toy")?;
+    first_answer_of(node, "team-a", "new")?;
     tenant.kubectl(&[
         "delete",
         "llmendpoint/toy",
@@ -74,26 +85,19 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
     Ok(())
 }
 
-/// What the repository has for it, with the image of this tree.
-fn data_plane() -> Result<String> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../deploy/data-plane/data-plane.yaml"
-    );
-    let text = std::fs::read_to_string(path).context("read the data plane's manifest")?;
-    let theirs = "REGISTRY/olla-dataplane:0.1.0";
-    ensure!(text.contains(theirs), "another image is in {path}");
-    Ok(text.replace(theirs, &image("olla-dataplane")))
-}
-
 /// A chat through Service `olla`, answered by the toy.
 fn first_answer(node: &Node, namespace: &str) -> Result<()> {
+    first_answer_of(node, namespace, "toy")
+}
+
+/// The same, from this endpoint.
+fn first_answer_of(node: &Node, namespace: &str, endpoint: &str) -> Result<()> {
     let client = node.service(namespace, "olla", 40114)?;
     wait("a chat is answered through the Service", SOON, || {
         let models = client.get("/v1/models")?.good()?.json()?;
         let model = models["data"][0]["id"].as_str();
         let reply = client.chat(model.context("no model is listed")?)?.good()?;
-        ensure!(reply.endpoint() == "toy", "{:?}", reply.headers);
+        ensure!(reply.endpoint() == endpoint, "{:?}", reply.headers);
         Ok(Some(()))
     })
 }
