@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Cluster, Node, Tenant, wait};
 use serde_json::Value;
 
-use crate::support::{SOON, toy};
+use crate::support::{SOON, ask_from, toy};
 
 const SYSTEM: &str = "olla-system";
 
@@ -42,6 +42,7 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
     node.wait_rollout("team-a", "olla-gateway")?;
     first_answer(node, "team-a")?;
     println!("first answer after {:?}", begun.elapsed());
+    others_are_kept_out(node, &tenant)?;
     wait_condition(&tenant, "llmendpoints/toy", "Ready")?;
     wait_condition(&tenant, "ollaroutes/default", "Ready")?;
 
@@ -82,6 +83,19 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
         "ollaroute/default",
     ])?;
     cluster.helm(&["uninstall", "another", "-n", "llm", "--wait"])?;
+    Ok(())
+}
+
+/// The gateway is its namespace's own: its network policy lets no pod of another one in.
+fn others_are_kept_out(node: &'static Node, team: &Tenant) -> Result<()> {
+    let stranger = node.tenant("team-b")?;
+    stranger.apply(&toy())?;
+    node.wait_rollout("team-b", "toy")?;
+    let gateway = node.service(team.namespace(), "olla", 40114)?;
+    ask_from(node, team, &gateway)?;
+    let refused = ask_from(node, &stranger, &gateway);
+    let refused = format!("{:#}", refused.expect_err("a stranger is let in"));
+    ensure!(refused.contains("connect"), "{refused}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use e2e::{Node, Tenant, wait};
 
-use crate::support::{SOON, toy};
+use crate::support::{SOON, ask_from, toy};
 
 #[test]
 fn a_restricted_pod_of_our_image_runs_as_any_user_and_answers_through_a_service() -> Result<()> {
@@ -53,14 +53,8 @@ fn a_network_policy_keeps_pods_of_other_namespaces_out() -> Result<()> {
     for tenant in [&inside, &outside] {
         node.wait_rollout(tenant.namespace(), "toy")?;
     }
-    let url = node.service("inside", "toy", 80)?.url();
-    let listen = url.replace("http://", "--listen=");
-    // The image's own program is the client: pods of the other one have nothing else.
-    let ask = |from: &Tenant| {
-        let exec = ["exec", "deploy/toy", "-n", from.namespace(), "--"];
-        let health = ["olla-dataplane", "health", &listen];
-        node.cluster().kubectl(&[&exec[..], &health].concat())
-    };
+    let toy = node.service("inside", "toy", 80)?;
+    let ask = |from: &Tenant| ask_from(node, from, &toy);
     for from in [&inside, &outside] {
         wait("the toy is reached without a policy", SOON, || {
             ask(from).map(Some)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use e2e::node::REGISTRY;
+use e2e::{Client, Node, Tenant};
 
 /// For what follows a change of the cluster on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -45,4 +47,13 @@ metadata: {{name: toy}}
 spec: {{selector: {{app: toy}}, ports: [{{port: 80, targetPort: 8080}}]}}
 "
     )
+}
+
+/// Asks for the health of what is behind a Service, from the toy's pod of a namespace: with the image's
+/// own program, since nothing else is in it.
+pub(crate) fn ask_from(node: &Node, from: &Tenant, service: &Client) -> Result<String> {
+    let listen = service.url().replace("http://", "--listen=");
+    let exec = ["exec", "deploy/toy", "-n", from.namespace(), "--"];
+    let health = ["olla-dataplane", "health", &listen];
+    node.cluster().kubectl(&[&exec[..], &health].concat())
 }
