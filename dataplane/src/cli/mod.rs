@@ -3,8 +3,13 @@
 mod check;
 mod explain;
 mod run;
+mod started;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use http::Uri;
@@ -32,8 +37,24 @@ enum Command {
     Explain(ExplainArgs),
     /// Start three toy backends and a data plane: stop and restart them, and watch the traffic move.
     Demo(demo::Args),
+    /// Ask the data plane at an address of this machine whether what waits for it may start; exits
+    /// with 1 if not. For startup probes of sidecars.
+    Started(StartedArgs),
     /// Print the version.
     Version,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartedArgs {
+    /// Address that it listens on, without TLS. `localhost:PORT` means 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "OLLA_LISTEN",
+        default_value = "localhost:40114",
+        value_parser = listen
+    )]
+    listen: Listen,
 }
 
 /// Configuration files.
@@ -95,8 +116,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "POD_NAME")]
     name: Option<String>,
     /// Address to listen on; default 127.0.0.1:40114, or what an Olla config.yaml says.
-    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
-    listen: Option<SocketAddr>,
+    /// `localhost:PORT` means 127.0.0.1 and, where there is one, ::1.
+    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN", value_parser = listen)]
+    listen: Option<Listen>,
     /// Address of the admin listener for `/internal/…` (status, metrics, explain), without TLS;
     /// default: 127.0.0.1:40115 with --operator, else none. With it the clients' port serves
     /// `/internal/health`, `/internal/ready` and `/version` only; without it, all of them, and
@@ -124,6 +146,16 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_connections_per_client: u32,
+    /// Seconds after which `/internal/started`, and with it `olla-dataplane started`, says yes even
+    /// without a routing table; before, as soon as the data plane is ready. Until there is a table,
+    /// requests are answered 503.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "OLLA_START_WITHOUT_TABLE_SECONDS",
+        default_value_t = 10
+    )]
+    start_without_table_seconds: u64,
     /// Seconds to keep accepting connections after SIGTERM while reporting not ready, so that load
     /// balancers notice; default: 3 with --operator, else 0.
     #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]
@@ -158,6 +190,30 @@ pub(crate) struct ExplainArgs {
     offline: bool,
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// With `both_loopbacks`, the one of IPv4.
+    addr: SocketAddr,
+    both_loopbacks: bool,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    let both_loopbacks = text.strip_prefix("localhost:");
+    let addr = match both_loopbacks {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()),
+        None => text.parse().ok(),
+    };
+    let addr = addr.ok_or("an IP address and port is needed, or localhost:PORT")?;
+    Ok(Listen {
+        addr,
+        both_loopbacks: both_loopbacks.is_some(),
+    })
+}
+
 impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
@@ -165,6 +221,7 @@ impl Cli {
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Demo(args) => demo::demo(args),
+            Command::Started(args) => started::started(&args),
             Command::Version => {
                 say(&format!("olla-dataplane {}", env!("CARGO_PKG_VERSION")));
                 Ok(ExitCode::SUCCESS)
@@ -206,6 +263,23 @@ mod tests {
     }
 
     #[test]
+    fn localhost_means_both_loopback_addresses_and_an_address_itself() {
+        let of = |text: &str| listen(text).map(|it| (it.addr.to_string(), it.both_loopbacks));
+        let both = Ok(("127.0.0.1:40114".to_owned(), true));
+        assert_eq!(of("localhost:40114"), both);
+        assert_eq!(of("[::1]:1"), Ok(("[::1]:1".to_owned(), false)));
+        for text in [
+            "localhost",
+            "localhost:",
+            "localhost:70000",
+            "example.com:80",
+            "1.2.3.4",
+        ] {
+            assert!(of(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_manifest_of_a_data_plane_starts_one_with_its_defaults() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -219,8 +293,9 @@ mod tests {
         let Command::Run(run) = cli.command else {
             panic!("it does not run");
         };
+        let listen = run.listen.map(|listen| listen.addr);
         assert_eq!(
-            run.listen,
+            listen,
             Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 40114)))
         );
         assert!(run.operator.is_some());
