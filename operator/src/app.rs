@@ -18,6 +18,7 @@ use crate::{
     admin::Admin,
     config::Config,
     events::{self, Events},
+    injection::{self, serve::Webhook, trust},
     metrics::Metrics,
     routing::{
         Routing,
@@ -60,6 +61,10 @@ impl App {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let push = bind("data planes", config.listen)?;
         let admin = bind("health and metrics", config.admin)?;
+        let webhook = match config.injection {
+            true => Some(bind("the webhook", config.webhook)?),
+            false => None,
+        };
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
         let certificate = tls::ServingCertificate::new(&tls::load(&config, &client).await?)?;
 
@@ -115,7 +120,10 @@ impl App {
             metrics.clone(),
             stop.clone(),
         );
-        let pages = Admin { ready, metrics };
+        let pages = Admin {
+            ready,
+            metrics: metrics.clone(),
+        };
         let tls = certificate.server_config()?;
 
         let mut tasks = Tasks::new(stop.clone());
@@ -124,6 +132,16 @@ impl App {
         tasks.spawn("data planes' port", server.run(push, tls));
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
         tasks.spawn("CA publisher", publish_ca);
+        let mut webhook_address = None;
+        if let Some(listener) = webhook {
+            webhook_address = Some(address(&listener, config.webhook));
+            let settings = injection::settings(&config, &client).await;
+            let webhook = Webhook::new(settings, metrics);
+            let served = webhook.run(listener, certificate.webhook_config()?, stop.clone());
+            tasks.spawn("webhook", served);
+            let trust = trust::keep(client.clone(), certificate.clone(), stop.clone());
+            tasks.spawn("CA of the webhook", trust);
+        }
         let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
         tasks.spawn("certificate renewal", fresh);
         tasks.spawn("events", events);
@@ -132,6 +150,7 @@ impl App {
         Ok(Running {
             push_address,
             admin_address,
+            webhook_address,
             tasks,
         })
     }
@@ -144,6 +163,8 @@ pub struct Running {
     pub push_address: SocketAddr,
     /// Health and metrics.
     pub admin_address: SocketAddr,
+    /// Where the API server asks about pods, if it can.
+    pub webhook_address: Option<SocketAddr>,
     tasks: Tasks,
 }
 

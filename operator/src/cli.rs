@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use serving::{descriptors, logs};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,6 +43,15 @@ struct Run {
     /// Listen address for data planes (HTTP/2 over TLS). `[::]` accepts IPv4 and IPv6.
     #[arg(long, env = "OLLA_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
+    /// Listen address of the webhook that injects sidecars (HTTPS, for the API server).
+    #[arg(long, env = "OLLA_WEBHOOK_LISTEN", default_value = "[::]:9444")]
+    webhook_listen: SocketAddr,
+    /// Inject sidecars into pods with the label olla.dev/inject, or in namespaces with it.
+    #[arg(long, env = "OLLA_INJECTION", default_value_t = true, action = ArgAction::Set)]
+    injection: bool,
+    /// Image of the sidecars. Empty: none are injected, and who asks for one gets a warning.
+    #[arg(long, env = "OLLA_DATA_PLANE_IMAGE", default_value = "")]
+    data_plane_image: String,
     /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
@@ -92,6 +101,9 @@ impl Run {
         let config = Config {
             connections: connections(limit).min(default.connections),
             listen: self.listen,
+            webhook: self.webhook_listen,
+            injection: self.injection,
+            data_plane_image: (!self.data_plane_image.is_empty()).then_some(self.data_plane_image),
             admin: self.admin,
             namespace: self.namespace,
             instance: self.instance,

@@ -6,10 +6,19 @@ use std::{
     time::Duration,
 };
 
+/// Port of the operator's Service where data planes connect.
+pub const PUSH_PORT: u16 = 9443;
+
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where data planes connect, TLS. Default [::]:9443, IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where the API server asks about pods that are created, TLS. Default [::]:9444.
+    pub webhook: SocketAddr,
+    /// Whether it can, and pods get sidecars. Default true.
+    pub injection: bool,
+    /// Image of the sidecars. `None`: there are none, and who asks for one gets a warning.
+    pub data_plane_image: Option<String>,
     /// Health and metrics, plain HTTP. Default [::]:9090.
     pub admin: SocketAddr,
     /// Namespace of the operator itself: its certificate's Secret lives there. Default
@@ -32,7 +41,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv6Addr::UNSPECIFIED, 9443).into(),
+            listen: (Ipv6Addr::UNSPECIFIED, PUSH_PORT).into(),
+            webhook: (Ipv6Addr::UNSPECIFIED, 9444).into(),
+            injection: true,
+            data_plane_image: None,
             admin: (Ipv6Addr::UNSPECIFIED, 9090).into(),
             namespace: "olla-system".into(),
             instance: "olla-operator".into(),

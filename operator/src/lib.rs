@@ -5,6 +5,7 @@
 //! cli ─▶ app ─┬─ routing   watches → tables → streams → statuses
 //!             ├─ tls       certificate of the stream's port, CA for data planes
 //!             ├─ tokens    ServiceAccount token → namespace
+//!             ├─ injection sidecars for pods that ask for one
 //!             ├─ events    Kubernetes Events
 //!             └─ admin     health, readiness, metrics
 //! ```
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod events;
+pub mod injection;
 pub mod limiter;
 pub mod metrics;
 pub mod rbac;

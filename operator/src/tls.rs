@@ -1,4 +1,4 @@
-//! Certificate of the data planes' port: a CA of our own and a leaf, kept in Secret
+//! Certificate of the data planes' and the webhook's port: a CA of our own and a leaf, kept in Secret
 //! `olla-operator-tls` of the operator's namespace, or files of somebody else's making.
 //!
 //! In: the Secret. Out: a rustls configuration whose certificate can be changed while it serves,
@@ -80,6 +80,16 @@ impl ServingCertificate {
     /// TLS for the data planes' port; only HTTP/2 is spoken there.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, Error> {
         self.leaf.server_config(&[b"h2"]).map_err(unusable)
+    }
+
+    /// TLS for the webhook's port, where API servers speak HTTP/1.1.
+    pub fn webhook_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.leaf.server_config(&[b"http/1.1"]).map_err(unusable)
+    }
+
+    /// The CA, PEM, now and whenever it changes.
+    pub fn subscribe_ca(&self) -> watch::Receiver<String> {
+        self.ca.subscribe()
     }
 
     /// New connections get this one.
