@@ -5,6 +5,7 @@
 //! without a pod. Tests get the world shared, or alone when they take the operator down.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::tenant::Tenant;
 use crate::wait;
 
 const ADMIN_PORT: u16 = 9090;
+const WEBHOOK_PORT: u16 = 9444;
 
 /// From the operator's start to its first tables, on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -57,6 +59,7 @@ impl World {
     fn create() -> Result<Self> {
         let cluster = Cluster::shared()?;
         install_chart(cluster)?;
+        lead_service_here(cluster)?;
         let kubeconfig = cluster.kubeconfig_for(SYSTEM, "olla-operator")?;
         let operator = start_operator(cluster, &kubeconfig)?;
         let world = Self {
@@ -76,6 +79,12 @@ impl World {
     /// A team with a namespace of its own.
     pub fn tenant(&self) -> Result<Tenant> {
         Ok(Tenant::new(self.cluster, self.cluster.namespace()?))
+    }
+
+    /// The same with labels on its namespace.
+    pub fn tenant_labelled(&self, labels: &[(&str, &str)]) -> Result<Tenant> {
+        let namespace = self.cluster.namespace_labelled(labels)?;
+        Ok(Tenant::new(self.cluster, namespace))
     }
 
     /// The same with a name that an example needs; one test a name.
@@ -165,6 +174,26 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The webhook's configuration names the operator's Service. Without a kube-proxy nothing leads from
+/// its address to the process that plays the operator's pod, so the address becomes one of this
+/// machine.
+fn lead_service_here(cluster: &Cluster) -> Result<()> {
+    let path = format!("/api/v1/namespaces/{SYSTEM}/services/olla-operator");
+    let service = cluster.api().get(&path)?.unwrap_or_default();
+    let ip = service["spec"]["clusterIP"].as_str();
+    let ip = format!(
+        "{}/32",
+        ip.context("the operator's Service has no address")?
+    );
+    let output = Command::new("ip")
+        .args(["address", "add", &ip, "dev", "olla0"])
+        .output()
+        .context("run ip")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip address add {ip}: {complaint}");
+    Ok(())
+}
+
 /// The folder of the chart.
 pub fn chart() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../charts/olla")
@@ -181,13 +210,15 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
         .iter()
         .filter_map(|arg| arg.as_str().map(str::to_owned))
         .filter(|arg| {
-            ["--listen=", "--admin=", "--log-level="]
+            ["--listen=", "--webhook-listen=", "--admin=", "--log-level="]
                 .iter()
                 .all(|flag| !arg.starts_with(flag))
         })
         .collect();
     args.extend([
         format!("--listen={HOST}:{PUSH_PORT}"),
+        // On all addresses, for it is asked at its Service's.
+        format!("--webhook-listen=[::]:{WEBHOOK_PORT}"),
         format!("--admin={HOST}:{ADMIN_PORT}"),
         // No Service leads to a process outside of any pod.
         format!("--tls-san={HOST}"),

@@ -61,10 +61,9 @@ impl App {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let push = bind("data planes", config.listen)?;
         let admin = bind("health and metrics", config.admin)?;
-        let webhook = match config.injection {
-            true => Some(bind("the webhook", config.webhook)?),
-            false => None,
-        };
+        let webhook = config.injection.then_some(config.webhook);
+        let webhook = webhook.map(|address| bind("the webhook", address));
+        let webhook = webhook.transpose()?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
         let certificate = tls::ServingCertificate::new(&tls::load(&config, &client).await?)?;
 

@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator until SIGTERM. Uses the pod's service account in a cluster, else KUBECONFIG.
-    Run(Run),
+    Run(Box<Run>),
     /// Print all CustomResourceDefinitions as YAML.
     Crds,
     /// Print the version.

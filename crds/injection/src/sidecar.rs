@@ -13,6 +13,7 @@ pub const PORT: u16 = 40114;
 pub const ADMIN_PORT: u16 = 40115;
 
 const OPERATOR_VOLUME: &str = "olla-sidecar-operator";
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const STATE_VOLUME: &str = "olla-sidecar-state";
 
 /// As in the image; any that is not root would do. Said here because a pod may say 0 for all its
@@ -71,6 +72,9 @@ pub(crate) fn container(image: &str, options: &Options, settings: &Settings) -> 
         "volumeMounts": [
             { "name": OPERATOR_VOLUME, "mountPath": "/var/run/secrets/olla.dev", "readOnly": true },
             { "name": STATE_VOLUME, "mountPath": "/var/lib/olla" },
+            // Where the API server would mount the token of the pod's ServiceAccount, which is the
+            // app's: it passes over containers that have something there.
+            { "name": OPERATOR_VOLUME, "mountPath": API_TOKEN, "readOnly": true },
         ],
     });
     if options.resources.as_object().is_some_and(|r| !r.is_empty()) {

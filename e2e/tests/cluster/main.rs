@@ -7,6 +7,7 @@ mod clients;
 mod control_plane;
 mod example;
 mod examples;
+mod injection;
 mod litellm;
 mod metrics;
 mod objects;

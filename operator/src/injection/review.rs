@@ -56,7 +56,7 @@ fn decide(
     // Whoever wrote the webhook's rules may have asked for more than this.
     let is_pod = (request.kind.group.as_str(), request.kind.kind.as_str()) == ("", "Pod");
     let pod = (is_pod && request.operation == Operation::Create)
-        .then(|| request.object.as_ref())
+        .then_some(request.object.as_ref())
         .flatten()
         .and_then(|pod| serde_json::to_value(pod).ok());
     let Some(pod) = pod else {
