@@ -39,7 +39,7 @@ fn dry_run(cluster: &Cluster, pods: &[Value]) -> Result<Vec<Value>> {
     let mut all = Vec::new();
     for document in serde_json::Deserializer::from_str(&text).into_iter::<Value>() {
         let mut document = document.context("kubectl's JSON")?;
-        match document["items"].as_array_mut() {
+        match document.get_mut("items").and_then(Value::as_array_mut) {
             Some(items) => all.append(items),
             None => all.push(document),
         }
@@ -102,6 +102,7 @@ fn ensure_kept(before: &Value, after: &Value, path: &str) -> Result<()> {
             }
             Ok(())
         }
+        (Value::Null, _) => Ok(()),
         (before, after) => {
             ensure!(before == after, "{path}: {before} has become {after}");
             Ok(())
