@@ -71,7 +71,8 @@ fn decide(
     match decision {
         Decision::LeaveAlone => (Outcome::LeftAlone, response),
         Decision::Refuse(obstacle) => {
-            tracing::info!(namespace, pod = name, %obstacle, "pod starts without a sidecar");
+            // No more than this: anybody in the cluster can ask. The metric counts them.
+            tracing::debug!(namespace, pod = name, %obstacle, "pod starts without a sidecar");
             (
                 Outcome::Refused,
                 warned(response, vec![obstacle.to_string()]),
