@@ -7,6 +7,7 @@ pub mod auth;
 pub mod cause;
 pub mod common;
 pub mod endpoint;
+pub mod gateway;
 pub mod port;
 pub mod route;
 pub mod selector;
@@ -15,6 +16,7 @@ mod schema;
 
 pub use common::{Duration, Reason, condition};
 pub use endpoint::{LlmEndpoint, LlmEndpointSpec, LlmEndpointStatus};
+pub use gateway::{OllaGateway, OllaGatewaySpec, OllaGatewayStatus};
 pub use port::Port;
 pub use route::{OllaRoute, OllaRouteSpec, OllaRouteStatus};
 pub use selector::LabelSelector;
@@ -29,7 +31,7 @@ use kube::CustomResourceExt as _;
 
 /// All CRDs, as applied to a cluster.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    [LlmEndpoint::crd(), OllaRoute::crd()]
+    [LlmEndpoint::crd(), OllaGateway::crd(), OllaRoute::crd()]
         .map(schema::tidy)
         .into()
 }

@@ -19,8 +19,53 @@ use crate::process::{Process, ours};
 use crate::tenant::Tenant;
 use crate::wait;
 
-const ADMIN_PORT: u16 = 9090;
-const WEBHOOK_PORT: u16 = 9444;
+/// Where an operator listens, and as whom it is elected.
+#[derive(Clone, Copy)]
+struct Replica {
+    name: &'static str,
+    push_port: u16,
+    admin_port: u16,
+    webhook_port: u16,
+}
+
+const FIRST: Replica = Replica {
+    name: "olla-operator-0",
+    push_port: PUSH_PORT,
+    admin_port: 9090,
+    webhook_port: 9444,
+};
+const SECOND: Replica = Replica {
+    name: "olla-operator-1",
+    push_port: 9445,
+    admin_port: 9091,
+    webhook_port: 9446,
+};
+
+/// A second replica.
+#[derive(Debug)]
+pub struct Operator {
+    process: Process,
+}
+
+impl Operator {
+    pub fn leads(&self) -> Result<bool> {
+        leads(SECOND)
+    }
+
+    /// SIGTERM; returns when it has ended.
+    pub fn terminate(mut self) -> Result<()> {
+        self.process.terminate()?;
+        let ended = self.process.wait_exit(START)?;
+        ensure!(ended.success(), "{ended}");
+        Ok(())
+    }
+}
+
+fn leads(replica: Replica) -> Result<bool> {
+    let client = Client::new((HOST, replica.admin_port).into());
+    let text = client.get("/metrics")?.good()?.body;
+    Ok(text.lines().any(|line| line == "olla_operator_leader 1"))
+}
 
 /// From the operator's start to its first tables, on a busy machine.
 const START: Duration = Duration::from_secs(30);
@@ -61,7 +106,7 @@ impl World {
         install_chart(cluster)?;
         lead_service_here(cluster)?;
         let kubeconfig = cluster.kubeconfig_for(SYSTEM, "olla-operator")?;
-        let operator = start_operator(cluster, &kubeconfig)?;
+        let operator = start_operator(cluster, &kubeconfig, FIRST)?;
         let world = Self {
             cluster,
             kubeconfig,
@@ -111,8 +156,19 @@ impl World {
 
     /// Another one in the place of the one that was killed; returns when it is ready.
     pub fn start_operator(&mut self) -> Result<()> {
-        *lock(&self.operator) = start_operator(self.cluster, &self.kubeconfig)?;
+        *lock(&self.operator) = start_operator(self.cluster, &self.kubeconfig, FIRST)?;
         self.wait_operator()
+    }
+
+    /// A second one beside it; it ends when dropped. Only when alone.
+    pub fn second_operator(&mut self) -> Result<Operator> {
+        let process = start_operator(self.cluster, &self.kubeconfig, SECOND)?;
+        Ok(Operator { process })
+    }
+
+    /// Whether the first one leads.
+    pub fn operator_leads(&self) -> Result<bool> {
+        leads(FIRST)
     }
 
     /// All that operators have logged in this run, the one that runs last: it only grows.
@@ -149,7 +205,7 @@ impl World {
 }
 
 fn admin() -> Client {
-    Client::new((HOST, ADMIN_PORT).into())
+    Client::new((HOST, FIRST.admin_port).into())
 }
 
 /// Linted, tried on the API server, then installed: each step as a careful user would.
@@ -166,7 +222,7 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     cluster.helm(&[&install[..], &["--dry-run=server"]].concat())?;
     // No --wait: nothing runs pods here.
     cluster.helm(&install)?;
-    for kind in ["llmendpoints", "ollaroutes"] {
+    for kind in ["llmendpoints", "ollagateways", "ollaroutes"] {
         let crd = format!("crd/{kind}.olla.dev");
         let wait = ["wait", "--for=condition=Established", &crd, "--timeout=30s"];
         cluster.kubectl(&wait)?;
@@ -174,17 +230,14 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The webhook's configuration names the operator's Service. Without a kube-proxy nothing leads from
+/// The webhook's configuration names a Service. Without a kube-proxy nothing leads from
 /// its address to the process that plays the operator's pod, so the address becomes one of this
 /// machine.
 fn lead_service_here(cluster: &Cluster) -> Result<()> {
-    let path = format!("/api/v1/namespaces/{SYSTEM}/services/olla-operator");
+    let path = format!("/api/v1/namespaces/{SYSTEM}/services/olla-operator-webhook");
     let service = cluster.api().get(&path)?.unwrap_or_default();
     let ip = service["spec"]["clusterIP"].as_str();
-    let ip = format!(
-        "{}/32",
-        ip.context("the operator's Service has no address")?
-    );
+    let ip = format!("{}/32", ip.context("the webhook's Service has no address")?);
     let output = Command::new("ip")
         .args(["address", "add", &ip, "dev", "olla0"])
         .output()
@@ -201,7 +254,7 @@ pub fn chart() -> PathBuf {
 
 /// With the arguments of the chart's Deployment, but for where it listens: it shares the machine's
 /// addresses with all the others here.
-fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
+fn start_operator(cluster: &Cluster, kubeconfig: &Path, replica: Replica) -> Result<Process> {
     let path = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/olla-operator");
     let deployment = cluster.api().get(&path)?.unwrap_or_default();
     let args = &deployment["spec"]["template"]["spec"]["containers"][0]["args"];
@@ -209,19 +262,17 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
     let mut args: Vec<String> = args
         .iter()
         .filter_map(|arg| arg.as_str().map(str::to_owned))
-        .filter(|arg| {
-            ["--listen=", "--webhook-listen=", "--admin=", "--log-level="]
-                .iter()
-                .all(|flag| !arg.starts_with(flag))
-        })
+        .filter(|arg| DIFFERENT.iter().all(|flag| !arg.starts_with(flag)))
         .collect();
     args.extend([
-        format!("--listen={HOST}:{PUSH_PORT}"),
-        // On all addresses, for it is asked at its Service's.
-        format!("--webhook-listen=[::]:{WEBHOOK_PORT}"),
-        format!("--admin={HOST}:{ADMIN_PORT}"),
+        format!("--listen={HOST}:{}", replica.push_port),
+        // Where the API server asks: at the Service's address.
+        format!("--webhook-listen=[::]:{}", replica.webhook_port),
+        format!("--admin={HOST}:{}", replica.admin_port),
         // No Service leads to a process outside of any pod.
         format!("--tls-san={HOST}"),
+        // Nobody wants to wait for a minute.
+        "--gateway-removal-delay-seconds=2".to_owned(),
         // The more it says, the more could leak: see tests/cluster/secrets.rs.
         "--log-level=info,operator=debug".to_owned(),
     ]);
@@ -229,9 +280,18 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path) -> Result<Process> {
     command
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAMESPACE", SYSTEM)
-        .env("POD_NAME", "olla-operator-0");
-    Process::start("olla-operator", &mut command)
+        .env("POD_NAME", replica.name);
+    Process::start(replica.name, &mut command)
 }
+
+/// Flags of the chart's that are other ones here.
+const DIFFERENT: [&str; 5] = [
+    "--listen=",
+    "--webhook-listen=",
+    "--admin=",
+    "--log-level=",
+    "--gateway-removal-delay-seconds=",
+];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

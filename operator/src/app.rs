@@ -11,26 +11,18 @@ use std::{
 use kube::Client;
 use serving::listen;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
     admin::Admin,
     config::Config,
-    events::{self, Events},
-    injection::{self, serve::Webhook, trust},
+    election,
+    injection::{self, serve::Webhook},
+    leader::Leader,
     metrics::Metrics,
-    routing::{
-        Routing,
-        hub::Hub,
-        serve::{Limits, Server},
-        sessions::Sessions,
-        status_cache::StatusCache,
-        watch::by_client,
-        writer::{StatusPatcher, Writer},
-    },
+    routing::{Routing, hub::Hub, status_cache::StatusCache, watch::by_client},
     tls,
-    tokens::{self, Tokens},
 };
 
 /// The API server's longest silence on a connection that something is expected on.
@@ -69,10 +61,9 @@ impl App {
 
         let metrics = Arc::new(Metrics::default());
         let (hub, status_cache) = (Arc::new(Hub::default()), Arc::new(StatusCache::default()));
-        let sessions = Arc::new(Sessions::default());
         let ready = Arc::new(AtomicBool::new(false));
-        let (occupied_tx, occupied_rx) = watch::channel(BTreeSet::new());
-        let (events_tx, events_rx) = Events::channel(metrics.clone());
+        let (occupied_tx, occupied) = watch::channel(BTreeSet::new());
+        let (elected, leads) = watch::channel(false);
         let stop = CancellationToken::new();
 
         let routing = Routing::new(
@@ -83,54 +74,30 @@ impl App {
             ready.clone(),
             metrics.clone(),
         );
-        let mut limits = Limits::default();
-        limits.connections.total = config.connections;
-        let server = Arc::new(Server {
-            tokens: Tokens::new(tokens::by_client(client.clone()), metrics.clone()),
-            hub: hub.clone(),
-            sessions: sessions.clone(),
-            status_cache: status_cache.clone(),
-            events: events_tx.clone(),
-            metrics: metrics.clone(),
-            limits,
-            stop: stop.clone(),
-            conversations: TaskTracker::new(),
-        });
-        let writer = Writer {
-            patcher: StatusPatcher::by_client(client.clone()),
-            hub,
-            sessions,
-            status_cache,
-            events: events_tx,
-            metrics: metrics.clone(),
-            settle: config.settle,
-        };
-        let publish_ca = tls::publish_ca(
-            client.clone(),
-            certificate.clone(),
-            occupied_rx,
-            stop.clone(),
-        );
-        let instance = config.instance.clone();
-        let events = events::publish(
-            client.clone(),
-            instance,
-            events_rx,
-            metrics.clone(),
-            stop.clone(),
-        );
         let pages = Admin {
+            ready: ready.clone(),
+            metrics: metrics.clone(),
+        };
+        let (namespace, instance) = (config.namespace.clone(), config.instance.clone());
+        let election = election::run(client.clone(), namespace, instance, elected, stop.clone());
+        let leader = Leader {
+            config: config.clone(),
+            client: client.clone(),
+            hub,
+            status_cache,
+            certificate: certificate.clone(),
+            occupied,
             ready,
             metrics: metrics.clone(),
+            listener: Some(push),
+            address: addresses.0,
         };
-        let tls = certificate.server_config()?;
 
         let mut tasks = Tasks::new(stop.clone());
         tasks.spawn("routing", routing.run(stop.clone()));
-        tasks.spawn("status writer", writer.run(stop.clone()));
-        tasks.spawn("data planes' port", server.run(push, tls));
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
-        tasks.spawn("CA publisher", publish_ca);
+        tasks.spawn("leader election", election);
+        tasks.spawn("leader", leader.run(leads, stop.clone()));
         let mut webhook_address = None;
         if let Some(listener) = webhook {
             webhook_address = Some(address(&listener, config.webhook));
@@ -138,12 +105,9 @@ impl App {
             let webhook = Webhook::new(settings, metrics);
             let served = webhook.run(listener, certificate.webhook_config()?, stop.clone());
             tasks.spawn("webhook", served);
-            let trust = trust::keep(client.clone(), certificate.clone(), stop.clone());
-            tasks.spawn("CA of the webhook", trust);
         }
         let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
         tasks.spawn("certificate renewal", fresh);
-        tasks.spawn("events", events);
         let (push_address, admin_address) = addresses;
         tracing::info!(%push_address, %admin_address, "started");
         Ok(Running {
@@ -213,7 +177,7 @@ impl Drop for Tasks {
     }
 }
 
-fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
+pub(crate) fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
     listen::bind(address, BACKLOG).map_err(|source| Error::Listen {
         purpose,
         address,

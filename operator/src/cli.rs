@@ -12,7 +12,11 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use serving::{descriptors, logs};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{app::App, config::Config};
+use crate::{
+    app::App,
+    config::Config,
+    gateway::{Defaults, GatewayConfig},
+};
 
 /// From the signal to the end of the process.
 const SHUTDOWN: Duration = Duration::from_secs(8);
@@ -49,9 +53,6 @@ struct Run {
     /// Inject sidecars into pods with the label olla.dev/inject, or in namespaces with it.
     #[arg(long, env = "OLLA_INJECTION", default_value_t = true, action = ArgAction::Set)]
     injection: bool,
-    /// Image of the sidecars. Empty: none are injected, and who asks for one gets a warning.
-    #[arg(long, env = "OLLA_DATA_PLANE_IMAGE", default_value = "")]
-    data_plane_image: String,
     /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
@@ -67,6 +68,27 @@ struct Run {
     /// Additional DNS names or IP addresses for the self-signed certificate.
     #[arg(long = "tls-san", conflicts_with = "cert_dir")]
     tls_san: Vec<String>,
+    /// Image of the data plane, for gateways and sidecars. Without it no gateways are run and no
+    /// sidecars injected; who asks for one gets a warning.
+    #[arg(long, env = "OLLA_DATA_PLANE_IMAGE", default_value = "")]
+    data_plane_image: String,
+    /// Run a gateway in each namespace with an OllaRoute.
+    #[arg(long, env = "OLLA_GATEWAYS", default_value_t = true, action = ArgAction::Set)]
+    gateways: bool,
+    /// Defaults for all gateways, JSON: `spec` as in an OllaGateway, `allowImage`,
+    /// `imagePullPolicy`, `imagePullSecrets`, `metricsFrom` (a label selector of namespaces).
+    #[arg(long, env = "OLLA_GATEWAY_DEFAULTS", default_value = "{}", value_parser = gateway_defaults)]
+    gateway_defaults: Defaults,
+    /// Seconds that a gateway stays after the last OllaRoute of its namespace is gone.
+    #[arg(long, env = "OLLA_GATEWAY_REMOVAL_DELAY_SECONDS", default_value_t = 60)]
+    gateway_removal_delay_seconds: u64,
+    /// ClusterRole that owns all objects of gateways, so that they are deleted with it.
+    #[arg(long, value_name = "CLUSTERROLE", env = "OLLA_GATEWAY_OWNER")]
+    gateway_owner: Option<String>,
+    /// URL by which gateways and sidecars reach the port of `--listen`. Default:
+    /// https://olla-operator.NAMESPACE.svc:9443.
+    #[arg(long, value_name = "URL", env = "OLLA_OPERATOR_URL")]
+    operator_url: Option<String>,
     /// Log format. Default: `text` if standard error is a terminal, else `json`.
     #[arg(long, value_enum)]
     log_format: Option<logs::Format>,
@@ -89,6 +111,24 @@ impl Cli {
 }
 
 impl Run {
+    fn gateways(&self) -> Option<GatewayConfig> {
+        if !self.gateways || self.data_plane_image.is_empty() {
+            return None;
+        }
+        Some(GatewayConfig {
+            image: self.data_plane_image.clone(),
+            operator_url: self.operator_url(),
+            defaults: self.gateway_defaults.clone(),
+            owner: self.gateway_owner.clone(),
+            removal_delay: Duration::from_secs(self.gateway_removal_delay_seconds),
+        })
+    }
+
+    fn operator_url(&self) -> String {
+        let inside = || format!("https://olla-operator.{}.svc:9443", self.namespace);
+        self.operator_url.clone().unwrap_or_else(inside)
+    }
+
     fn run(self) -> Result<()> {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
@@ -98,8 +138,11 @@ impl Run {
             .with_context(|| format!("--log-level {level:?}"))?;
         let default = Config::default();
         let limit = descriptors::raise(default.connections as u64 + OTHER_DESCRIPTORS);
+        let (gateways, operator_url) = (self.gateways(), self.operator_url());
         let config = Config {
             connections: connections(limit).min(default.connections),
+            gateways,
+            operator_url,
             listen: self.listen,
             webhook: self.webhook_listen,
             injection: self.injection,
@@ -120,6 +163,10 @@ impl Run {
         runtime.shutdown_timeout(Duration::from_millis(500));
         result
     }
+}
+
+fn gateway_defaults(text: &str) -> Result<Defaults, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// How many data planes a limit on open files leaves room for; with a low one they share it with the

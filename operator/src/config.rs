@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-/// Port of the operator's Service where data planes connect.
-pub const PUSH_PORT: u16 = 9443;
+use crate::gateway::GatewayConfig;
 
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where data planes connect, TLS. Default [::]:9443, IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where data planes that the operator starts reach `listen`. Default
+    /// https://olla-operator.olla-system.svc:9443.
+    pub operator_url: String,
     /// Where the API server asks about pods that are created, TLS. Default [::]:9444.
     pub webhook: SocketAddr,
     /// Whether it can, and pods get sidecars. Default true.
@@ -36,12 +38,15 @@ pub struct Config {
     pub settle: Duration,
     /// Connections of data planes at a time. Default 20,000.
     pub connections: usize,
+    /// Absent: no gateways are run, and those there are stay as they are. Default absent.
+    pub gateways: Option<GatewayConfig>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv6Addr::UNSPECIFIED, PUSH_PORT).into(),
+            listen: (Ipv6Addr::UNSPECIFIED, 9443).into(),
+            operator_url: "https://olla-operator.olla-system.svc:9443".into(),
             webhook: (Ipv6Addr::UNSPECIFIED, 9444).into(),
             injection: true,
             data_plane_image: None,
@@ -52,6 +57,7 @@ impl Default for Config {
             tls_san: Vec::new(),
             settle: Duration::from_secs(30),
             connections: 20_000,
+            gateways: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cli ─▶ app ─┬─ routing   watches → tables → streams → statuses
+//!             ├─ gateway   Deployment, Service, … of each namespace with a route
 //!             ├─ tls       certificate of the stream's port, CA for data planes
 //!             ├─ tokens    ServiceAccount token → namespace
 //!             ├─ injection sidecars for pods that ask for one
@@ -15,9 +16,12 @@ pub mod app;
 mod budget;
 pub mod cli;
 pub mod config;
+pub mod election;
 pub mod error;
 pub mod events;
+pub mod gateway;
 pub mod injection;
+pub mod leader;
 pub mod limiter;
 pub mod metrics;
 pub mod rbac;

@@ -21,6 +21,7 @@ pub struct ResultLabel {
 #[derive(Debug)]
 pub struct Metrics {
     pub data_planes: Gauge,
+    pub leads: Gauge,
     pub watches: Gauge,
     pub tables_published: Counter,
     pub compile_duration: Histogram,
@@ -58,6 +59,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
             data_planes: Gauge::default(),
+            leads: Gauge::default(),
             watches: Gauge::default(),
             tables_published: Counter::default(),
             compile_duration: Histogram::new(SECONDS),
@@ -111,6 +113,11 @@ impl Metrics {
             "data_planes",
             "Data planes connected",
             self.data_planes.clone(),
+        );
+        r.register(
+            "leader",
+            "1 if this replica leads: it serves data planes and writes statuses, else 0",
+            self.leads.clone(),
         );
         r.register(
             "watches",

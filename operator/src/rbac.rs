@@ -26,14 +26,51 @@ pub const CLUSTER: &[Rule] = &[
     ),
     // events.rs
     ("events.k8s.io", "events", &["create", "patch"]),
+    // gateway/watch.rs
+    ("olla.dev", "ollagateways", &["list", "watch"]),
+    ("", "namespaces", &["list", "watch"]),
+    // gateway/watch.rs and gateway/write.rs, by server-side apply: only objects of a gateway's names.
+    ("", "serviceaccounts/olla-gateway", PART),
+    ("networking.k8s.io", "networkpolicies/olla-gateway", PART),
+    ("apps", "deployments/olla-gateway", PART),
+    ("", "services/olla", PART_OF_SERVICES),
+    ("policy", "poddisruptionbudgets/olla-gateway", PART),
+    ("autoscaling", "horizontalpodautoscalers/olla-gateway", PART),
+    ("", "serviceaccounts", &["create"]),
+    ("networking.k8s.io", "networkpolicies", &["create"]),
+    ("apps", "deployments", &["create"]),
+    ("", "services", &["create"]),
+    ("policy", "poddisruptionbudgets", &["create"]),
+    ("autoscaling", "horizontalpodautoscalers", &["create"]),
+    ("olla.dev", "ollagateways/status", &["patch"]),
+    // Their owner.
+    (
+        "rbac.authorization.k8s.io",
+        "clusterroles/olla-operator",
+        &["get"],
+    ),
     // tokens.rs
     ("authentication.k8s.io", "tokenreviews", &["create"]),
 ];
 
-/// In the operator's own namespace: `tls/store.rs`. `create` cannot be confined to a name.
+/// In the operator's own namespace. `create` cannot be confined to a name.
 pub const OWN_NAMESPACE: &[Rule] = &[
+    // tls/store.rs
     ("", "secrets", &["create"]),
     ("", "secrets/olla-operator-tls", &["get", "update"]),
+    // election.rs
+    ("coordination.k8s.io", "leases", &["create"]),
+    (
+        "coordination.k8s.io",
+        "leases/olla-operator",
+        &["get", "update"],
+    ),
+    // leader.rs: the label of the pod that leads.
+    ("", "pods", &["patch"]),
 ];
+
+const PART: &[&str] = &["list", "watch", "patch", "delete"];
+/// All of them are listed and watched anyway.
+const PART_OF_SERVICES: &[&str] = &["patch", "delete"];
 
 pub type Rule = (&'static str, &'static str, &'static [&'static str]);

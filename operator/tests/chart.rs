@@ -69,7 +69,7 @@ fn needed(rules: &[rbac::Rule]) -> BTreeSet<String> {
 /// `a.b` for each value that is no map, or an empty one.
 fn leaves(value: &Value, path: &str, into: &mut BTreeSet<String>) {
     // What Kubernetes defines is passed on whole.
-    let whole = ["resources"].contains(&path);
+    let whole = ["resources", "gateways.defaults"].contains(&path);
     match value.as_object() {
         Some(map) if !map.is_empty() && !whole => {
             for (key, value) in map {
@@ -151,7 +151,6 @@ fn the_chart_s_ports_are_the_operator_s_defaults() {
     }
     let service = &documents("templates/service.yaml")[0];
     assert_eq!(service["spec"]["ports"][0]["port"], config.listen.port());
-    assert_eq!(service["spec"]["ports"][1]["port"], config.webhook.port());
     assert_eq!(service["metadata"]["name"], operator::MANAGER);
 }
 
@@ -164,7 +163,7 @@ fn the_webhooks_lead_to_the_operator_and_their_object_is_the_one_it_keeps() {
     assert_eq!(webhooks.len(), paths.len());
     for (webhook, path) in webhooks.iter().zip(paths) {
         let service = &webhook["clientConfig"]["service"];
-        assert_eq!(service["name"], operator::MANAGER);
+        assert_eq!(service["name"], injection::SERVICE);
         assert_eq!(service["path"], path);
         assert_eq!(service["port"], Config::default().webhook.port());
         assert_eq!(webhook["failurePolicy"], "Ignore");
@@ -172,6 +171,10 @@ fn the_webhooks_lead_to_the_operator_and_their_object_is_the_one_it_keeps() {
         let label = &webhook["objectSelector"]["matchExpressions"][0];
         assert_eq!(label["key"], ::injection::LABEL);
     }
+    let service = &documents("templates/webhook.yaml")[1];
+    assert_eq!(service["metadata"]["name"], injection::SERVICE);
+    let port = &service["spec"]["ports"][0]["port"];
+    assert_eq!(*port, Config::default().webhook.port());
 }
 
 #[test]

@@ -12,3 +12,14 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
+
+{{- /* What --gateway-defaults takes, as JSON. */}}
+{{- define "olla.gatewayDefaults" -}}
+{{- $defaults := dict "spec" .Values.gateways.defaults "allowImage" .Values.gateways.allowImage }}
+{{- $_ := set $defaults "imagePullPolicy" .Values.dataPlane.image.pullPolicy }}
+{{- $_ := set $defaults "imagePullSecrets" .Values.dataPlane.image.pullSecrets }}
+{{- with .Values.gateways.metricsFrom }}
+{{- $_ := set $defaults "metricsFrom" . }}
+{{- end }}
+{{- toJson $defaults }}
+{{- end }}

@@ -9,6 +9,7 @@
 mod access_log;
 mod check;
 mod demo;
+mod descriptors;
 mod explain;
 mod https;
 mod malformed;

@@ -37,7 +37,7 @@ fn a_misspelt_value_is_refused_before_anything_is_installed() -> Result<()> {
     for (wrong, word) in [
         ("image.tga=v1", "tga"),
         ("crds.keep=perhaps", "crds"),
-        ("replicas=3", "replicas"),
+        ("replica=3", "replica"),
     ] {
         let refused = template(world.cluster(), wrong).expect_err(wrong);
         assert!(refused.to_string().contains(word), "{refused:#}");

@@ -176,7 +176,7 @@ fn the_installed_kinds_are_those_of_the_operator() -> Result<()> {
     let printed = e2e::process::ours("olla-operator", ["crds"])?.output()?;
     let printed = String::from_utf8(printed.stdout)?;
     let crds: Vec<Value> = serde_saphyr::from_multiple(&printed)?;
-    assert_eq!(crds.len(), 2);
+    assert_eq!(crds.len(), 3);
     for crd in crds {
         let name = crd["metadata"]["name"].as_str().unwrap_or_default();
         let installed = cluster.get_json(&["get", "crd", name])?;

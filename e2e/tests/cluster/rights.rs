@@ -83,6 +83,15 @@ fn nothing_the_operator_does_is_forbidden_and_each_of_its_rights_is_used() -> Re
     }
     wait_event(&tenant, "of-pods", "UnknownType", "olama")?;
 
+    // Each part of a gateway comes, and goes.
+    let scaled = "{autoscaling: {maxReplicas: 3, targetCpuPercent: 70}}";
+    let gateway = route("gateway", scaled).replace("OllaRoute", "OllaGateway");
+    tenant.apply(&gateway)?;
+    tenant.wait_condition("ollagateways/gateway", "Programmed", "True")?;
+    let off = json!({"spec": {"enabled": false}});
+    tenant.patch("ollagateways/gateway", &off)?;
+    tenant.wait_condition("ollagateways/gateway", "Programmed", "False")?;
+
     // Its certificate is about to end when it starts.
     world.kill_operator()?;
     let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/olla-operator-tls");

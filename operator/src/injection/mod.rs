@@ -6,6 +6,8 @@
 //! trust    the CA that the API server checks the port by
 //! ```
 //!
+//! Every replica answers; the one that leads writes the CA.
+//!
 //! Nothing here may keep a pod from starting: whatever goes wrong, it starts without a sidecar.
 
 pub mod review;
@@ -18,14 +20,12 @@ use injection::Settings;
 use kube::Client;
 use tokio::time::timeout;
 
-use crate::{
-    MANAGER,
-    config::{Config, PUSH_PORT},
-    tls::CA_CONFIG_MAP,
-};
+use crate::{config::Config, tls::CA_CONFIG_MAP};
 
 /// Name of the MutatingWebhookConfiguration.
 pub const WEBHOOKS: &str = "olla-injection";
+/// Name of the Service that leads to its port, at any replica.
+pub const SERVICE: &str = "olla-operator-webhook";
 /// Asked about pods that have the label themselves.
 pub const POD_PATH: &str = "/inject/pod";
 /// Asked about pods in a namespace that has the label.
@@ -57,7 +57,7 @@ pub async fn settings(config: &Config, client: &Client) -> Settings {
     }
     Settings {
         image,
-        operator_url: format!("https://{MANAGER}.{}.svc:{PUSH_PORT}", config.namespace),
+        operator_url: config.operator_url.clone(),
         ca_config_map: CA_CONFIG_MAP.to_owned(),
         native_sidecars,
     }

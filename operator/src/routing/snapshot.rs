@@ -163,6 +163,11 @@ impl Snapshot {
             .map(|(_, name)| name.as_str())
     }
 
+    /// What a data plane must have acknowledged to use all routes as they stand; 0 without routes.
+    pub fn newest_route_number(&self) -> u64 {
+        self.by_number.last().map_or(0, |(number, _)| *number)
+    }
+
     fn number_routes(&mut self, previous: &Self, updated: &Changes) {
         // Another object of that name begins at generation 1 again.
         let of = |verdict: &Verdict| (verdict.uid.clone(), verdict.generation);

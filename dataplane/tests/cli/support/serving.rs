@@ -130,6 +130,11 @@ impl Serving {
         send(self.addr, "GET", path, "", "")
     }
 
+    /// Of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Memory of the process that is in use.
     pub(crate) fn resident_mib(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.id());

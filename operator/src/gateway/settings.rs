@@ -1,0 +1,158 @@
+//! What an administrator has set for all gateways, and what of it an `OllaGateway` changes. Pure.
+
+use std::time::Duration;
+
+use crds::{
+    OllaGatewaySpec,
+    gateway::{AccessSpec, PodSettings, ServiceSettings},
+};
+use k8s_openapi::{
+    api::core::v1::LocalObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
+use serde::{Deserialize, Serialize};
+
+/// How the operator runs gateways.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Image of the data plane.
+    pub image: String,
+    /// URL of the operator's port for data planes.
+    pub operator_url: String,
+    pub defaults: Defaults,
+    /// Owner of all that is made: something of the operator's release that is in no namespace, so
+    /// that gateways go with the release.
+    pub owner: Option<OwnerReference>,
+}
+
+/// What `--gateway-defaults` says, JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Defaults {
+    /// For what an OllaGateway leaves out.
+    #[serde(default)]
+    pub spec: OllaGatewaySpec,
+    /// Whether an OllaGateway may name an image.
+    #[serde(default)]
+    pub allow_image: bool,
+    #[serde(default)]
+    pub image_pull_policy: Option<String>,
+    /// In the namespaces of the gateways.
+    #[serde(default)]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Namespaces whose pods may read the metrics and admin pages of gateways, by labels.
+    #[serde(default)]
+    pub metrics_from: Option<crds::LabelSelector>,
+}
+
+/// What the operator is told about gateways.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// As [`Settings::image`].
+    pub image: String,
+    /// As [`Settings::operator_url`].
+    pub operator_url: String,
+    pub defaults: Defaults,
+    /// Name of the ClusterRole that owns all that is made.
+    pub owner: Option<String>,
+    /// From a namespace's last route to the end of its gateway.
+    pub removal_delay: Duration,
+}
+
+/// The settings of one namespace's gateway.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effective {
+    pub spec: OllaGatewaySpec,
+    pub image: String,
+}
+
+/// Why an OllaGateway cannot be followed: field and message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub field: &'static str,
+    pub message: String,
+}
+
+impl Settings {
+    /// `own`: the namespace's OllaGateway, if it has one.
+    pub fn effective(&self, own: Option<&OllaGatewaySpec>) -> Result<Effective, Refusal> {
+        let base = &self.defaults.spec;
+        let empty = OllaGatewaySpec::default();
+        let own = own.unwrap_or(&empty);
+        let image = match &own.image {
+            Some(_) if !self.defaults.allow_image => {
+                return Err(Refusal {
+                    field: "spec.image",
+                    message: "the operator does not allow gateways to choose an image; remove the field, or install the chart with gateways.allowImage=true".to_owned(),
+                });
+            }
+            Some(image) => image.clone(),
+            None => base.image.clone().unwrap_or_else(|| self.image.clone()),
+        };
+        // One of these two: whoever sets one does not want the other.
+        let (replicas, autoscaling) = if own.replicas.is_some() || own.autoscaling.is_some() {
+            (own.replicas, own.autoscaling.clone())
+        } else {
+            (base.replicas, base.autoscaling.clone())
+        };
+        let spec = OllaGatewaySpec {
+            enabled: own.enabled.or(base.enabled),
+            replicas,
+            autoscaling,
+            resources: own.resources.clone().or_else(|| base.resources.clone()),
+            service: Some(service(own.service.as_ref(), base.service.as_ref())),
+            tls: own.tls.clone().or_else(|| base.tls.clone()),
+            pod: Some(pod(own.pod.as_ref(), base.pod.as_ref())),
+            image: None,
+            drain_seconds: own.drain_seconds.or(base.drain_seconds),
+            access: Some(access(own.access.as_ref(), base.access.as_ref())),
+        };
+        Ok(Effective { spec, image })
+    }
+}
+
+fn service(own: Option<&ServiceSettings>, base: Option<&ServiceSettings>) -> ServiceSettings {
+    let empty = ServiceSettings::default();
+    let (own, base) = (own.unwrap_or(&empty), base.unwrap_or(&empty));
+    let mut annotations = base.annotations.clone();
+    annotations.extend(own.annotations.clone());
+    ServiceSettings {
+        type_: own.type_.or(base.type_),
+        annotations,
+        load_balancer_class: (own.load_balancer_class.clone())
+            .or_else(|| base.load_balancer_class.clone()),
+    }
+}
+
+fn pod(own: Option<&PodSettings>, base: Option<&PodSettings>) -> PodSettings {
+    let empty = PodSettings::default();
+    let (own, base) = (own.unwrap_or(&empty), base.unwrap_or(&empty));
+    let (mut labels, mut annotations) = (base.labels.clone(), base.annotations.clone());
+    labels.extend(own.labels.clone());
+    annotations.extend(own.annotations.clone());
+    let node_selector = [&own.node_selector, &base.node_selector];
+    let tolerations = [&own.tolerations, &base.tolerations];
+    PodSettings {
+        labels,
+        annotations,
+        node_selector: node_selector
+            .into_iter()
+            .find(|map| !map.is_empty())
+            .cloned()
+            .unwrap_or_default(),
+        tolerations: tolerations
+            .into_iter()
+            .find(|list| !list.is_empty())
+            .cloned()
+            .unwrap_or_default(),
+        affinity: own.affinity.clone().or_else(|| base.affinity.clone()),
+        priority_class_name: (own.priority_class_name.clone())
+            .or_else(|| base.priority_class_name.clone()),
+    }
+}
+
+fn access(own: Option<&AccessSpec>, base: Option<&AccessSpec>) -> AccessSpec {
+    own.or(base).cloned().unwrap_or(AccessSpec {
+        from: crds::gateway::AccessFrom::SameNamespace,
+        namespaces: None,
+    })
+}
