@@ -21,6 +21,14 @@ demo *ARGS:
 e2e FILTER="":
     ./e2e/test cluster {{FILTER}}
 
+# Scenarios whose pods run on a real node, from the images of this tree; as root.
+node FILTER="":
+    ./e2e/test node {{FILTER}}
+
+# Both images, into REGISTRY.
+images REGISTRY:
+    deploy/images/build --registry {{REGISTRY}} --push
+
 # The project's own benches: pick, stream framing, model scan.
 bench:
     cargo bench -p dataplane-core -p dialect

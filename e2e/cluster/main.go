@@ -1,10 +1,12 @@
-// One binary that is every part of a Kubernetes control plane the end-to-end
-// tests need: the first argument says which part to be, the rest are that
-// part's own flags. Nothing here is ours; it only links the originals once, so
-// that a machine with nothing but Go gets a real API server out of modules.
+// One binary that is every part of a Kubernetes cluster the end-to-end tests
+// need, control plane and node: the first argument says which part to be, the
+// rest are that part's own flags. Nothing here is ours; it only links the
+// originals once, so that a machine with nothing but Go gets a real API server
+// and a real kubelet out of modules.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"sort"
@@ -23,13 +25,18 @@ import (
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-// Adding kube-scheduler, kubelet or kube-proxy is an import and a line here.
 var parts = map[string]func(){
 	"etcd":                    func() { etcdmain.Main(os.Args) },
 	"kube-apiserver":          component(apiserver.NewAPIServerCommand),
 	"kube-controller-manager": component(controllermanager.NewControllerManagerCommand),
+	"kube-scheduler":          component(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
+	"kubelet":                 component(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
+	"kube-proxy":              component(proxy.NewProxyCommand),
 	"kubectl":                 runKubectl,
 }
 

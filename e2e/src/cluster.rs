@@ -2,8 +2,8 @@
 //! for all tests of a run. In: the binary that `e2e/setup` built, and the private namespaces that
 //! `e2e/test` made. Out: `kubectl`, plain requests, and what `objects.rs` adds.
 //!
-//! There is no kubelet: pods are objects whose status the tests write themselves, and what answers
-//! on a pod's address is started by the test.
+//! Most tests have no kubelet: pods are objects whose status the tests write themselves, and what
+//! answers on a pod's address is started by the test. Those of `tests/node` have one: `node`.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -25,6 +25,9 @@ use crate::wait;
 
 const PROXY_PORT: u16 = 8001;
 
+/// Where pods find the API server: the first address of `--service-cluster-ip-range`.
+const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
 const API_SERVER: &str = "kube-apiserver";
 
 /// Held for writing while the API server is away.
@@ -32,6 +35,15 @@ static STEADY: RwLock<()> = RwLock::new(());
 
 /// Ready takes about 6 s on an idle machine; a busy one has to be really stuck.
 const START: Duration = Duration::from_mins(2);
+
+/// What pods are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// Objects with a status that tests write, on a node that is an object, too.
+    Simulated,
+    /// Containers that a kubelet runs; the caller starts it.
+    Real,
+}
 
 /// Lives as long as the test process; the pid namespace ends the children with it.
 #[derive(Debug)]
@@ -50,19 +62,22 @@ impl Cluster {
     pub fn shared() -> Result<&'static Self> {
         static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
         SHARED
-            .get_or_init(Self::start)
+            .get_or_init(|| Self::start(Nodes::Simulated))
             .as_ref()
             .map_err(|error| anyhow!("the control plane did not start: {error:#}"))
     }
 
-    fn start() -> Result<Self> {
+    pub(crate) fn start(nodes: Nodes) -> Result<Self> {
         let kube = std::env::var_os("OLLA_E2E_KUBE")
             .context("OLLA_E2E_KUBE is not set: run the cluster tests by ./e2e/test cluster")?;
         // Fixed ports are fine in a network of our own and would do harm elsewhere.
         TcpListener::bind((HOST, 0))
             .with_context(|| format!("{HOST} is not ours: run by ./e2e/test cluster"))?;
         let scratch = run_dir()?.join("scratch");
-        let pki = Pki::create(&scratch.join("pki"), &[HOST, Ipv4Addr::LOCALHOST])?;
+        let pki = Pki::create(
+            &scratch.join("pki"),
+            &[HOST, Ipv4Addr::LOCALHOST, API_SERVICE],
+        )?;
         let cluster = Self {
             kube: kube.into(),
             kubeconfig: scratch.join("admin.kubeconfig"),
@@ -78,8 +93,11 @@ impl Cluster {
         });
         cluster.write_kubeconfig(&cluster.kubeconfig, "default", &user)?;
         audit_policy::write(&cluster.scratch.join(AUDIT_POLICY))?;
-        cluster.start_processes()?;
+        cluster.start_processes(nodes)?;
         cluster.wait_ready()?;
+        if nodes == Nodes::Real {
+            return Ok(cluster);
+        }
         cluster.api.create(
             "/api/v1/nodes",
             &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {
@@ -91,7 +109,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn start_processes(&self) -> Result<()> {
+    fn start_processes(&self, nodes: Nodes) -> Result<()> {
         let file = |name: &str| self.pki.path(name).display().to_string();
         let kubeconfig = self.kubeconfig.display().to_string();
         self.spawn(
@@ -110,9 +128,15 @@ impl Cluster {
             "kube-controller-manager",
             &[
                 format!("--kubeconfig={kubeconfig}"),
-                // No kubelet renews the node's lease: without these off its pods would turn
-                // unready and be evicted by themselves.
-                "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller".into(),
+                match nodes {
+                    // No kubelet renews the node's lease: without these off its pods would turn
+                    // unready and be evicted by themselves.
+                    Nodes::Simulated => {
+                        "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller"
+                    }
+                    Nodes::Real => "--controllers=*",
+                }
+                .into(),
                 "--leader-elect=false".into(),
                 // It would make its default one, outside of what is ours.
                 format!(
@@ -150,6 +174,10 @@ impl Cluster {
                 format!("--tls-private-key-file={}", file("apiserver.key")),
                 format!("--client-ca-file={}", file("ca.crt")),
                 "--authorization-mode=RBAC".into(),
+                // For logs of pods; a node's name is nothing that could be looked up here.
+                "--kubelet-preferred-address-types=InternalIP".into(),
+                format!("--kubelet-client-certificate={}", file("admin.crt")),
+                format!("--kubelet-client-key={}", file("admin.key")),
                 format!("--audit-policy-file={}", scratch(AUDIT_POLICY)),
                 format!("--audit-log-path={}", scratch(AUDIT_LOG)),
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
@@ -265,11 +293,12 @@ impl Cluster {
         let what = || format!("kubectl {}", args.join(" "));
         let mut child = Command::new(&self.kube)
             .arg("kubectl")
-            .args(args)
+            // Before the others, which may end with a command for a pod.
             .arg("--kubeconfig")
             .arg(kubeconfig)
             .arg("--cache-dir")
             .arg(self.scratch.join("kubectl-cache"))
+            .args(args)
             .env("KUBERC", "off") // whoever runs the tests may have preferences
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

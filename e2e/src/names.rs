@@ -11,6 +11,9 @@ pub const NODE: &str = "node-1";
 /// Where the chart is installed, as the documentation says.
 pub const SYSTEM: &str = "olla-system";
 
+/// What names of Services end with, for pods that run.
+pub(crate) const DNS_DOMAIN: &str = "cluster.local";
+
 /// The operator's port for data planes.
 pub(crate) const PUSH_PORT: u16 = 9443;
 

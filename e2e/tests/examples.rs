@@ -1,4 +1,4 @@
-//! Are the examples what a user may apply as they stand? In: `deploy/examples`. What they do is
+//! Are the examples what a user may apply as they stand? In: `deploy/examples`, `deploy/compose`. What they do is
 //! exercised on a cluster: `tests/cluster/examples.rs`.
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,11 @@ fn source(path: &Path) -> Source {
 }
 
 fn read(pattern: &str) -> Loaded {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(examples().join(pattern))
+    read_folder(&examples().join(pattern))
+}
+
+fn read_folder(folder: &Path) -> Loaded {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .expect("an example can be listed")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|end| end == "yaml"))
@@ -126,5 +130,51 @@ fn both_olla_layouts_load_with_one_warning_about_the_direction_of_priority() {
             .find(|target| target.tier == 0)
             .expect("a best endpoint");
         assert_eq!(first.endpoint.as_str(), best, "{file}");
+    }
+}
+
+/// In Compose the hosts of endpoints are services, and a container is healthy if our own program says so.
+#[test]
+fn compose_setups_route_to_their_own_services_and_ask_our_program_for_health() {
+    for name in ["development", "production"] {
+        let folder = examples().join("../compose").join(name);
+        let text = source(&folder.join("compose.yaml")).text;
+        let compose: serde_json::Value =
+            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let olla = &compose["services"]["olla"];
+        let health: Vec<&str> = olla["healthcheck"]["test"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(serde_json::Value::as_str)
+            .collect();
+        let listen = "--listen=[::]:40114";
+        assert_eq!(
+            health,
+            ["CMD", "olla-dataplane", "health", listen],
+            "{name}"
+        );
+        let command = olla["command"].as_array().expect("a command");
+        for argument in ["run", "--file=/etc/olla", listen] {
+            assert!(
+                command.iter().any(|it| it == argument),
+                "{name}: {command:?}"
+            );
+        }
+
+        let loaded = read_folder(&folder.join("config"));
+        assert_eq!(loaded.notes, [], "{name}");
+        let tables = tables(name, &loaded);
+        let instances = tables.iter().flat_map(|table| table.instances.values());
+        let hosts: Vec<&str> = instances
+            .flat_map(|list| list.iter().map(|instance| &*instance.host))
+            .collect();
+        assert!(hosts.len() >= 2, "{name}: {hosts:?}");
+        for host in hosts {
+            assert!(
+                !compose["services"][host].is_null(),
+                "{name}: no service {host}"
+            );
+        }
     }
 }

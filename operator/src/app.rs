@@ -9,13 +9,13 @@ use std::{
 };
 
 use kube::Client;
-use serving::listen;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
     admin::Admin,
+    bind::bind,
     config::Config,
     election,
     injection::{self, serve::Webhook},
@@ -27,9 +27,6 @@ use crate::{
 
 /// The API server's longest silence on a connection that something is expected on.
 const API_SILENCE: Duration = Duration::from_secs(90);
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: i32 = 1024;
 
 #[derive(Debug)]
 pub struct App;
@@ -175,14 +172,6 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-pub(crate) fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    listen::bind(address, BACKLOG).map_err(|source| Error::Listen {
-        purpose,
-        address,
-        source,
-    })
 }
 
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {

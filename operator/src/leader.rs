@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Error,
+    bind::bind,
     config::Config,
     events::{self, Events},
     gateway::{GatewayConfig, Gateways, Settings, write},
@@ -112,7 +113,7 @@ impl Leader {
     async fn begin(&mut self, end: &CancellationToken) -> Result<JoinSet<()>, Error> {
         let listener = match self.listener.take() {
             Some(listener) => listener,
-            None => crate::app::bind("data planes", self.address)?,
+            None => bind("data planes", self.address)?,
         };
         // The leader before this one may have renewed it.
         match tls::load(&self.config, &self.client).await {

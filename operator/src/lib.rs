@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod app;
+mod bind;
 mod budget;
 pub mod cli;
 pub mod config;
@@ -35,3 +36,9 @@ pub use error::Error;
 
 /// Field manager of all that is written, and the name in Events.
 pub const MANAGER: &str = "olla-operator";
+
+/// ConfigMap in which data planes find the CA.
+pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
+
+/// Service of the webhook's port, which leads to any replica.
+pub const WEBHOOK_SERVICE: &str = "olla-operator-webhook";

@@ -33,13 +33,11 @@ use tokio_util::sync::CancellationToken;
 pub use authority::{PemBundle, VALID_FOR_MORE};
 
 use crate::{
-    Error, MANAGER,
+    CA_CONFIG_MAP, Error, MANAGER,
     config::Config,
     limiter::{Limiter, Limits},
 };
 
-/// Where data planes find the CA.
-pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
 /// Key in it.
 pub const CA_KEY: &str = "ca.crt";
 /// How often the certificate's end is looked at.

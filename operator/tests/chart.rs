@@ -163,7 +163,7 @@ fn the_webhooks_lead_to_the_operator_and_their_object_is_the_one_it_keeps() {
     assert_eq!(webhooks.len(), paths.len());
     for (webhook, path) in webhooks.iter().zip(paths) {
         let service = &webhook["clientConfig"]["service"];
-        assert_eq!(service["name"], injection::SERVICE);
+        assert_eq!(service["name"], operator::WEBHOOK_SERVICE);
         assert_eq!(service["path"], path);
         assert_eq!(service["port"], Config::default().webhook.port());
         assert_eq!(webhook["failurePolicy"], "Ignore");
@@ -172,7 +172,7 @@ fn the_webhooks_lead_to_the_operator_and_their_object_is_the_one_it_keeps() {
         assert_eq!(label["key"], ::injection::LABEL);
     }
     let service = &documents("templates/webhook.yaml")[1];
-    assert_eq!(service["metadata"]["name"], injection::SERVICE);
+    assert_eq!(service["metadata"]["name"], operator::WEBHOOK_SERVICE);
     let port = &service["spec"]["ports"][0]["port"];
     assert_eq!(*port, Config::default().webhook.port());
 }

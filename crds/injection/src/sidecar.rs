@@ -53,7 +53,7 @@ pub(crate) fn container(image: &str, options: &Options, settings: &Settings) -> 
         }],
         // By a program in the container: the kubelet cannot reach a loopback address in the pod.
         "startupProbe": {
-            "exec": { "command": ["olla-dataplane", "started"] },
+            "exec": { "command": ["olla-dataplane", "health", "--started"] },
             "periodSeconds": 1,
             "timeoutSeconds": 5,
             "failureThreshold": wait + MORE_PROBES,

@@ -1,9 +1,9 @@
-//! The command line: `run`, `check`, `explain`, `demo`, `version`.
+//! The command line: `run`, `check`, `explain`, `health`, `demo`, `version`.
 
 mod check;
 mod explain;
+mod health;
 mod run;
-mod started;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -35,26 +35,13 @@ enum Command {
     Check(FileArgs),
     /// Print which endpoint would receive a request, and why the others would not.
     Explain(ExplainArgs),
+    /// Ask a data plane on this machine whether it is healthy; exits with 1 if not. For health
+    /// checks of containers.
+    Health(HealthArgs),
     /// Start three toy backends and a data plane: stop and restart them, and watch the traffic move.
     Demo(demo::Args),
-    /// Ask the data plane at an address of this machine whether what waits for it may start; exits
-    /// with 1 if not. For startup probes of sidecars.
-    Started(StartedArgs),
     /// Print the version.
     Version,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct StartedArgs {
-    /// Address that it listens on, without TLS. `localhost:PORT` means 127.0.0.1.
-    #[arg(
-        long,
-        value_name = "ADDR",
-        env = "OLLA_LISTEN",
-        default_value = "localhost:40114",
-        value_parser = listen
-    )]
-    listen: Listen,
 }
 
 /// Configuration files.
@@ -121,7 +108,7 @@ pub(crate) struct RunArgs {
     listen: Option<Listen>,
     /// Address of the admin listener for `/internal/…` (status, metrics, explain), without TLS;
     /// default: 127.0.0.1:40115 with --operator, else none. With it the clients' port serves
-    /// `/internal/health`, `/internal/ready` and `/version` only; without it, all of them, and
+    /// `/internal/health`, `/internal/ready`, `/internal/started` and `/version` only; without it, all of them, and
     /// addresses of backends to clients on this machine only.
     #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
@@ -146,7 +133,7 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_connections_per_client: u32,
-    /// Seconds after which `/internal/started`, and with it `olla-dataplane started`, says yes even
+    /// Seconds after which `/internal/started`, and with it `olla-dataplane health --started`, says yes even
     /// without a routing table; before, as soon as the data plane is ready. Until there is a table,
     /// requests are answered 503.
     #[arg(
@@ -214,14 +201,41 @@ fn listen(text: &str) -> Result<Listen, String> {
     })
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct HealthArgs {
+    /// Address that it listens on; one of all interfaces is asked at the loopback address.
+    /// `localhost:PORT` means 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "OLLA_LISTEN",
+        default_value = "localhost:40114",
+        value_parser = listen
+    )]
+    listen: Listen,
+    /// Address of its admin listener, which is asked instead: it speaks no TLS.
+    #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// Ask whether it is ready for requests (/internal/ready), not only alive (/internal/health).
+    #[arg(long)]
+    ready: bool,
+    /// Ask whether what waits for it may start (/internal/started): it is ready, or has waited long
+    /// enough for a routing table. For startup probes of sidecars.
+    #[arg(long, conflicts_with = "ready")]
+    started: bool,
+    /// Seconds that connecting may take, and the answer after that.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    timeout_seconds: u64,
+}
+
 impl Cli {
     pub fn run(self) -> ExitCode {
         let done = match self.command {
             Command::Run(args) => run::run(*args),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Health(args) => health::health(&args),
             Command::Demo(args) => demo::demo(args),
-            Command::Started(args) => started::started(&args),
             Command::Version => {
                 say(&format!("olla-dataplane {}", env!("CARGO_PKG_VERSION")));
                 Ok(ExitCode::SUCCESS)
@@ -236,7 +250,6 @@ impl Cli {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
 
     use super::*;
 
@@ -277,40 +290,5 @@ mod tests {
         ] {
             assert!(of(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_manifest_of_a_data_plane_starts_one_with_its_defaults() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../deploy/data-plane/data-plane.yaml"
-        );
-        let manifest = std::fs::read_to_string(path).unwrap();
-        let args = manifest.lines().map(str::trim);
-        let args = args.filter_map(|line| line.strip_prefix("- "));
-        let args = args.filter(|arg| *arg == "run" || arg.starts_with("--"));
-        let cli = Cli::try_parse_from(std::iter::once("olla-dataplane").chain(args)).unwrap();
-        let Command::Run(run) = cli.command else {
-            panic!("it does not run");
-        };
-        let listen = run.listen.map(|listen| listen.addr);
-        assert_eq!(
-            listen,
-            Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, 40114)))
-        );
-        assert!(run.operator.is_some());
-        let mounted = |path: &Path| {
-            let folder = path.display().to_string();
-            manifest.contains(&format!("mountPath: {folder}"))
-        };
-        for file in [&run.operator_ca, &run.token_file] {
-            assert!(mounted(file.parent().unwrap()), "{}", file.display());
-            let name = file.file_name().unwrap().to_str().unwrap();
-            assert!(["token", "ca.crt"].contains(&name), "{name}");
-        }
-        assert!(mounted(&run.state_dir));
-        let grace = 3 + run.drain_seconds;
-        assert!(manifest.contains(&format!("(3) and --drain-seconds ({})", run.drain_seconds)));
-        assert!(manifest.contains(&format!("terminationGracePeriodSeconds: {}", grace + 2)));
     }
 }

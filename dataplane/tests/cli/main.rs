@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod descriptors;
 mod explain;
+mod health;
 mod https;
 mod malformed;
 mod memory;

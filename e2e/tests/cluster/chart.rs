@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use e2e::names::SYSTEM;
-use e2e::world::chart;
+use e2e::world::{REGISTRY, chart};
 use e2e::{Cluster, World, wait};
 
 use crate::support::{SOON, served};
@@ -21,13 +21,59 @@ fn the_operators_pod_is_let_in_where_pods_are_restricted() -> Result<()> {
     })
 }
 
-/// What the chart makes of values, without a cluster.
+/// What the chart makes of values, without a cluster; the registry is set.
 fn template(cluster: &Cluster, values: &str) -> Result<String> {
+    template_of(cluster, &format!("{REGISTRY},{values}"))
+}
+
+/// The same of these values alone.
+fn template_of(cluster: &Cluster, values: &str) -> Result<String> {
     let chart = chart();
     let chart = chart.to_string_lossy();
     let version = ["--kube-version", "1.31.0"];
     let template = ["template", "olla", &chart, "--set", values];
     cluster.helm(&[&template[..], &version].concat())
+}
+
+#[test]
+fn without_a_registry_the_error_says_how_to_fill_one() -> Result<()> {
+    let world = World::shared()?;
+    let cluster = world.cluster();
+    let refused = template_of(cluster, "logLevel=debug").expect_err("there is no default");
+    let command = "deploy/images/build --registry REGISTRY --push";
+    assert!(refused.to_string().contains(command), "{refused:#}");
+    for wrong in ["https://example.com", "example.com/"] {
+        let values = format!("image.registry={wrong}");
+        let refused = template_of(cluster, &values).expect_err(wrong);
+        assert!(
+            refused.to_string().contains("without scheme"),
+            "{refused:#}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn an_image_is_named_by_its_digest_else_its_tag_else_the_charts_version() -> Result<()> {
+    let world = World::shared()?;
+    let cluster = world.cluster();
+    let image = |values: &str| -> Result<String> {
+        let text = template(cluster, values)?;
+        let mut lines = text.lines().map(str::trim);
+        let line = lines.find_map(|line| line.strip_prefix("image: "));
+        Ok(line.unwrap_or_default().to_owned())
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let name = "olla.test/olla-operator";
+    assert_eq!(image("logLevel=info")?, format!("\"{name}:{version}\""));
+    assert_eq!(image("image.tag=v1")?, format!("\"{name}:v1\""));
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let both = format!("image.tag=v1,image.digest={digest}");
+    assert_eq!(image(&both)?, format!("\"{name}@{digest}\""));
+    for wrong in ["image.digest=v1", "dataPlane.image.digest=sha256:1"] {
+        template(cluster, wrong).expect_err(wrong);
+    }
+    Ok(())
 }
 
 #[test]
@@ -78,7 +124,7 @@ fn without_injection_there_is_no_webhook_no_port_and_no_right_to_it() -> Result<
         ("name: webhook", 2),
         ("--webhook-listen", 1),
         ("failurePolicy: Ignore", 2),
-        ("--data-plane-image=olla/olla-dataplane:v7", 1),
+        ("--data-plane-image=olla.test/olla-dataplane:v7", 1),
     ] {
         assert_eq!(with.matches(line).count(), times, "{line}: {with}");
         assert_eq!(without.matches(line).count(), 0, "{line}: {without}");
@@ -95,9 +141,22 @@ fn an_upgrade_keeps_kinds_objects_and_traffic() -> Result<()> {
     let before = tenant.object("llmendpoints/base")?["metadata"]["generation"].clone();
     let chart = chart();
     let chart = chart.to_string_lossy();
-    let upgrade = ["upgrade", "olla", &chart, "-n", SYSTEM, "--set"];
     let cluster = world.cluster();
-    cluster.helm(&[&upgrade[..], &["podAnnotations.e2e=upgraded"]].concat())?;
+    let certificate = format!("/api/v1/namespaces/{SYSTEM}/secrets/olla-operator-tls");
+    let certificate =
+        || Ok::<_, anyhow::Error>(cluster.api().get(&certificate)?.unwrap_or_default());
+    let held = certificate()?["data"].clone();
+    ensure!(
+        held["tls.crt"].is_string(),
+        "the operator has made its certificate"
+    );
+    let upgrade = ["upgrade", "olla", &chart, "-n", SYSTEM, "--set", REGISTRY];
+    let change = ["--set", "podAnnotations.e2e=upgraded"];
+    cluster.helm(&[&upgrade[..], &change].concat())?;
+    assert!(
+        certificate()?["data"] == held,
+        "it is another certificate now"
+    );
     let path = format!("/apis/apps/v1/namespaces/{SYSTEM}/deployments/olla-operator");
     let deployment = cluster.api().get(&path)?.unwrap_or_default();
     let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];

@@ -29,23 +29,6 @@ fn example_folders_are_taken_by_kubectl_as_their_readmes_say() -> Result<()> {
 }
 
 #[test]
-fn the_data_plane_manifest_is_taken_by_kubectl_as_its_readme_says() -> Result<()> {
-    let world = World::shared()?;
-    let tenant = world.tenant()?;
-    let path = folder().with_file_name("data-plane");
-    let path = path.to_str().context("the path is not UTF-8")?;
-    let said = tenant.kubectl(&["apply", "--dry-run=server", "-f", path])?;
-    for object in [
-        "serviceaccount/olla-data-plane",
-        "service/olla",
-        "deployment.apps/olla-data-plane",
-    ] {
-        assert!(said.contains(object), "{said}");
-    }
-    Ok(())
-}
-
-#[test]
 fn example_reliability_layer_survives_the_existing_setup() -> Result<()> {
     let world = World::shared()?;
     let example = Example::apply("reliability-layer", world.tenant()?)?;

@@ -92,9 +92,16 @@ fn nothing_the_operator_does_is_forbidden_and_each_of_its_rights_is_used() -> Re
     tenant.patch("ollagateways/gateway", &off)?;
     tenant.wait_condition("ollagateways/gateway", "Programmed", "False")?;
 
+    // What the chart makes for it is lost.
+    let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/olla-operator-tls");
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/olla-operator");
+    world.kill_operator()?;
+    cluster.api().delete(&path)?;
+    cluster.api().delete(&lease)?;
+    world.start_operator()?;
+
     // Its certificate is about to end when it starts.
     world.kill_operator()?;
-    let path = format!("/api/v1/namespaces/{SYSTEM}/secrets/olla-operator-tls");
     let ends = json!({"metadata": {"annotations": {"olla.dev/not-after": "1"}}});
     cluster.api().patch(&path, &ends)?;
     world.start_operator()?;

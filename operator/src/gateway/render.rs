@@ -6,7 +6,7 @@ use crds::gateway::{AccessFrom, AccessSpec, AutoscalingSpec, PodSettings};
 use serde_json::{Map, Value, json};
 
 use super::settings::{Effective, Settings};
-use crate::{MANAGER, tls::CA_CONFIG_MAP};
+use crate::{CA_CONFIG_MAP, MANAGER};
 use dataplane_protocol::sync::AUDIENCE;
 
 /// Name of all objects of a gateway but its Service.

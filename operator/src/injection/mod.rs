@@ -20,12 +20,10 @@ use injection::Settings;
 use kube::Client;
 use tokio::time::timeout;
 
-use crate::{config::Config, tls::CA_CONFIG_MAP};
+use crate::{CA_CONFIG_MAP, config::Config};
 
 /// Name of the MutatingWebhookConfiguration.
 pub const WEBHOOKS: &str = "olla-injection";
-/// Name of the Service that leads to its port, at any replica.
-pub const SERVICE: &str = "olla-operator-webhook";
 /// Asked about pods that have the label themselves.
 pub const POD_PATH: &str = "/inject/pod";
 /// Asked about pods in a namespace that has the label.

@@ -93,7 +93,7 @@ pub(super) fn names(namespace: &str, more: &[String]) -> Vec<String> {
         format!("{service}.{namespace}"),
         format!("{service}.{namespace}.svc"),
         format!("{service}.{namespace}.svc.cluster.local"),
-        format!("{}.{namespace}.svc", crate::injection::SERVICE),
+        format!("{}.{namespace}.svc", crate::WEBHOOK_SERVICE),
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
     ];
