@@ -76,7 +76,14 @@ impl App {
             metrics: metrics.clone(),
         };
         let (namespace, instance) = (config.namespace.clone(), config.instance.clone());
-        let election = election::run(client.clone(), namespace, instance, elected, stop.clone());
+        let election = election::run(
+            client.clone(),
+            namespace,
+            instance,
+            ready.clone(),
+            elected,
+            stop.clone(),
+        );
         let leader = Leader {
             config: config.clone(),
             client: client.clone(),

@@ -77,7 +77,7 @@ struct Run {
     gateways: bool,
     /// Defaults for all gateways, JSON: `spec` as in an OllaGateway, `allowImage`,
     /// `imagePullPolicy`, `imagePullSecrets`, `metricsFrom` (a label selector of namespaces).
-    #[arg(long, env = "OLLA_GATEWAY_DEFAULTS", default_value = "{}", value_parser = gateway_defaults)]
+    #[arg(long, env = "OLLA_GATEWAY_DEFAULTS", default_value = "{}", value_parser = Defaults::parse)]
     gateway_defaults: Defaults,
     /// Seconds that a gateway stays after the last OllaRoute of its namespace is gone.
     #[arg(long, env = "OLLA_GATEWAY_REMOVAL_DELAY_SECONDS", default_value_t = 60)]
@@ -163,10 +163,6 @@ impl Run {
         runtime.shutdown_timeout(Duration::from_millis(500));
         result
     }
-}
-
-fn gateway_defaults(text: &str) -> Result<Defaults, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// How many data planes a limit on open files leaves room for; with a low one they share it with the

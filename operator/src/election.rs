@@ -4,7 +4,13 @@
 //! decisions are pure and follow client-go's rules: a holder that has not renewed for 15 s, by the
 //! reader's own clock, is gone; one that could not renew for 10 s leads no longer.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -30,6 +36,8 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two looks at the Lease.
 const RETRY: Duration = Duration::from_secs(2);
+/// Between two looks at whether this replica is ready.
+const READY_EVERY: Duration = Duration::from_millis(50);
 /// For one request.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -99,14 +107,22 @@ impl Candidate {
     }
 }
 
-/// Takes part in the election until `stop`; then gives the Lease back.
+/// Takes part in the election until `stop`, from when `ready` is true; then gives the Lease back.
+/// A replica that has just started would lead without knowing anything.
 pub async fn run(
     client: Client,
     namespace: String,
     identity: String,
+    ready: Arc<AtomicBool>,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
 ) {
+    while !ready.load(Ordering::Acquire) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(READY_EVERY) => {}
+        }
+    }
     let api: Api<Lease> = Api::namespaced(client, &namespace);
     let mut candidate = Candidate::new(identity);
     let mut problem = String::new();

@@ -21,7 +21,7 @@ use tokio::{
     net::TcpListener,
     sync::watch,
     task::JoinSet,
-    time::{interval, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,7 +30,7 @@ use crate::{
     bind::bind,
     config::Config,
     events::{self, Events},
-    gateway::{GatewayConfig, Gateways, Settings, write},
+    gateway::{Gateways, Settings},
     injection::trust,
     metrics::Metrics,
     routing::{
@@ -48,6 +48,8 @@ use crate::{
 pub const LABEL: &str = "olla.dev/leader";
 /// How often the label is looked at.
 const LABEL_EVERY: Duration = Duration::from_secs(15);
+/// After a label that could not be set.
+const LABEL_RETRY: Duration = Duration::from_secs(1);
 /// For one request about labels.
 const REQUEST: Duration = Duration::from_secs(5);
 /// For what ends with a term.
@@ -78,6 +80,7 @@ impl Leader {
     /// One term after the other until `stop`, or until a task of one ends unasked, or a term cannot
     /// begin.
     pub async fn run(mut self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
+        self.status_cache.stop();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -100,6 +103,7 @@ impl Leader {
                 ended = term.join_next() => ended.is_some(),
             };
             self.metrics.leads.set(0);
+            self.status_cache.stop();
             end.cancel();
             // A task that hangs goes with the set.
             let all = async { while term.join_next().await.is_some() {} };
@@ -147,6 +151,7 @@ impl Leader {
             settle: self.config.settle,
         };
         // What the leader before this one has not come to.
+        self.status_cache.start();
         for namespace in self.occupied.borrow().iter() {
             self.status_cache.mark_all_dirty(namespace);
         }
@@ -176,7 +181,12 @@ impl Leader {
         if let Some(config) = &self.config.gateways {
             let gateways = Gateways::new(
                 self.client.clone(),
-                gateway_settings(&self.client, config).await,
+                Settings {
+                    image: config.image.clone(),
+                    operator_url: config.operator_url.clone(),
+                    defaults: config.defaults.clone(),
+                    owner: config.owner.clone(),
+                },
                 config.removal_delay,
                 self.hub.clone(),
                 sessions,
@@ -191,29 +201,17 @@ impl Leader {
     }
 }
 
-async fn gateway_settings(client: &Client, config: &GatewayConfig) -> Settings {
-    let owner = match &config.owner {
-        Some(name) => write::owner(client, name).await,
-        None => None,
-    };
-    Settings {
-        image: config.image.clone(),
-        operator_url: config.operator_url.clone(),
-        defaults: config.defaults.clone(),
-        owner,
-    }
-}
-
 /// Keeps the label on this pod, and on no other; takes it away at the end.
 async fn label(pods: Api<Pod>, own: String, end: CancellationToken) {
-    let mut look = interval(LABEL_EVERY);
+    let mut pause = Duration::ZERO;
     loop {
         tokio::select! {
             () = end.cancelled() => break,
-            _ = look.tick() => {}
+            () = sleep(pause) => {}
         }
+        pause = LABEL_RETRY;
         match timeout(REQUEST, label_once(&pods, &own)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => pause = LABEL_EVERY,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "pod not labelled as the leader: data planes do not find it; will be retried");
             }
@@ -228,19 +226,14 @@ async fn label(pods: Api<Pod>, own: String, end: CancellationToken) {
 async fn label_once(pods: &Api<Pod>, own: &str) -> Result<(), kube::Error> {
     let labelled = ListParams::default().labels(&format!("{LABEL}=true"));
     let labelled = pods.list_metadata(&labelled).await?;
-    let mut has_label = false;
-    for pod in labelled {
-        let name = pod.name_any();
-        if name == own {
-            has_label = true;
-        } else {
-            set_label(pods, &name, None).await?;
-        }
+    let (ours, others): (Vec<_>, Vec<_>) = labelled.iter().partition(|pod| pod.name_any() == own);
+    if ours.is_empty() {
+        set_label(pods, own, Some("true")).await?;
     }
-    if has_label {
-        return Ok(());
+    for other in others {
+        set_label(pods, &other.name_any(), None).await?;
     }
-    set_label(pods, own, Some("true")).await
+    Ok(())
 }
 
 /// A pod that does not exist is no error: the operator may run outside of the cluster.

@@ -49,6 +49,8 @@ struct Namespace {
 
 #[derive(Clone, Copy, Debug)]
 struct Slow {
+    /// When that was noted.
+    at: Instant,
     until: Instant,
     /// How long it was slow for by then.
     time: Duration,
@@ -64,12 +66,16 @@ impl Namespace {
         self.slow.is_some_and(|slow| now < slow.until + slow.time)
     }
 
-    /// At the end of a slow write.
-    fn note_slow(&mut self, now: Instant) {
+    /// At the end of a slow write. Those that ran beside each other are one.
+    fn note_slow(&mut self, begun: Instant, now: Instant) {
+        if self.slow.is_some_and(|slow| begun < slow.at) {
+            return;
+        }
         let before = self.slow.filter(|_| self.was_slow(now));
         let time = before.map_or(SLOW_FOR, |slow| (slow.time * 2).min(MAX_SLOW_FOR));
         let until = now + time;
-        self.slow = Some(Slow { until, time });
+        let at = now;
+        self.slow = Some(Slow { at, until, time });
     }
 }
 
@@ -97,7 +103,7 @@ impl Limiter {
         let _place = self.total.acquire().await.ok()?;
         let begun = Instant::now();
         let result = timeout(TIMEOUT, write).await.ok();
-        self.took(namespace, begun.elapsed());
+        self.took(namespace, begun);
         result
     }
 
@@ -113,11 +119,11 @@ impl Limiter {
         namespace.is_some_and(|it| it.is_slow(Instant::now()))
     }
 
-    fn took(&self, namespace: &str, time: Duration) {
-        if time >= SLOW
+    fn took(&self, namespace: &str, begun: Instant) {
+        if begun.elapsed() >= SLOW
             && let Some(namespace) = self.namespaces.lock().get_mut(namespace)
         {
-            namespace.note_slow(Instant::now());
+            namespace.note_slow(begun, Instant::now());
         }
     }
 }
@@ -230,6 +236,14 @@ mod tests {
         advance(SLOW_FOR).await;
         limiter.run("b", async {}).await;
         assert!(limiter.namespaces.lock().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_that_are_slow_beside_each_other_count_once() {
+        let limiter = limiter();
+        tokio::join!(limiter.run("a", sleep(SLOW)), limiter.run("a", sleep(SLOW)));
+        advance(SLOW_FOR).await;
+        assert!(!limiter.is_slow("a"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ pub const CLUSTER: &[Rule] = &[
     (
         "rbac.authorization.k8s.io",
         "clusterroles/olla-operator",
-        &["get"],
+        &["list", "watch"],
     ),
     // tokens.rs
     ("authentication.k8s.io", "tokenreviews", &["create"]),

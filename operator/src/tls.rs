@@ -26,7 +26,7 @@ use serde_json::json;
 use serving::certificate::{self, Certificate};
 use tokio::{
     sync::watch,
-    time::{Instant, interval, interval_at, sleep},
+    time::{Instant, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -121,11 +121,12 @@ pub async fn keep_fresh(
     certificate: Arc<ServingCertificate>,
     stop: CancellationToken,
 ) {
-    let mut check = interval(match &config.cert_dir {
+    let every = match &config.cert_dir {
         Some(_) => CHECK_FILES,
         None => CHECK,
-    });
-    check.tick().await;
+    };
+    // Soon for the first time: the look at the start may have failed.
+    let mut check = interval_at(Instant::now() + CHECK_FILES, every);
     let mut told = String::new();
     loop {
         tokio::select! {

@@ -89,6 +89,7 @@ pub(crate) fn compile(
         (Ok(_), Err(problem)) | (Err(problem), _) => {
             verdict.resolved_refs = Err(problem);
             pods = None;
+            is_cut = false;
             (Vec::new(), unresolved(&object.spec))
         }
     };

@@ -37,6 +37,14 @@ impl<K: Resource> Form<K> {
         }
     }
 
+    /// `None` outside of a cluster.
+    pub fn generation(&self) -> Option<i64> {
+        match self {
+            Self::Object(object) => object.meta().generation,
+            Self::Unreadable(object) => Some(object.generation),
+        }
+    }
+
     pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
         match self {
             Self::Object(object) => object.meta().labels.as_ref(),
@@ -71,8 +79,8 @@ pub(crate) struct Forms<K> {
     pub(crate) newest: BTreeMap<String, Form<K>>,
     /// Of objects that are in `newest` and of the same uid, as far as this process has seen one.
     pub(crate) accepted: BTreeMap<String, Arc<K>>,
-    /// Objects that this process has known from their beginning, as long as no form of them was in
-    /// the table: what data planes hold under such a name is not of this object.
+    /// Objects whose first form this process has seen, as long as no form of them was in the table:
+    /// what data planes hold under such a name is not of this object.
     unused: BTreeSet<String>,
 }
 
@@ -103,10 +111,15 @@ impl<K: Resource + HasSpec<Spec: PartialEq>> Forms<K> {
         {
             accepted.remove();
         }
-        if let Some(before) = self.newest.get(name)
-            && before.uid() != form.uid()
-        {
-            self.unused.insert(name.to_owned());
+        let before = self.newest.get(name);
+        let is_other = before.is_some_and(|before| before.uid() != form.uid());
+        // Of one that was edited before it was seen here, another process may have accepted a form.
+        if form.generation() == Some(1) {
+            if is_other {
+                self.unused.insert(name.to_owned());
+            }
+        } else if is_other || before.is_none() {
+            self.unused.remove(name);
         }
         if self.newest.get(name) == Some(&form) {
             return SetOutcome::Unchanged;

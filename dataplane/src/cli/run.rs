@@ -54,7 +54,9 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
         start_without_table: Duration::from_secs(args.start_without_table_seconds),
-        client_connections: args.max_connections_per_client as usize,
+        // One client leaves places to others, the kubelet's probes among them.
+        client_connections: (args.max_connections_per_client as usize)
+            .min((all_client_connections / 4).max(4)),
         all_client_connections,
         access_log: args.access_log,
         admin: admin_listen(&args),

@@ -34,7 +34,7 @@ use kube::Client;
 use tokio::{
     sync::{mpsc, watch as signal},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, interval_at},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -47,8 +47,11 @@ use crate::routing::{hub::Hub, sessions::Sessions, snapshot::Snapshot};
 
 /// How often namespaces are looked at for routes that came or went, and for data planes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often all is applied again: what others changed where no watch tells of it is put right.
-const RECHECK_EVERY: Duration = Duration::from_mins(10);
+/// Looks after which all has been applied again: what others changed where no watch tells of it is put
+/// right.
+const RECHECK_IN: usize = 600;
+/// Since the begin of a term, how long data planes may take to come back before they are missed.
+const SETTLE: Duration = Duration::from_secs(30);
 /// Changes that may wait; a full queue holds the watches back.
 const QUEUE: usize = 1024;
 
@@ -62,6 +65,7 @@ pub struct Gateways {
     /// Namespaces that hold objects of ours, once `ready`.
     occupied: signal::Receiver<BTreeSet<String>>,
     ready: Arc<AtomicBool>,
+    began: Instant,
     /// Namespaces with a write under way.
     busy: BTreeSet<String>,
     /// Of these, those that changed meanwhile.
@@ -97,6 +101,7 @@ impl Gateways {
             sessions,
             occupied,
             ready,
+            began: Instant::now(),
             busy: BTreeSet::new(),
             skipped: BTreeSet::new(),
             again: BTreeMap::new(),
@@ -110,10 +115,14 @@ impl Gateways {
     pub async fn run(mut self, stop: CancellationToken) {
         let (sender, mut changes) = mpsc::channel(QUEUE);
         let mut watches = JoinSet::new();
-        watch::start(self.writer.client(), &sender, &mut watches);
+        watch::start(
+            self.writer.client(),
+            self.state.owner_name(),
+            &sender,
+            &mut watches,
+        );
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut recheck = interval_at(Instant::now() + RECHECK_EVERY, RECHECK_EVERY);
         let mut writes: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -126,8 +135,12 @@ impl Gateways {
                     }
                 }
                 Some(done) = writes.next() => self.note(done),
-                _ = look.tick() => self.look(),
-                _ = recheck.tick() => self.state.recheck(),
+                _ = look.tick() => {
+                    self.look();
+                    self.state.recheck(RECHECK_IN);
+                }
+                // One that panicked: its kind would be as it was for ever.
+                Some(_) = watches.join_next() => return,
             }
             if !self.state.is_listed() || !self.ready.load(Ordering::Acquire) {
                 continue;
@@ -185,14 +198,12 @@ impl Gateways {
         self.tell(namespace);
         let writer = self.writer.clone();
         if !decision.orders.is_empty() {
-            let written = writer.carry_out(namespace.to_owned(), decision.orders);
+            let written = writer.carry_out(namespace.to_owned(), decision.orders, decision.goal);
             return Some(written.map(Done::Written).boxed());
         }
-        let none = DataPlaneCounts::default();
-        let counts = self.data_planes.get(namespace).unwrap_or(&none);
-        let statuses = self
-            .state
-            .statuses(namespace, &decision, counts, Timestamp::now());
+        let counts = self.count(namespace);
+        let now = Timestamp::now();
+        let statuses = self.state.statuses(namespace, &decision, &counts, now);
         if statuses.is_empty() {
             return None;
         }
@@ -255,10 +266,17 @@ impl Gateways {
         let needed = snapshot.as_ref().map_or(0, |it| it.newest_route_number());
         let programmed = view.acked.iter().filter(|acked| **acked >= needed).count();
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        DataPlaneCounts {
+        let counts = DataPlaneCounts {
             connected: number(view.connected),
             programmed: number(programmed),
             summary: format!("{programmed}/{}", view.connected),
+        };
+        // They come back one by one.
+        let before = self.state.data_planes(namespace);
+        let before = before.filter(|before| before.connected > counts.connected);
+        match before {
+            Some(before) if self.began.elapsed() < SETTLE => before.clone(),
+            _ => counts,
         }
     }
 }

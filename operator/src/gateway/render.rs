@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crds::gateway::{AccessFrom, AccessSpec, AutoscalingSpec, PodSettings};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
 
 use super::settings::{Effective, Settings};
@@ -20,8 +21,6 @@ const ADMIN_PORT: u16 = 40115;
 /// Annotation by which an object is known to be as it was last rendered.
 pub const HASH: &str = "olla.dev/gateway-hash";
 
-/// As in the image, see `deploy/images`.
-const USER: u32 = 65532;
 const DRAIN_DELAY_SECONDS: u32 = 3;
 const DRAIN_SECONDS: u32 = 300;
 const REPLICAS: u32 = 2;
@@ -99,8 +98,15 @@ pub struct Child {
     pub body: Value,
 }
 
-/// All objects of a namespace's gateway.
-pub fn render(namespace: &str, effective: &Effective, settings: &Settings) -> Vec<Child> {
+/// All objects of a namespace's gateway. `replicas`: with an autoscaler, the number of pods that it
+/// has set.
+pub fn render(
+    namespace: &str,
+    effective: &Effective,
+    settings: &Settings,
+    owner: Option<&OwnerReference>,
+    replicas: Option<i64>,
+) -> Vec<Child> {
     let mut parts = vec![
         (ChildKind::ServiceAccount, service_account()),
         (
@@ -115,12 +121,26 @@ pub fn render(namespace: &str, effective: &Effective, settings: &Settings) -> Ve
         let autoscaler = autoscaler(autoscaling);
         parts.push((ChildKind::HorizontalPodAutoscaler, autoscaler));
     }
-    let finish = |(kind, body)| child(kind, namespace, body, settings);
+    let finish = |(kind, body)| {
+        let mut child = child(kind, namespace, body, owner);
+        // No part of the hash: that it is another number now is nothing to be put right.
+        if kind == ChildKind::Deployment
+            && let Some(replicas) = replicas
+        {
+            child.body["spec"]["replicas"] = replicas.into();
+        }
+        child
+    };
     parts.into_iter().map(finish).collect()
 }
 
 /// `body`: without what all objects have in common.
-fn child(kind: ChildKind, namespace: &str, mut body: Value, settings: &Settings) -> Child {
+fn child(
+    kind: ChildKind,
+    namespace: &str,
+    mut body: Value,
+    owner: Option<&OwnerReference>,
+) -> Child {
     let mut labels = Map::new();
     labels.insert("app.kubernetes.io/name".into(), NAME.into());
     labels.insert("app.kubernetes.io/part-of".into(), "olla".into());
@@ -131,7 +151,7 @@ fn child(kind: ChildKind, namespace: &str, mut body: Value, settings: &Settings)
     metadata["name"] = kind.object_name().into();
     metadata["namespace"] = namespace.into();
     metadata["labels"] = Value::Object(labels);
-    if let Some(owner) = &settings.owner {
+    if let Some(owner) = owner {
         metadata["ownerReferences"] = json!([owner]);
     }
     // Equal content has an equal text: members of objects are sorted.
@@ -183,7 +203,12 @@ fn service(effective: &Effective) -> Value {
 fn disruption_budget() -> Value {
     json!({
         "metadata": {},
-        "spec": { "maxUnavailable": 1, "selector": { "matchLabels": selector() } },
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": { "matchLabels": selector() },
+            // Pods that are not ready keep no node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        },
     })
 }
 
@@ -197,8 +222,12 @@ fn network_policy(effective: &Effective, settings: &Settings) -> Value {
             from: AccessFrom::Namespaces,
             namespaces,
         }) => {
-            let namespaces = namespaces.clone().unwrap_or_default();
-            Some(json!([{ "podSelector": {} }, { "namespaceSelector": namespaces }]))
+            let own = json!({ "podSelector": {} });
+            let others = namespaces.as_ref();
+            let others = others.map(|it| json!({ "namespaceSelector": it }));
+            Some(json!(
+                std::iter::once(own).chain(others).collect::<Vec<_>>()
+            ))
         }
         Some(AccessSpec {
             from: AccessFrom::SameNamespace,
@@ -277,7 +306,6 @@ fn deployment(effective: &Effective, settings: &Settings) -> Value {
             },
         },
     });
-    // With an autoscaler the number is not ours to set.
     if spec.autoscaling.is_none() {
         body["spec"]["replicas"] = spec.replicas.unwrap_or(REPLICAS).into();
     }
@@ -301,11 +329,9 @@ fn pod_spec(effective: &Effective, settings: &Settings, pod: &PodSettings, drain
         "enableServiceLinks": false,
         // Longer than the two of the container together.
         "terminationGracePeriodSeconds": DRAIN_DELAY_SECONDS + drain + 5,
+        // The image names a user; a cluster that chooses one (OpenShift) may do so.
         "securityContext": {
             "runAsNonRoot": true,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],

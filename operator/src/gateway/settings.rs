@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use crds::{
     OllaGatewaySpec,
-    gateway::{AccessSpec, PodSettings, ServiceSettings},
+    gateway::{AccessFrom, AccessSpec, PodSettings, ServiceSettings, ServiceType},
 };
-use k8s_openapi::{
-    api::core::v1::LocalObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::api::core::v1::LocalObjectReference;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// How the operator runs gateways.
 #[derive(Clone, Debug)]
@@ -19,9 +18,9 @@ pub struct Settings {
     /// URL of the operator's port for data planes.
     pub operator_url: String,
     pub defaults: Defaults,
-    /// Owner of all that is made: something of the operator's release that is in no namespace, so
-    /// that gateways go with the release.
-    pub owner: Option<OwnerReference>,
+    /// Name of the ClusterRole that owns all that is made: it is of the operator's release and in no
+    /// namespace, so that gateways go with the release. Nothing is written while there is none.
+    pub owner: Option<String>,
 }
 
 /// What `--gateway-defaults` says, JSON.
@@ -44,6 +43,59 @@ pub struct Defaults {
     pub metrics_from: Option<crds::LabelSelector>,
 }
 
+impl Defaults {
+    /// From JSON. What the API server would refuse in an OllaGateway is refused here.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let given: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let defaults: Self =
+            serde_json::from_value(given.clone()).map_err(|error| error.to_string())?;
+        let known = serde_json::to_value(&defaults).map_err(|error| error.to_string())?;
+        if let Some(field) = unknown(&given, &known, "") {
+            return Err(format!("{field}: there is no such field"));
+        }
+        let spec = &defaults.spec;
+        if spec.replicas.is_some() && spec.autoscaling.is_some() {
+            return Err("spec: set replicas or autoscaling, not both".to_owned());
+        }
+        if let Some(access) = &spec.access
+            && (access.from == AccessFrom::Namespaces) != access.namespaces.is_some()
+        {
+            let message = "set namespaces with from: Namespaces, and only then";
+            return Err(format!("spec.access: {message}"));
+        }
+        Ok(defaults)
+    }
+}
+
+/// The first field of `given` that is lost in `known`, what it was read as.
+fn unknown(given: &Value, known: &Value, path: &str) -> Option<String> {
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => given.iter().find_map(|(key, value)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            let path = format!("{path}{dot}{key}");
+            match known.get(key) {
+                Some(known) => unknown(value, known, &path),
+                None => (!is_empty(value)).then_some(path),
+            }
+        }),
+        (Value::Array(given), Value::Array(known)) => {
+            let mut pairs = given.iter().zip(known).enumerate();
+            pairs.find_map(|(at, (given, known))| unknown(given, known, &format!("{path}[{at}]")))
+        }
+        _ => None,
+    }
+}
+
+/// Left out when it is written.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    }
+}
+
 /// What the operator is told about gateways.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
@@ -52,7 +104,7 @@ pub struct GatewayConfig {
     /// As [`Settings::operator_url`].
     pub operator_url: String,
     pub defaults: Defaults,
-    /// Name of the ClusterRole that owns all that is made.
+    /// As [`Settings::owner`].
     pub owner: Option<String>,
     /// From a namespace's last route to the end of its gateway.
     pub removal_delay: Duration,
@@ -115,11 +167,16 @@ fn service(own: Option<&ServiceSettings>, base: Option<&ServiceSettings>) -> Ser
     let (own, base) = (own.unwrap_or(&empty), base.unwrap_or(&empty));
     let mut annotations = base.annotations.clone();
     annotations.extend(own.annotations.clone());
+    let type_ = own.type_.or(base.type_);
+    let class = own.load_balancer_class.as_ref();
+    let class = class.or(base.load_balancer_class.as_ref());
     ServiceSettings {
-        type_: own.type_.or(base.type_),
+        type_,
         annotations,
-        load_balancer_class: (own.load_balancer_class.clone())
-            .or_else(|| base.load_balancer_class.clone()),
+        // Refused for other types.
+        load_balancer_class: class
+            .filter(|_| type_ == Some(ServiceType::LoadBalancer))
+            .cloned(),
     }
 }
 
@@ -152,7 +209,38 @@ fn pod(own: Option<&PodSettings>, base: Option<&PodSettings>) -> PodSettings {
 
 fn access(own: Option<&AccessSpec>, base: Option<&AccessSpec>) -> AccessSpec {
     own.or(base).cloned().unwrap_or(AccessSpec {
-        from: crds::gateway::AccessFrom::SameNamespace,
+        from: AccessFrom::SameNamespace,
         namespaces: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_refused_where_an_olla_gateway_would_be() {
+        let good = r#"{"spec": {"replicas": 3, "pod": {"tolerations": [], "labels": {"a": "b"}},
+            "resources": {"requests": {"cpu": "1"}}}, "metricsFrom": {"matchLabels": {"a": "b"}}}"#;
+        assert_eq!(Defaults::parse(good).unwrap().spec.replicas, Some(3));
+        for (bad, word) in [
+            (r#"{"spec": {"replica": 3}}"#, "spec.replica: "),
+            (
+                r#"{"spec": {"service": {"typ": "NodePort"}}}"#,
+                "spec.service.typ: ",
+            ),
+            (r#"{"specs": {}}"#, "specs"),
+            (
+                r#"{"spec": {"access": {"from": "Namespaces"}}}"#,
+                "spec.access: ",
+            ),
+            (
+                r#"{"spec": {"replicas": 1, "autoscaling": {"maxReplicas": 3}}}"#,
+                "not both",
+            ),
+        ] {
+            let refused = Defaults::parse(bad).unwrap_err();
+            assert!(refused.contains(word), "{refused}");
+        }
+    }
 }

@@ -3,26 +3,43 @@
 //! Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    mem,
+    ops::Bound,
     time::Duration,
 };
 
-use crds::{OllaGatewayStatus, gateway::DataPlaneCounts};
-use k8s_openapi::jiff::Timestamp;
+use crds::{
+    OllaGatewayStatus,
+    gateway::{AccessFrom, DataPlaneCounts, ServiceType},
+};
+use k8s_openapi::{
+    Resource as _, api::rbac::v1::ClusterRole, apimachinery::pkg::apis::meta::v1::OwnerReference,
+    jiff::Timestamp,
+};
 use tokio::time::Instant;
 
 use super::{
-    plan::{Order, Plan, plan},
+    plan::{Order, Plan, Seen, plan},
     render::{Child, ChildKind, render},
-    settings::{Effective, Settings},
+    settings::{Effective, Refusal, Settings},
     status::{self, Facts},
-    watch::{Change, ChildObject, GatewayObject, Key, Update},
+    watch::{Change, ChildObject, GatewayObject, Key, NamespaceState, Update},
     write::Written,
 };
 
 /// After a write that failed, doubled with each further one.
 const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_mins(5);
+
+/// So many writes of the same in this time are enough: somebody answers each of them.
+const MOST_WRITES: usize = 10;
+const WRITES_WITHIN: Duration = Duration::from_mins(1);
+const OFTEN: &str = "somebody else changes the gateway's objects again and again; see their \
+    metadata.managedFields (kubectl get --show-managed-fields)";
+/// Objects of one namespace that get a status: the oldest, which counts, and some of the others.
+const MOST_STATUSES: usize = 20;
 
 /// What routes a namespace has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +58,16 @@ pub struct State {
     /// From a namespace's last route to the end of its gateway.
     removal_delay: Duration,
     gateways: BTreeMap<String, BTreeMap<String, Box<GatewayObject>>>,
-    /// Namespaces that keep gateways out.
-    disabled: BTreeSet<String>,
-    children: HashMap<String, BTreeMap<ChildKind, ChildObject>>,
+    /// Namespaces that are not open.
+    closed: BTreeMap<String, NamespaceState>,
+    children: BTreeMap<String, BTreeMap<ChildKind, ChildObject>>,
     progress: HashMap<String, Progress>,
+    /// The namespace that was checked last, see [`recheck`](Self::recheck).
+    rechecked: String,
+    /// Parts that the watch told of since the write began that is under way.
+    touched: HashMap<String, BTreeSet<ChildKind>>,
+    /// Uid of the owner, if there is one.
+    owner: Option<String>,
     unlisted: BTreeSet<&'static str>,
     dirty: BTreeSet<String>,
 }
@@ -57,10 +80,17 @@ struct Progress {
     /// Since when it has no route.
     unrouted: Option<Instant>,
     failure: Option<Failure>,
+    /// The settings that were followed last.
+    followed: Option<Effective>,
+    /// All is applied, also what seems to be as it should.
+    is_due: bool,
+    /// Writes of the last minute that were for the same goal.
+    writes: (u64, VecDeque<Instant>),
 }
 
 #[derive(Clone, Debug)]
 struct Failure {
+    goal: u64,
     problem: String,
     pause: Duration,
     until: Instant,
@@ -70,28 +100,41 @@ struct Failure {
 #[derive(Debug, Default)]
 pub struct Decision {
     pub orders: Vec<Order>,
+    /// The same number for the same desired objects.
+    pub goal: u64,
     /// When to look again, if nothing changes.
     pub again: Option<Instant>,
     off: Option<&'static str>,
     in_the_way: Vec<ChildKind>,
     refusal: Option<String>,
     tls: bool,
+    closed_outside: bool,
 }
 
 impl State {
     pub fn new(settings: Settings, removal_delay: Duration) -> Self {
         let kinds = ChildKind::ALL.map(ChildKind::as_str);
+        let owner = settings.owner.as_ref().map(|_| "ClusterRole");
         let unlisted = kinds.into_iter().chain(["OllaGateway", "Namespace"]);
+        let unlisted = unlisted.chain(owner);
         Self {
             settings,
             removal_delay,
             gateways: BTreeMap::new(),
-            disabled: BTreeSet::new(),
-            children: HashMap::new(),
+            closed: BTreeMap::new(),
+            children: BTreeMap::new(),
             progress: HashMap::new(),
+            rechecked: String::new(),
+            touched: HashMap::new(),
+            owner: None,
             unlisted: unlisted.collect(),
             dirty: BTreeSet::new(),
         }
+    }
+
+    /// As [`Settings::owner`].
+    pub fn owner_name(&self) -> Option<&str> {
+        self.settings.owner.as_deref()
     }
 
     /// Whether all is listed that decisions are made of.
@@ -111,26 +154,36 @@ impl State {
             Change::Namespace(update) => {
                 self.unlisted
                     .retain(|it| *it != "Namespace" || !is_list(&update));
-                let mut set = |(_, name): Key, disabled: bool| {
-                    let changed = if disabled {
-                        self.disabled.insert(name.clone())
-                    } else {
-                        self.disabled.remove(&name)
+                let mut set = |(_, name): Key, state: NamespaceState| {
+                    let before = match state {
+                        NamespaceState::Open => self.closed.remove(&name),
+                        closed => self.closed.insert(name.clone(), closed),
                     };
-                    if changed {
+                    if before.unwrap_or(NamespaceState::Open) != state {
                         dirty.insert(name);
                     }
                 };
                 match update {
-                    Update::Apply(key, disabled) => set(key, disabled),
-                    Update::Delete(key) => set(key, false),
+                    Update::Apply(key, state) => set(key, state),
+                    Update::Delete(key) => set(key, NamespaceState::Open),
                     Update::Reset(list) => list.into_iter().for_each(|(key, it)| set(key, it)),
+                }
+            }
+            Change::Owner(owner) => {
+                self.unlisted.remove("ClusterRole");
+                if self.owner != owner {
+                    self.owner = owner;
+                    dirty.extend(self.children.keys().cloned());
+                    dirty.extend(self.progress.keys().cloned());
                 }
             }
             Change::Child(kind, update) => {
                 self.unlisted
                     .retain(|it| *it != kind.as_str() || !is_list(&update));
                 let mut set = |namespace: String, child: Option<ChildObject>| {
+                    if let Some(touched) = self.touched.get_mut(&namespace) {
+                        touched.insert(kind);
+                    }
                     let children = self.children.entry(namespace.clone()).or_default();
                     match child {
                         Some(child) => children.insert(kind, child),
@@ -172,7 +225,7 @@ impl State {
 
     /// Namespaces that changed since the last time.
     pub fn take_dirty(&mut self) -> BTreeSet<String> {
-        std::mem::take(&mut self.dirty)
+        mem::take(&mut self.dirty)
     }
 
     pub fn mark(&mut self, namespace: &str) {
@@ -190,37 +243,71 @@ impl State {
         self.gateways.keys().map(String::as_str)
     }
 
-    /// Somebody may have changed what no watch tells of.
-    pub fn recheck(&mut self) {
-        for progress in self.progress.values_mut() {
-            progress.checked.clear();
+    /// Somebody may have changed what no watch tells of: the next `share` (1 of so many) of all
+    /// namespaces are applied again.
+    pub fn recheck(&mut self, share: usize) {
+        let count = self.children.len().div_ceil(share.max(1));
+        let after = (Bound::Excluded(self.rechecked.clone()), Bound::Unbounded);
+        let next: Vec<String> = (self.children.range(after))
+            .take(count)
+            .map(|(namespace, _)| namespace.clone())
+            .collect();
+        self.rechecked = if next.len() < count {
+            String::new()
+        } else {
+            next.last().cloned().unwrap_or_default()
+        };
+        for namespace in next {
+            if let Some(progress) = self.progress.get_mut(&namespace) {
+                progress.checked.clear();
+                progress.is_due = true;
+            }
+            self.dirty.insert(namespace);
         }
-        self.dirty.extend(self.children.keys().cloned());
     }
 
     pub fn note_written(&mut self, written: Written, now: Instant) {
         let progress = self.progress.entry(written.namespace.clone()).or_default();
         let children = self.children.entry(written.namespace.clone()).or_default();
+        // What the watch has said since is newer, or the same.
+        let touched = self.touched.remove(&written.namespace).unwrap_or_default();
         for (kind, now) in written.now {
             match now {
                 Some(now) => {
                     progress.checked.insert(kind, now.seen.version.clone());
-                    children.insert(kind, now);
+                    if !touched.contains(&kind) {
+                        children.insert(kind, now);
+                    }
                 }
                 None => {
                     progress.checked.remove(&kind);
-                    children.remove(&kind);
+                    if !touched.contains(&kind) {
+                        children.remove(&kind);
+                    }
                 }
             }
         }
         if children.is_empty() {
             self.children.remove(&written.namespace);
         }
-        progress.failure = written.problem.map(|problem| {
-            let last = progress.failure.as_ref().map(|failure| failure.pause * 2);
+        let (goal, writes) = &mut progress.writes;
+        if *goal != written.goal {
+            *goal = written.goal;
+            writes.clear();
+        }
+        writes.push_back(now);
+        writes.retain(|at| *at + WRITES_WITHIN > now);
+        let often = (writes.len() > MOST_WRITES).then(|| OFTEN.to_owned());
+        progress.failure = written.problem.or(often).map(|problem| {
+            let same = progress
+                .failure
+                .as_ref()
+                .filter(|it| it.goal == written.goal);
+            let last = same.map(|failure| failure.pause * 2);
             let pause = last.map_or(RETRY, |pause| pause.min(MAX_RETRY));
             let until = now + pause;
             Failure {
+                goal: written.goal,
                 problem,
                 pause,
                 until,
@@ -229,30 +316,64 @@ impl State {
         self.dirty.insert(written.namespace);
     }
 
+    /// As the status of the OllaGateway that counts has them.
+    pub fn data_planes(&self, namespace: &str) -> Option<&DataPlaneCounts> {
+        self.oldest(namespace)?.1.status.data_planes.as_ref()
+    }
+
     /// Why the last write in the namespace failed.
     pub fn problem(&self, namespace: &str) -> Option<&str> {
         let failure = self.progress.get(namespace)?.failure.as_ref()?;
         Some(&failure.problem)
     }
 
+    /// A write of the orders is under way from now on, if there are any.
     pub fn decide(&mut self, namespace: &str, routes: Routes, now: Instant) -> Decision {
+        let decision = self.decision(namespace, routes, now);
+        if !decision.orders.is_empty() {
+            let touched = self.touched.entry(namespace.to_owned()).or_default();
+            touched.clear();
+        }
+        decision
+    }
+
+    fn decision(&mut self, namespace: &str, routes: Routes, now: Instant) -> Decision {
+        if let Some(owner) = &self.settings.owner
+            && self.owner.is_none()
+        {
+            return Decision::refused(format!(
+                "ClusterRole `{owner}`, which owns all gateways, does not exist"
+            ));
+        }
+        let closed = self.closed.get(namespace).copied();
+        if closed == Some(NamespaceState::Ending) {
+            return Decision::refused("the namespace is being deleted".to_owned());
+        }
         let own = self.oldest(namespace).map(|(_, object)| object);
-        let spec = match own.map(|own| own.spec.as_ref()).transpose() {
-            Ok(spec) => spec,
-            Err(problem) => return Decision::refused(problem.clone()),
-        };
-        let effective = match self.settings.effective(spec) {
-            Ok(effective) => effective,
-            Err(refusal) => {
-                return Decision::refused(format!("{}: {}", refusal.field, refusal.message));
-            }
+        let spec = own.map(|own| own.spec.as_ref()).transpose();
+        let asked = match spec {
+            Ok(spec) => self.settings.effective(spec).map_err(|refusal| {
+                let Refusal { field, message } = refusal;
+                format!("{field}: {message}")
+            }),
+            Err(problem) => Err(problem.clone()),
         };
         let has_gateway = self.has_gateway(namespace);
         let progress = self.progress.entry(namespace.to_owned()).or_default();
+        // What is refused changes nothing; what it was before it was refused is known as long as
+        // this process has seen it.
+        let (effective, refusal) = match asked {
+            Ok(effective) => {
+                progress.followed = Some(effective.clone());
+                (Some(effective), None)
+            }
+            Err(refusal) => (progress.followed.clone(), Some(refusal)),
+        };
         let mut again = None;
-        let off = if self.disabled.contains(namespace) {
+        let enabled = effective.as_ref().and_then(|it| it.spec.enabled);
+        let off = if closed == Some(NamespaceState::Disabled) {
             Some("the namespace is labelled olla.dev/gateway: disabled")
-        } else if effective.spec.enabled == Some(false) {
+        } else if enabled == Some(false) {
             Some("spec.enabled is false")
         } else {
             None
@@ -260,36 +381,57 @@ impl State {
         if routes != Routes::None {
             progress.unrouted = None;
         }
-        let (off, desired) = match (off, routes) {
-            (Some(off), _) => (Some(off), Vec::new()),
-            (None, Routes::InUse) => (None, self.rendered(namespace, &effective)),
+        let (off, is_wanted) = match (off, routes) {
+            (Some(off), _) => (Some(off), false),
+            (None, Routes::InUse) => (None, true),
             (None, Routes::None) => {
                 let since = *progress.unrouted.get_or_insert(now);
                 let ends = since + self.removal_delay;
-                let stays = has_gateway && now < ends;
-                again = stays.then_some(ends);
-                let desired = if stays {
-                    self.rendered(namespace, &effective)
-                } else {
-                    Vec::new()
-                };
-                (Some(NO_ROUTE), desired)
+                let serves = has_gateway && now < ends;
+                again = serves.then_some(ends);
+                ((!serves).then_some(NO_ROUTE), serves)
             }
             // Whether it had a gateway is all that is known.
-            (None, Routes::Unknown | Routes::Refused) if has_gateway => {
-                (None, self.rendered(namespace, &effective))
+            (None, Routes::Unknown | Routes::Refused) => {
+                ((!has_gateway).then_some(NO_ROUTE), has_gateway)
             }
-            (None, Routes::Unknown | Routes::Refused) => (Some(NO_ROUTE), Vec::new()),
+        };
+        let desired = match &effective {
+            Some(effective) if is_wanted => self.rendered(namespace, effective),
+            // What there is of it stays as it is.
+            None if is_wanted => {
+                return Decision {
+                    again,
+                    ..Decision::refused(refusal.unwrap_or_default())
+                };
+            }
+            _ => Vec::new(),
         };
         let seen = self.children.get(namespace).into_iter().flatten();
-        let seen = seen
+        let seen: BTreeMap<ChildKind, Seen> = seen
             .map(|(kind, child)| (*kind, child.seen.clone()))
             .collect();
+        let goal = goal_of(&desired);
         let progress = self.progress.entry(namespace.to_owned()).or_default();
+        // At the first look what is of the right hash is taken to be as it was applied: a new leader
+        // has thousands of these. The regular look comes to it.
+        if !mem::take(&mut progress.is_due) {
+            for child in &desired {
+                let same = seen
+                    .get(&child.kind)
+                    .filter(|seen: &&Seen| seen.hash.as_ref() == Some(&child.hash));
+                if let Some(same) = same {
+                    let checked = progress.checked.entry(child.kind);
+                    checked.or_insert_with(|| same.version.clone());
+                }
+            }
+        }
         let Plan {
             mut orders,
             in_the_way,
         } = plan(&desired, &seen, &progress.checked);
+        // Why something else could not be written says nothing of this.
+        progress.failure.take_if(|failure| failure.goal != goal);
         if let Some(failure) = progress.failure.as_ref().filter(|it| now < it.until) {
             if !orders.is_empty() {
                 again = Some(again.map_or(failure.until, |at: Instant| at.min(failure.until)));
@@ -303,11 +445,13 @@ impl State {
         }
         Decision {
             orders,
+            goal,
             again,
             off,
             in_the_way,
-            refusal: None,
-            tls: effective.spec.tls.is_some(),
+            refusal,
+            tls: effective.as_ref().is_some_and(|it| it.spec.tls.is_some()),
+            closed_outside: effective.as_ref().is_some_and(is_closed_outside),
         }
     }
 
@@ -328,37 +472,76 @@ impl State {
         let (deployment, service) = (of(ChildKind::Deployment), of(ChildKind::Service));
         let problem = self.problem(namespace).map(str::to_owned);
         let objects = self.gateways.get(namespace).into_iter().flatten();
-        let desired = objects.map(|(name, object)| {
-            let facts = Facts {
-                generation: object.generation,
-                older: (name != oldest).then_some(oldest),
-                refusal: decision.refusal.clone(),
-                off: decision.off,
-                in_the_way: &decision.in_the_way,
-                is_written: decision.orders.is_empty() && problem.is_none(),
-                problem: problem.clone(),
-                pods: deployment.pods,
-                scheme: if decision.tls { "https" } else { "http" },
-                load_balancers: &service.load_balancers,
-                data_planes: Some(data_planes.clone()),
-            };
-            let status = status::desired(namespace, &facts, &object.status, now);
-            (name, object, status)
-        });
-        let differs = desired.filter(|(_, object, status)| object.status != *status);
+        let mut objects: Vec<_> = objects.collect();
+        objects.sort_by_key(|(_, object)| object.created);
+        let desired = objects
+            .into_iter()
+            .take(MOST_STATUSES)
+            .map(|(name, object)| {
+                let facts = Facts {
+                    generation: object.generation,
+                    older: (name != oldest).then_some(oldest),
+                    refusal: decision.refusal.clone(),
+                    off: decision.off,
+                    in_the_way: &decision.in_the_way,
+                    is_written: decision.orders.is_empty() && problem.is_none(),
+                    problem: problem.clone(),
+                    pods: deployment.pods,
+                    scheme: if decision.tls { "https" } else { "http" },
+                    load_balancers: &service.load_balancers,
+                    is_there: deployment.seen.ours,
+                    closed_outside: decision.closed_outside,
+                    data_planes: Some(data_planes.clone()),
+                };
+                let status = status::desired(namespace, &facts, &object.status, now);
+                (name, object, status)
+            });
+        let differs = desired.filter(|(_, object, status)| !status::says(&object.status, status));
         differs
             .map(|(name, _, status)| (name.clone(), status))
             .collect()
     }
 
     fn rendered(&self, namespace: &str, effective: &Effective) -> Vec<Child> {
-        render(namespace, effective, &self.settings)
+        let children = self.children.get(namespace);
+        let child = |kind: ChildKind| children.and_then(|children| children.get(&kind));
+        let deployment = child(ChildKind::Deployment);
+        let autoscaling = effective.spec.autoscaling.as_ref();
+        // Somebody else's autoscaler is no reason to work against it.
+        let autoscaler = child(ChildKind::HorizontalPodAutoscaler);
+        let foreign = autoscaler.is_some_and(|it| !it.seen.ours)
+            || deployment.is_some_and(|it| it.autoscaled && autoscaler.is_none());
+        let pods = deployment.map(|it| it.pods.desired);
+        let replicas = match autoscaling {
+            Some(bounds) => {
+                let (least, most) = (bounds.min_replicas.into(), bounds.max_replicas.into());
+                Some(pods.unwrap_or(least).clamp(least, i64::max(least, most)))
+            }
+            None if foreign => pods,
+            None => None,
+        };
+        let owner = self.settings.owner.as_ref().zip(self.owner.as_ref());
+        let owner = owner.map(|(name, uid)| OwnerReference {
+            api_version: ClusterRole::API_VERSION.to_owned(),
+            kind: ClusterRole::KIND.to_owned(),
+            name: name.clone(),
+            uid: uid.clone(),
+            ..OwnerReference::default()
+        });
+        render(
+            namespace,
+            effective,
+            &self.settings,
+            owner.as_ref(),
+            replicas,
+        )
     }
 
     fn has_gateway(&self, namespace: &str) -> bool {
-        let children = self.children.get(namespace);
-        let deployment = children.and_then(|children| children.get(&ChildKind::Deployment));
-        deployment.is_some_and(|child| child.seen.ours)
+        let children = self.children.get(namespace).into_iter().flatten();
+        let kinds = [ChildKind::Deployment, ChildKind::Service];
+        let mut ours = children.filter(|(kind, child)| kinds.contains(kind) && child.seen.ours);
+        ours.next().is_some()
     }
 
     /// The OllaGateway that counts; of two of one second the first by name.
@@ -367,6 +550,22 @@ impl State {
         let oldest = objects.min_by_key(|(_, object)| object.created);
         oldest.map(|(name, object)| (name.as_str(), &**object))
     }
+}
+
+/// Clients outside of the cluster are led to it and not let in.
+fn is_closed_outside(effective: &Effective) -> bool {
+    let spec = &effective.spec;
+    let service = spec.service.as_ref().and_then(|service| service.type_);
+    let access = spec.access.as_ref().map(|access| access.from);
+    service.is_some_and(|type_| type_ != ServiceType::ClusterIp) && access != Some(AccessFrom::All)
+}
+
+fn goal_of(desired: &[Child]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for child in desired {
+        child.hash.hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 const NO_ROUTE: &str = "the namespace has no OllaRoute that is accepted";

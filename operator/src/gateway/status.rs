@@ -30,6 +30,10 @@ pub struct Facts<'a> {
     pub pods: PodCounts,
     pub scheme: &'a str,
     pub load_balancers: &'a [String],
+    /// There is a Deployment of ours.
+    pub is_there: bool,
+    /// Clients outside of the cluster are not let in, though the Service leads them here.
+    pub closed_outside: bool,
     pub data_planes: Option<DataPlaneCounts>,
 }
 
@@ -39,6 +43,15 @@ pub struct PodCounts {
     pub desired: i64,
     pub updated: i64,
     pub ready: i64,
+}
+
+/// Whether `status` has all that `desired` says; conditions of others are not looked at.
+pub fn says(status: &OllaGatewayStatus, desired: &OllaGatewayStatus) -> bool {
+    let has = |condition| status.conditions.contains(condition);
+    status.observed_generation == desired.observed_generation
+        && status.addresses == desired.addresses
+        && status.data_planes == desired.data_planes
+        && desired.conditions.iter().all(has)
 }
 
 /// Whether one route or more may be in use, and so a gateway is wanted.
@@ -78,7 +91,7 @@ pub fn desired(
         vec![accepted, programmed, ready]
     };
     let counts = facts.older.is_none();
-    let reachable = counts && facts.off.is_none() && facts.in_the_way.is_empty();
+    let reachable = counts && facts.is_there && facts.off.is_none() && facts.in_the_way.is_empty();
     let addresses = if reachable {
         addresses(namespace, facts)
     } else {
@@ -159,7 +172,11 @@ fn ready(facts: &Facts<'_>, programmed: &State) -> State {
     if programmed.status == "False" {
         return state("False", programmed.reason, programmed.message.clone());
     }
-    let message = format!("{ready} of {desired} gateway pods are ready");
+    let mut message = format!("{ready} of {desired} gateway pods are ready");
+    if facts.closed_outside {
+        message +=
+            "; clients outside of the cluster are refused: set access.from to All to let them in";
+    }
     if ready > 0 && updated >= desired {
         state("True", "Ready", message)
     } else if ready > 0 {
@@ -218,6 +235,7 @@ mod tests {
                 ready: 2,
             },
             scheme: "http",
+            is_there: true,
             ..Facts::default()
         }
     }

@@ -7,7 +7,10 @@ use std::fmt::Debug;
 
 use crds::{OllaGateway, OllaGatewaySpec, OllaGatewayStatus};
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::{
+    api::{core::v1::Namespace, rbac::v1::ClusterRole},
+    apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta},
@@ -24,8 +27,6 @@ use super::{
     render::{ChildKind, HASH},
     status::PodCounts,
 };
-use crate::MANAGER;
-
 /// Label on a Namespace that keeps gateways out, with the value `disabled`.
 const GATEWAY_LABEL: &str = "olla.dev/gateway";
 /// As for the operator's other watches.
@@ -48,6 +49,8 @@ pub struct ChildObject {
     pub seen: Seen,
     /// Of a Deployment.
     pub pods: PodCounts,
+    /// Of a Deployment: an autoscaler has set its number of pods.
+    pub autoscaled: bool,
     /// Of a Service: addresses of its load balancers.
     pub load_balancers: Vec<String>,
 }
@@ -56,9 +59,20 @@ pub struct ChildObject {
 #[derive(Debug)]
 pub enum Change {
     Gateway(Update<Box<GatewayObject>>),
-    /// Whether the namespace keeps gateways out.
-    Namespace(Update<bool>),
+    Namespace(Update<NamespaceState>),
     Child(ChildKind, Update<ChildObject>),
+    /// Uid of the ClusterRole that owns all gateways, if there is one.
+    Owner(Option<String>),
+}
+
+/// What a Namespace says about its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceState {
+    Open,
+    /// It keeps gateways out.
+    Disabled,
+    /// It is being deleted: nothing can be made in it.
+    Ending,
 }
 
 /// By namespace and name; a Namespace has no namespace.
@@ -72,8 +86,14 @@ pub enum Update<T> {
 
 pub type Key = (String, String);
 
-/// Starts all watches. They end with the set.
-pub fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &mut JoinSet<()>) {
+/// Starts all watches. They end with the set. `owner`: as
+/// [`Settings::owner`](super::settings::Settings::owner).
+pub fn start(
+    client: &Client,
+    owner: Option<&str>,
+    changes: &mpsc::Sender<Change>,
+    tasks: &mut JoinSet<()>,
+) {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let kind = ApiResource::erase::<OllaGateway>(&());
     let gateways: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
@@ -83,12 +103,34 @@ pub fn start(client: &Client, changes: &mpsc::Sender<Change>, tasks: &mut JoinSe
 
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
     let events = watcher(namespaces, config.clone());
-    let disabled = |object: PartialObjectMeta<Namespace>| {
+    let state = |object: PartialObjectMeta<Namespace>| {
         let label = object.labels().get(GATEWAY_LABEL);
-        label.is_some_and(|value| value == "disabled")
+        if object.metadata.deletion_timestamp.is_some() {
+            NamespaceState::Ending
+        } else if label.is_some_and(|value| value == "disabled") {
+            NamespaceState::Disabled
+        } else {
+            NamespaceState::Open
+        }
     };
     let to = changes.clone();
-    tasks.spawn(follow("Namespace", events, disabled, Change::Namespace, to));
+    tasks.spawn(follow("Namespace", events, state, Change::Namespace, to));
+
+    if let Some(owner) = owner {
+        let roles: Api<PartialObjectMeta<ClusterRole>> = Api::all(client.clone());
+        let named = config.clone().fields(&format!("metadata.name={owner}"));
+        let events = watcher(roles, named);
+        let uid = |object: PartialObjectMeta<ClusterRole>| object.uid().unwrap_or_default();
+        let change = |update| {
+            Change::Owner(match update {
+                Update::Apply(_, uid) => Some(uid),
+                Update::Delete(_) => None,
+                Update::Reset(mut list) => list.pop().map(|(_, uid)| uid),
+            })
+        };
+        let to = changes.clone();
+        tasks.spawn(follow("ClusterRole", events, uid, change, to));
+    }
 
     for kind in ChildKind::ALL {
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
@@ -149,6 +191,12 @@ async fn follow<K, T>(
     }
 }
 
+/// The controller of HorizontalPodAutoscalers; `kubectl scale` writes under its own name.
+fn is_autoscaler(entry: &ManagedFieldsEntry) -> bool {
+    entry.subresource.as_deref() == Some("scale")
+        && entry.manager.as_deref() == Some("kube-controller-manager")
+}
+
 fn gateway(object: DynamicObject) -> Box<GatewayObject> {
     let spec = object.data.get("spec").cloned().unwrap_or_default();
     let spec = match spec {
@@ -170,7 +218,6 @@ fn gateway(object: DynamicObject) -> Box<GatewayObject> {
 pub fn child(kind: ChildKind, object: &DynamicObject) -> ChildObject {
     let number = |at: &str| object.data.pointer(at).and_then(Value::as_i64);
     let metadata = &object.metadata;
-    let managed = object.labels().get("app.kubernetes.io/managed-by");
     let hash = object.annotations().get(HASH).cloned();
     let version = match kind {
         // Their status changes, and with it their resource version.
@@ -200,11 +247,12 @@ pub fn child(kind: ChildKind, object: &DynamicObject) -> ChildObject {
     ChildObject {
         seen: Seen {
             uid: object.uid().unwrap_or_default(),
-            ours: managed.is_some_and(|by| by == MANAGER) && hash.is_some(),
+            ours: hash.is_some(),
             hash,
             version,
         },
         pods,
+        autoscaled: object.managed_fields().iter().any(is_autoscaler),
         load_balancers: balancers.filter_map(host).collect(),
     }
 }

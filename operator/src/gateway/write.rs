@@ -3,18 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crds::{GROUP, OllaGateway, OllaGatewayStatus, VERSION};
-use k8s_openapi::{
-    Resource as _, api::rbac::v1::ClusterRole, apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
 use kube::{
     Api, Client,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams,
-        Preconditions,
-    },
+    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
 };
 use serde_json::json;
-use tokio::time::timeout;
 
 use super::{
     plan::Order,
@@ -32,9 +25,6 @@ const LIMITS: Limits = Limits {
     per_namespace: 2,
     slow: 4,
 };
-
-/// For the owner, at the start.
-const OWNER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct GatewayWriter {
@@ -54,6 +44,8 @@ pub struct Written {
     pub namespace: String,
     /// What is there now.
     pub now: Vec<(ChildKind, Option<ChildObject>)>,
+    /// What it was all about, as [`Decision::goal`](super::state::Decision::goal).
+    pub goal: u64,
     /// Why the first that failed did; those after it were not tried.
     pub problem: Option<String>,
 }
@@ -66,10 +58,11 @@ impl GatewayWriter {
         }
     }
 
-    pub async fn carry_out(self, namespace: String, orders: Vec<Order>) -> Written {
+    pub async fn carry_out(self, namespace: String, orders: Vec<Order>, goal: u64) -> Written {
         let mut written = Written {
             namespace,
             now: Vec::new(),
+            goal,
             problem: None,
         };
         for order in orders {
@@ -78,6 +71,9 @@ impl GatewayWriter {
             match self.limiter.run(&written.namespace, result).await {
                 Some(Ok(now)) => written.now.push((kind, now)),
                 Some(Err(error)) => {
+                    if is_gone(&error) {
+                        written.now.push((kind, None));
+                    }
                     let (kind, name) = (kind.as_str(), kind.object_name());
                     written.problem = Some(format!("{kind} `{name}`: {}", text_of(&error)));
                     return written;
@@ -122,10 +118,9 @@ impl GatewayWriter {
                     ..Preconditions::default()
                 });
                 return match api.delete(name, &parameters).await {
-                    Err(kube::Error::Api(answer)) if answer.code != 404 => {
-                        Err(kube::Error::Api(answer))
-                    }
-                    _ => Ok(None),
+                    Ok(_) => Ok(None),
+                    Err(kube::Error::Api(answer)) if answer.code == 404 => Ok(None),
+                    Err(error) => Err(error),
                 };
             }
         };
@@ -177,29 +172,10 @@ impl GatewayWriter {
     }
 }
 
-/// The ClusterRole of this name as the owner of objects. Without it they stay when the operator's
-/// release is uninstalled.
-pub async fn owner(client: &Client, name: &str) -> Option<OwnerReference> {
-    let api: Api<PartialObjectMeta<ClusterRole>> = Api::all(client.clone());
-    let problem = match timeout(OWNER_TIMEOUT, api.get_metadata(name)).await {
-        Ok(Ok(role)) => {
-            return Some(OwnerReference {
-                api_version: ClusterRole::API_VERSION.to_owned(),
-                kind: ClusterRole::KIND.to_owned(),
-                name: name.to_owned(),
-                uid: role.metadata.uid.unwrap_or_default(),
-                ..OwnerReference::default()
-            });
-        }
-        Ok(Err(error)) => text_of(&error),
-        Err(_) => "no answer from the API server".to_owned(),
-    };
-    tracing::warn!(
-        cluster_role = name,
-        problem,
-        "gateways get no owner: they stay when the release is uninstalled"
-    );
-    None
+/// The object of that uid is not there: a conflict, as the API server calls it, if there is none of
+/// its name, or one of another uid.
+fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(answer) if answer.code == 404 || answer.message.contains("uid mismatch"))
 }
 
 /// For a condition.

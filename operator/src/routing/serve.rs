@@ -221,7 +221,7 @@ impl Server {
             result = serve.as_mut() => result,
             () = self.stop.cancelled() => {
                 serve.as_mut().graceful_shutdown();
-                serve.await
+                timeout(DRAIN, serve).await.unwrap_or(Ok(()))
             }
             () = idle => {
                 serve.as_mut().graceful_shutdown();

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use compile::Kind;
@@ -24,6 +25,8 @@ pub struct StatusCache {
     entries: Mutex<HashMap<String, Statuses>>,
     due: Mutex<BTreeMap<String, DirtyStatuses>>,
     notify: Notify,
+    /// This replica does not lead.
+    idle: AtomicBool,
 }
 
 type Statuses = HashMap<ObjectKey, CachedStatus>;
@@ -129,6 +132,9 @@ impl StatusCache {
     /// These objects' statuses may be out of date. Without any, it is only to be found out when
     /// the namespace should be looked at next.
     pub fn mark_dirty(&self, namespace: &str, objects: impl IntoIterator<Item = ObjectKey>) {
+        if self.is_idle() {
+            return;
+        }
         let mut due = self.due.lock();
         let marks = due.entry(namespace.to_owned()).or_default();
         marks.objects.extend(objects);
@@ -136,7 +142,25 @@ impl StatusCache {
         self.notify.notify_one();
     }
 
+    /// Nobody takes marks, and none are kept, until [`start`](Self::start).
+    pub fn stop(&self) {
+        self.idle.store(true, Ordering::Release);
+        self.due.lock().clear();
+    }
+
+    /// Whoever takes marks from now on looks at everything first.
+    pub fn start(&self) {
+        self.idle.store(false, Ordering::Release);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle.load(Ordering::Acquire)
+    }
+
     pub fn mark_all_dirty(&self, namespace: &str) {
+        if self.is_idle() {
+            return;
+        }
         let mut due = self.due.lock();
         due.entry(namespace.to_owned()).or_default().all = true;
         drop(due);

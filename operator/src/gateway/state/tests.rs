@@ -67,8 +67,7 @@ impl World {
                 hash: hash.map(str::to_owned),
                 version: version.into(),
             },
-            pods: PodCounts::default(),
-            load_balancers: Vec::new(),
+            ..ChildObject::default()
         };
         let key = ("a".to_owned(), kind.object_name().to_owned());
         self.state.take(Change::Child(kind, Apply(key, child)));
@@ -76,6 +75,8 @@ impl World {
 
     /// Carries out what is to be done. Out: that, by verb and kind.
     fn step(&mut self, routes: Routes) -> Vec<String> {
+        // What is done on purpose is not done too often.
+        self.now += WRITES_WITHIN / 6;
         let decision = self.state.decide("a", routes, self.now);
         let mut done = Vec::new();
         let mut now = Vec::new();
@@ -94,17 +95,36 @@ impl World {
                     hash: Some(child.hash),
                     version: "1".into(),
                 },
+                pods: PodCounts {
+                    desired: child.body["spec"]["replicas"].as_i64().unwrap_or(1),
+                    ..PodCounts::default()
+                },
                 ..ChildObject::default()
             });
             now.push((kind, there));
         }
+        if !done.is_empty() {
+            let written = Written {
+                namespace: "a".into(),
+                now,
+                goal: decision.goal,
+                problem: None,
+            };
+            self.state.note_written(written, self.now);
+        }
+        done
+    }
+
+    /// The API server refuses what is to be done.
+    fn fail(&mut self, routes: Routes) {
+        let decision = self.state.decide("a", routes, self.now);
         let written = Written {
             namespace: "a".into(),
-            now,
-            problem: None,
+            now: Vec::new(),
+            goal: decision.goal,
+            problem: Some("forbidden".into()),
         };
         self.state.note_written(written, self.now);
-        done
     }
 
     /// Why there is no gateway, and what is in the way.
@@ -179,7 +199,7 @@ fn what_somebody_changed_or_deleted_is_put_right() {
     let same = hash(&world);
     world.child(ChildKind::Deployment, Some(&same), "2");
     assert_eq!(world.step(Routes::InUse), ["apply Deployment"]);
-    world.state.recheck();
+    world.state.recheck(1);
     assert_eq!(world.step(Routes::InUse).len(), 5, "the regular look");
 }
 
@@ -210,13 +230,14 @@ fn a_gateway_can_be_switched_off_by_object_and_by_label() {
     world.gateway("g", 1, OllaGatewaySpec::default());
     assert_eq!(world.step(Routes::InUse), ALL);
     let namespace = || (String::new(), "a".to_owned());
-    world
-        .state
-        .take(Change::Namespace(Apply(namespace(), true)));
+    world.state.take(Change::Namespace(Apply(
+        namespace(),
+        NamespaceState::Disabled,
+    )));
     assert_eq!(world.step(Routes::InUse), GONE);
     world
         .state
-        .take(Change::Namespace(Apply(namespace(), false)));
+        .take(Change::Namespace(Apply(namespace(), NamespaceState::Open)));
     assert_eq!(world.step(Routes::InUse), ALL);
 }
 
@@ -252,19 +273,7 @@ fn a_write_that_fails_is_tried_again_later_and_later() {
     let mut world = World::new();
     let mut waited = Vec::new();
     for _ in 0..12 {
-        assert!(
-            !world
-                .state
-                .decide("a", Routes::InUse, world.now)
-                .orders
-                .is_empty()
-        );
-        let written = Written {
-            namespace: "a".into(),
-            now: Vec::new(),
-            problem: Some("forbidden".into()),
-        };
-        world.state.note_written(written, world.now);
+        world.fail(Routes::InUse);
         let decision = world.state.decide("a", Routes::InUse, world.now);
         assert!(decision.orders.is_empty());
         let again = decision.again.unwrap();
@@ -305,7 +314,7 @@ fn an_object_sets_what_it_names_and_leaves_the_rest_to_the_administrator() {
     );
     let service = effective.spec.service.clone().unwrap();
     assert_eq!(service.annotations.len(), 2);
-    let made = render("a", &effective, &settings);
+    let made = render("a", &effective, &settings, None, Some(3));
     let of = |kind| made.iter().find(|child| child.kind == kind).unwrap();
     assert_eq!(
         of(ChildKind::HorizontalPodAutoscaler).body["spec"]["minReplicas"],
@@ -313,6 +322,174 @@ fn an_object_sets_what_it_names_and_leaves_the_rest_to_the_administrator() {
     );
     assert_eq!(of(ChildKind::Service).body["spec"]["type"], "LoadBalancer");
     let deployment = &of(ChildKind::Deployment).body["spec"];
-    assert!(deployment.get("replicas").is_none());
+    assert_eq!(deployment["replicas"], 3);
     assert_eq!(deployment["template"]["metadata"]["labels"]["team"], "x");
+}
+
+fn autoscaled() -> OllaGatewaySpec {
+    let bounds = json!({ "minReplicas": 4, "maxReplicas": 9, "targetCpuPercent": 70 });
+    OllaGatewaySpec {
+        autoscaling: serde_json::from_value(bounds).ok(),
+        ..OllaGatewaySpec::default()
+    }
+}
+
+fn replicas(spec: u32) -> OllaGatewaySpec {
+    OllaGatewaySpec {
+        replicas: Some(spec),
+        ..OllaGatewaySpec::default()
+    }
+}
+
+/// As the next write of the Deployment has them.
+fn pods_to_be(world: &mut World) -> Option<i64> {
+    let decision = world.state.decide("a", Routes::InUse, world.now);
+    decision.orders.iter().find_map(|order| match order {
+        Order::Create(child) | Order::Apply { child, .. }
+            if child.kind == ChildKind::Deployment =>
+        {
+            child.body["spec"]["replicas"].as_i64()
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn an_autoscaler_takes_over_the_pods_that_there_are() {
+    let mut world = World::new();
+    world.gateway("g", 1, autoscaled());
+    assert_eq!(pods_to_be(&mut world), Some(4), "the least at first");
+    world.gateway("g", 1, replicas(8));
+    world.step(Routes::InUse);
+    world.gateway("g", 1, autoscaled());
+    assert_eq!(pods_to_be(&mut world), Some(8));
+}
+
+#[test]
+fn the_pods_that_somebody_elses_autoscaler_has_set_are_not_taken_away() {
+    let mut world = World::new();
+    world.step(Routes::InUse);
+    let mut scaled = world.state.children["a"][&ChildKind::Deployment].clone();
+    scaled.seen.version = "2".into();
+    scaled.pods.desired = 7;
+    scaled.autoscaled = true;
+    let key = ("a".to_owned(), "olla-gateway".to_owned());
+    let change = Change::Child(ChildKind::Deployment, Apply(key, scaled));
+    world.state.take(change);
+    assert_eq!(pods_to_be(&mut world), Some(7));
+}
+
+#[test]
+fn a_correction_does_not_wait_for_what_it_corrects() {
+    let mut world = World::new();
+    for _ in 0..9 {
+        world.fail(Routes::InUse);
+    }
+    assert_eq!(world.step(Routes::InUse), nothing());
+    world.gateway("g", 1, replicas(3));
+    assert_eq!(world.step(Routes::InUse), ALL);
+    assert_eq!(world.state.problem("a"), None);
+}
+
+#[test]
+fn a_refused_gateway_changes_nothing_and_can_still_be_switched_off() {
+    let refused = || OllaGatewaySpec {
+        image: Some("other".into()),
+        ..OllaGatewaySpec::default()
+    };
+    let mut world = World::new();
+    world.gateway("g", 1, replicas(3));
+    world.step(Routes::InUse);
+    world.gateway("g", 1, refused());
+    assert_eq!(world.step(Routes::InUse), nothing());
+    let key = ("a".to_owned(), "olla".to_owned());
+    world
+        .state
+        .take(Change::Child(ChildKind::Service, Delete(key)));
+    assert_eq!(world.step(Routes::InUse), ["create Service"]);
+    let namespace = (String::new(), "a".to_owned());
+    let disabled = Apply(namespace, NamespaceState::Disabled);
+    world.state.take(Change::Namespace(disabled));
+    assert_eq!(world.step(Routes::InUse), GONE);
+}
+
+#[test]
+fn what_the_watch_says_during_a_write_counts_more_than_its_result() {
+    let mut world = World::new();
+    let decision = world.state.decide("a", Routes::InUse, world.now);
+    world.child(ChildKind::Service, Some("made"), "1");
+    let key = ("a".to_owned(), "olla".to_owned());
+    world
+        .state
+        .take(Change::Child(ChildKind::Service, Delete(key)));
+    let made = ChildObject {
+        seen: Seen {
+            ours: true,
+            ..Seen::default()
+        },
+        ..ChildObject::default()
+    };
+    let written = Written {
+        namespace: "a".into(),
+        now: vec![(ChildKind::Service, Some(made))],
+        goal: decision.goal,
+        problem: None,
+    };
+    world.state.note_written(written, world.now);
+    let done = world.step(Routes::InUse);
+    assert!(done.contains(&"create Service".to_owned()), "{done:?}");
+}
+
+#[test]
+fn whoever_answers_each_write_with_one_of_its_own_is_not_answered_for_ever() {
+    let mut world = World::new();
+    world.step(Routes::InUse);
+    let mut writes = 0;
+    for version in 0..100 {
+        let hash = world.state.children["a"][&ChildKind::Deployment]
+            .seen
+            .hash
+            .clone();
+        world.child(
+            ChildKind::Deployment,
+            hash.as_deref(),
+            &format!("theirs {version}"),
+        );
+        let decision = world.state.decide("a", Routes::InUse, world.now);
+        if !decision.orders.is_empty() {
+            writes += 1;
+            let written = Written {
+                namespace: "a".into(),
+                now: Vec::new(),
+                goal: decision.goal,
+                problem: None,
+            };
+            world.state.note_written(written, world.now);
+        }
+    }
+    assert!(writes <= MOST_WRITES + 1, "{writes}");
+    let problem = world.state.problem("a").unwrap();
+    assert!(problem.starts_with("somebody else changes"), "{problem}");
+}
+
+#[test]
+fn a_new_leader_writes_nothing_where_all_is_as_it_should_be() {
+    let mut before = World::new();
+    before.step(Routes::InUse);
+    let mut after = World::new();
+    after.state.children = before.state.children;
+    assert_eq!(after.step(Routes::InUse), nothing());
+}
+
+#[test]
+fn without_the_owner_nothing_is_written_and_with_another_one_all_is() {
+    let mut world = World::new();
+    world.state.settings.owner = Some("olla-operator".into());
+    assert_eq!(world.step(Routes::InUse), nothing());
+    world.state.take(Change::Owner(Some("one".into())));
+    assert_eq!(world.step(Routes::InUse), ALL);
+    world.state.take(Change::Owner(None));
+    assert_eq!(world.step(Routes::InUse), nothing());
+    world.state.take(Change::Owner(Some("two".into())));
+    assert_eq!(world.step(Routes::InUse).len(), ALL.len());
 }

@@ -125,6 +125,13 @@ fn what_data_planes_hold_of_a_deleted_object_is_not_kept_for_a_refused_one_of_it
         let mut replaced = begin();
         replaced.reset(&Source::Endpoints, vec![form("another")]);
         assert!(!is_kept(&mut replaced), "by another list");
+        let mut edited = begin();
+        let mut unseen = form("another");
+        if let ObjectData::Endpoint(Form::Object(object)) = &mut unseen.data {
+            Arc::make_mut(object).metadata.generation = Some(2);
+        }
+        edited.reset(&Source::Endpoints, vec![unseen]);
+        assert!(is_kept(&mut edited), "its first form may be in use");
         let mut new = Index::default();
         new.reset(&Source::Endpoints, vec![]);
         new.apply(form("another"));
