@@ -26,6 +26,7 @@ spec: {}
 fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the_kinds()
 -> Result<()> {
     let node = Node::shared()?;
+    let _alone = node.alone();
     let cluster = node.cluster();
     let begun = Instant::now();
     node.install("olla", SYSTEM, &[])?;
