@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use e2e::{MockLlm, Node, client::Client, wait};
+use e2e::{
+    MockLlm, Node,
+    client::{Client, Reply},
+    wait,
+};
 
 use crate::support::SOON;
 
@@ -33,7 +37,7 @@ struct Load {
 impl Load {
     fn run(&self, client: &Client) {
         while !self.stopped.load(Ordering::Relaxed) {
-            match client.chat(MODEL).and_then(|reply| reply.good()) {
+            match client.chat(MODEL).and_then(Reply::good) {
                 Ok(_) => {
                     self.answered.fetch_add(1, Ordering::Relaxed);
                 }
