@@ -121,7 +121,11 @@ impl Leader {
         };
         // The leader before this one may have renewed it.
         match tls::load(&self.config, &self.client).await {
-            Ok(material) => self.certificate.replace(&material)?,
+            Ok(material) => {
+                if let Err(error) = self.certificate.replace(&material) {
+                    tracing::warn!(%error, "certificate not used; the current one stays in use");
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "certificate not read; the current one stays in use");
             }

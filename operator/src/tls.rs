@@ -40,10 +40,9 @@ use crate::{
 
 /// Key in it.
 pub const CA_KEY: &str = "ca.crt";
-/// How often the certificate's end is looked at.
-const CHECK: Duration = Duration::from_hours(24);
-/// How often files are read again: whoever renews them expects that to be all.
-const CHECK_FILES: Duration = Duration::from_mins(1);
+/// How often the certificate is read again. All replicas serve with it, and whichever is first renews
+/// it: the others must not go on with another one for long.
+const CHECK: Duration = Duration::from_mins(1);
 /// How often the CA is applied again where somebody may have removed it: new data planes of such a
 /// namespace do not start before. It costs a request a namespace that changes nothing.
 const REAPPLY: Duration = Duration::from_mins(5);
@@ -121,12 +120,7 @@ pub async fn keep_fresh(
     certificate: Arc<ServingCertificate>,
     stop: CancellationToken,
 ) {
-    let every = match &config.cert_dir {
-        Some(_) => CHECK_FILES,
-        None => CHECK,
-    };
-    // Soon for the first time: the look at the start may have failed.
-    let mut check = interval_at(Instant::now() + CHECK_FILES, every);
+    let mut check = interval_at(Instant::now() + CHECK, CHECK);
     let mut told = String::new();
     loop {
         tokio::select! {
@@ -141,8 +135,8 @@ pub async fn keep_fresh(
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default();
-        // Files are looked at often: what is wrong with them is told once.
-        if !problem.is_empty() && (problem != told || config.cert_dir.is_none()) {
+        // It is looked at often: what is wrong is told once.
+        if !problem.is_empty() && problem != told {
             tracing::error!(
                 problem,
                 "certificate not renewed; the current one stays in use"
