@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, tim
 
 use manifest::Source;
 use serving::listen;
-use tokio::task::JoinSet;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     admin,
@@ -98,10 +98,14 @@ impl App {
                 tasks.spawn(client.follow(shared.clone()));
             }
         }
-        let socket = listen::bind(addr, BACKLOG).map_err(|cause| Error::Bind { addr, cause })?;
-        let addr = socket
-            .local_addr()
-            .map_err(|cause| Error::Bind { addr, cause })?;
+        let failed = |cause| Error::Bind { addr, cause };
+        let sockets = if shared.settings.both_loopbacks {
+            listen::bind_loopback(addr.port(), BACKLOG).map_err(failed)?
+        } else {
+            vec![listen::bind(addr, BACKLOG).map_err(failed)?]
+        };
+        let bound = sockets.first().map(TcpListener::local_addr);
+        let addr = bound.transpose().map_err(failed)?.unwrap_or(addr);
         let admin = match shared.settings.admin {
             Some(addr) => {
                 let failed = |cause| Error::Bind { addr, cause };
@@ -121,7 +125,7 @@ impl App {
             Worker::new(shared.clone(), admin::answer)
         })
         .map_err(Error::Worker)?;
-        tasks.spawn(listener::accept(shared.clone(), socket, workers));
+        tasks.spawn(listener::accept(shared.clone(), sockets, workers));
         tasks.spawn(prober::run(shared.clone()));
         tracing::info!(%addr, tls = certificate.is_some(), "listening");
         if let Some(certificate) = certificate {

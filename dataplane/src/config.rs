@@ -24,6 +24,8 @@ pub struct TlsFiles {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// With 127.0.0.1 in `listen`: the same port of `::1` as well, where there is one.
+    pub both_loopbacks: bool,
     /// Where `/internal/…` is told, if not on `listen`.
     pub admin: Option<SocketAddr>,
     /// Clients must speak TLS.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub client_connections: usize,
     /// Connections of all clients together: what the process may open leaves as many for backends.
     pub all_client_connections: usize,
+    /// From the start until it counts as started without a routing table.
+    pub start_without_table: Duration,
     /// Between SIGTERM, when it says that it is not ready, and the end of accepting: balancers
     /// need that long to look away.
     pub drain_delay: Duration,
@@ -63,6 +67,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)),
+            both_loopbacks: false,
             admin: None,
             tls: None,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
@@ -71,6 +76,7 @@ impl Default for Settings {
             replay_client_bytes: 24 << 20,
             client_connections: 1024,
             all_client_connections: usize::MAX,
+            start_without_table: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,

@@ -169,6 +169,15 @@ impl Shared {
         (!ready).then(|| format!("{unknown} instances have not been probed yet"))
     }
 
+    /// Why what waits for the data plane should wait on, if it should: it is not ready. Not for ever:
+    /// without an operator, or with backends that hang, an app is better started than not, and its
+    /// requests are answered with what is known.
+    pub fn not_started(&self, view: &FleetView) -> Option<String> {
+        let limit = self.settings.start_without_table;
+        let long_enough = Duration::from_micros(self.clock.now().as_micros()) >= limit;
+        (!long_enough).then(|| self.not_ready(view)).flatten()
+    }
+
     /// Made anew for each who asks.
     pub fn table(&self) -> RoutingTable {
         self.fleet.lock().table()

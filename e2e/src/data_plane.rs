@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -48,23 +48,31 @@ impl DataPlane {
         name: &str,
         token: &str,
     ) -> Result<Self> {
-        let folder = cluster.scratch.join("data-planes").join(name);
-        let write = |file: &str, text: &str| {
-            let path = folder.join(file);
-            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
-        };
-        std::fs::create_dir_all(folder.join("state")).context("create the state folder")?;
-        write("token", token)?;
-        write("ca.crt", &cluster.operator_ca(namespace)?)?;
-        let file = |file: &str| folder.join(file).display().to_string();
-        let source = vec![
-            format!("--operator={}", operator_url()),
-            format!("--operator-ca={}", file("ca.crt")),
-            format!("--token-file={}", file("token")),
-            format!("--state-dir={}", file("state")),
-            format!("--name={name}"),
-        ];
+        let (folder, source) = mounts(cluster, namespace, name, token)?;
         Self::spawn(name, folder, source)
+    }
+
+    /// What the kubelet would start for this sidecar of a pod, at the loopback addresses, which all
+    /// tests share: one at a time. Only where files lie and who the operator is differ.
+    pub fn start_sidecar(cluster: &Cluster, namespace: &str, container: &Value) -> Result<Self> {
+        let name = format!("{namespace}-sidecar");
+        let token = cluster.token(namespace, "default", AUDIENCE)?;
+        let (folder, source) = mounts(cluster, namespace, &name, &token)?;
+        let args = container["args"].as_array().into_iter().flatten();
+        let args = args.filter_map(Value::as_str).map(str::to_owned);
+        let mut args: Vec<String> = args.filter(|arg| !arg.starts_with("--operator=")).collect();
+        args.extend_from_slice(&source);
+        let anywhere = SocketAddr::from((HOST, 0));
+        let mut data_plane = Self {
+            process: Process::start(&name, &mut ours("olla-dataplane", args)?)?,
+            name,
+            folder,
+            source,
+            address: anywhere,
+            admin: anywhere,
+        };
+        data_plane.wait_listening()?;
+        Ok(data_plane)
     }
 
     /// Without a cluster: from a file of this text.
@@ -190,6 +198,41 @@ impl DataPlane {
         })?;
         Ok(())
     }
+}
+
+/// What a pod of the namespace would find mounted: the folder, and the flags that name what is in it.
+fn mounts(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    token: &str,
+) -> Result<(PathBuf, Vec<String>)> {
+    let folder = cluster.scratch.join("data-planes").join(name);
+    let write = |file: &str, text: &str| {
+        let path = folder.join(file);
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    };
+    std::fs::create_dir_all(folder.join("state")).context("create the state folder")?;
+    write("token", token)?;
+    write("ca.crt", &cluster.operator_ca(namespace)?)?;
+    let file = |file: &str| folder.join(file).display().to_string();
+    let source = vec![
+        format!("--operator={}", operator_url()),
+        format!("--operator-ca={}", file("ca.crt")),
+        format!("--token-file={}", file("token")),
+        format!("--state-dir={}", file("state")),
+        format!("--name={name}"),
+    ];
+    Ok((folder, source))
+}
+
+/// An exec probe of a container whose program is the data plane, as the kubelet runs it.
+pub fn probe(probe: &Value) -> Result<bool> {
+    let command = probe["exec"]["command"].as_array().into_iter().flatten();
+    let mut words = command.filter_map(Value::as_str);
+    let program = words.next().context("no exec probe")?;
+    let status = ours(program, words)?.stdout(Stdio::null()).status();
+    Ok(status.context("run the probe")?.success())
 }
 
 fn spawn(name: &str, source: &[String], listen: SocketAddr) -> Result<Process> {

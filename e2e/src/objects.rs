@@ -19,9 +19,13 @@ const SOON: Duration = Duration::from_secs(30);
 impl Cluster {
     /// A fresh namespace with its `default` ServiceAccount, without which no pod gets in.
     pub fn namespace(&self) -> Result<String> {
+        self.namespace_labelled(&[])
+    }
+
+    pub(crate) fn namespace_labelled(&self, labels: &[(&str, &str)]) -> Result<String> {
         let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{number}");
-        self.namespace_named(&name)?;
+        self.create_namespace(&name, labels)?;
         Ok(name)
     }
 

@@ -5,6 +5,7 @@
 //! without a pod. Tests get the world shared, or alone when they take the operator down.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -24,17 +25,20 @@ struct Replica {
     name: &'static str,
     push_port: u16,
     admin_port: u16,
+    webhook_port: u16,
 }
 
 const FIRST: Replica = Replica {
     name: "olla-operator-0",
     push_port: PUSH_PORT,
     admin_port: 9090,
+    webhook_port: 9444,
 };
 const SECOND: Replica = Replica {
     name: "olla-operator-1",
-    push_port: 9444,
+    push_port: 9445,
     admin_port: 9091,
+    webhook_port: 9446,
 };
 
 /// A second replica.
@@ -100,6 +104,7 @@ impl World {
     fn create() -> Result<Self> {
         let cluster = Cluster::shared()?;
         install_chart(cluster)?;
+        lead_service_here(cluster)?;
         let kubeconfig = cluster.kubeconfig_for(SYSTEM, "olla-operator")?;
         let operator = start_operator(cluster, &kubeconfig, FIRST)?;
         let world = Self {
@@ -119,6 +124,12 @@ impl World {
     /// A team with a namespace of its own.
     pub fn tenant(&self) -> Result<Tenant> {
         Ok(Tenant::new(self.cluster, self.cluster.namespace()?))
+    }
+
+    /// The same with labels on its namespace.
+    pub fn tenant_labelled(&self, labels: &[(&str, &str)]) -> Result<Tenant> {
+        let namespace = self.cluster.namespace_labelled(labels)?;
+        Ok(Tenant::new(self.cluster, namespace))
     }
 
     /// The same with a name that an example needs; one test a name.
@@ -219,6 +230,23 @@ fn install_chart(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The webhook's configuration names a Service. Without a kube-proxy nothing leads from
+/// its address to the process that plays the operator's pod, so the address becomes one of this
+/// machine.
+fn lead_service_here(cluster: &Cluster) -> Result<()> {
+    let path = format!("/api/v1/namespaces/{SYSTEM}/services/olla-operator-webhook");
+    let service = cluster.api().get(&path)?.unwrap_or_default();
+    let ip = service["spec"]["clusterIP"].as_str();
+    let ip = format!("{}/32", ip.context("the webhook's Service has no address")?);
+    let output = Command::new("ip")
+        .args(["address", "add", &ip, "dev", "olla0"])
+        .output()
+        .context("run ip")?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip address add {ip}: {complaint}");
+    Ok(())
+}
+
 /// The value that the chart requires. Nothing here pulls an image.
 pub const REGISTRY: &str = "image.registry=olla.test";
 
@@ -241,6 +269,8 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path, replica: Replica) -> Res
         .collect();
     args.extend([
         format!("--listen={HOST}:{}", replica.push_port),
+        // Where the API server asks: at the Service's address.
+        format!("--webhook-listen=[::]:{}", replica.webhook_port),
         format!("--admin={HOST}:{}", replica.admin_port),
         // No Service leads to a process outside of any pod.
         format!("--tls-san={HOST}"),
@@ -258,8 +288,9 @@ fn start_operator(cluster: &Cluster, kubeconfig: &Path, replica: Replica) -> Res
 }
 
 /// Flags of the chart's that are other ones here.
-const DIFFERENT: [&str; 4] = [
+const DIFFERENT: [&str; 5] = [
     "--listen=",
+    "--webhook-listen=",
     "--admin=",
     "--log-level=",
     "--gateway-removal-delay-seconds=",

@@ -9,12 +9,13 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our packages, lowest floor first, with what each may import of ours.
-const HOUSE: [(&str, &[&str]); 11] = [
+const HOUSE: [(&str, &[&str]); 12] = [
     ("crds", &[]),
     ("dataplane-protocol", &[]),
     ("http1", &[]),
     ("serving", &[]),
     ("compile", &["crds", "dataplane-protocol"]),
+    ("injection", &["crds", "dataplane-protocol"]),
     ("manifest", &["compile", "crds", "dataplane-protocol"]),
     ("dataplane-core", &["dataplane-protocol"]),
     ("dialect", &["dataplane-protocol"]),
@@ -32,7 +33,13 @@ const HOUSE: [(&str, &[&str]); 11] = [
     ),
     (
         "operator",
-        &["compile", "crds", "dataplane-protocol", "serving"],
+        &[
+            "compile",
+            "crds",
+            "dataplane-protocol",
+            "injection",
+            "serving",
+        ],
     ),
     (
         "e2e",
@@ -43,6 +50,7 @@ const HOUSE: [(&str, &[&str]); 11] = [
             "dataplane-core",
             "dataplane-protocol",
             "http1",
+            "injection",
             "manifest",
             "operator",
             "serving",
@@ -52,10 +60,11 @@ const HOUSE: [(&str, &[&str]); 11] = [
 ];
 
 /// Floors 1 and 2: values in, values out.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "crds",
     "dataplane-protocol",
     "compile",
+    "injection",
     "dataplane-core",
     "http1",
     "manifest",

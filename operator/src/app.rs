@@ -9,15 +9,16 @@ use std::{
 };
 
 use kube::Client;
-use serving::listen;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
     admin::Admin,
+    bind::bind,
     config::Config,
     election,
+    injection::{self, serve::Webhook},
     leader::Leader,
     metrics::Metrics,
     routing::{Routing, hub::Hub, status_cache::StatusCache, watch::by_client},
@@ -26,9 +27,6 @@ use crate::{
 
 /// The API server's longest silence on a connection that something is expected on.
 const API_SILENCE: Duration = Duration::from_secs(90);
-
-/// Connections that the kernel holds until they are accepted.
-const BACKLOG: i32 = 1024;
 
 #[derive(Debug)]
 pub struct App;
@@ -52,6 +50,9 @@ impl App {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let push = bind("data planes", config.listen)?;
         let admin = bind("health and metrics", config.admin)?;
+        let webhook = config.injection.then_some(config.webhook);
+        let webhook = webhook.map(|address| bind("the webhook", address));
+        let webhook = webhook.transpose()?;
         let addresses = (address(&push, config.listen), address(&admin, config.admin));
         let certificate = tls::ServingCertificate::new(&tls::load(&config, &client).await?)?;
 
@@ -84,14 +85,14 @@ impl App {
             stop.clone(),
         );
         let leader = Leader {
-            config,
-            client,
+            config: config.clone(),
+            client: client.clone(),
             hub,
             status_cache,
-            certificate,
+            certificate: certificate.clone(),
             occupied,
             ready,
-            metrics,
+            metrics: metrics.clone(),
             listener: Some(push),
             address: addresses.0,
         };
@@ -101,11 +102,22 @@ impl App {
         tasks.spawn("admin port", pages.run(admin, stop.clone()));
         tasks.spawn("leader election", election);
         tasks.spawn("leader", leader.run(leads, stop.clone()));
+        let mut webhook_address = None;
+        if let Some(listener) = webhook {
+            webhook_address = Some(address(&listener, config.webhook));
+            let settings = injection::settings(&config, &client).await;
+            let webhook = Webhook::new(settings, metrics);
+            let served = webhook.run(listener, certificate.webhook_config()?, stop.clone());
+            tasks.spawn("webhook", served);
+        }
+        let fresh = tls::keep_fresh(config, client, certificate, stop.clone());
+        tasks.spawn("certificate renewal", fresh);
         let (push_address, admin_address) = addresses;
         tracing::info!(%push_address, %admin_address, "started");
         Ok(Running {
             push_address,
             admin_address,
+            webhook_address,
             tasks,
         })
     }
@@ -118,6 +130,8 @@ pub struct Running {
     pub push_address: SocketAddr,
     /// Health and metrics.
     pub admin_address: SocketAddr,
+    /// Where the API server asks about pods, if it can.
+    pub webhook_address: Option<SocketAddr>,
     tasks: Tasks,
 }
 
@@ -165,14 +179,6 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-pub(crate) fn bind(purpose: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {
-    listen::bind(address, BACKLOG).map_err(|source| Error::Listen {
-        purpose,
-        address,
-        source,
-    })
 }
 
 fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {

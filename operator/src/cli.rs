@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use serving::{descriptors, logs};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -47,6 +47,12 @@ struct Run {
     /// Listen address for data planes (HTTP/2 over TLS). `[::]` accepts IPv4 and IPv6.
     #[arg(long, env = "OLLA_LISTEN", default_value = "[::]:9443")]
     listen: SocketAddr,
+    /// Listen address of the webhook that injects sidecars (HTTPS, for the API server).
+    #[arg(long, env = "OLLA_WEBHOOK_LISTEN", default_value = "[::]:9444")]
+    webhook_listen: SocketAddr,
+    /// Inject sidecars into pods with the label olla.dev/inject, or in namespaces with it.
+    #[arg(long, env = "OLLA_INJECTION", default_value_t = true, action = ArgAction::Set)]
+    injection: bool,
     /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
@@ -62,11 +68,12 @@ struct Run {
     /// Additional DNS names or IP addresses for the self-signed certificate.
     #[arg(long = "tls-san", conflicts_with = "cert_dir")]
     tls_san: Vec<String>,
-    /// Image of the data plane, for gateways. Without it no gateways are run.
+    /// Image of the data plane, for gateways and sidecars. Without it no gateways are run and no
+    /// sidecars injected; who asks for one gets a warning.
     #[arg(long, env = "OLLA_DATA_PLANE_IMAGE", default_value = "")]
     data_plane_image: String,
     /// Run a gateway in each namespace with an OllaRoute.
-    #[arg(long, env = "OLLA_GATEWAYS", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "OLLA_GATEWAYS", default_value_t = true, action = ArgAction::Set)]
     gateways: bool,
     /// Defaults for all gateways, JSON: `spec` as in an OllaGateway, `allowImage`,
     /// `imagePullPolicy`, `imagePullSecrets`, `metricsFrom` (a label selector of namespaces).
@@ -78,7 +85,7 @@ struct Run {
     /// ClusterRole that owns all objects of gateways, so that they are deleted with it.
     #[arg(long, value_name = "CLUSTERROLE", env = "OLLA_GATEWAY_OWNER")]
     gateway_owner: Option<String>,
-    /// URL by which gateways reach the port of `--listen`. Default:
+    /// URL by which gateways and sidecars reach the port of `--listen`. Default:
     /// https://olla-operator.NAMESPACE.svc:9443.
     #[arg(long, value_name = "URL", env = "OLLA_OPERATOR_URL")]
     operator_url: Option<String>,
@@ -108,14 +115,18 @@ impl Run {
         if !self.gateways || self.data_plane_image.is_empty() {
             return None;
         }
-        let inside = || format!("https://olla-operator.{}.svc:9443", self.namespace);
         Some(GatewayConfig {
             image: self.data_plane_image.clone(),
-            operator_url: self.operator_url.clone().unwrap_or_else(inside),
+            operator_url: self.operator_url(),
             defaults: self.gateway_defaults.clone(),
             owner: self.gateway_owner.clone(),
             removal_delay: Duration::from_secs(self.gateway_removal_delay_seconds),
         })
+    }
+
+    fn operator_url(&self) -> String {
+        let inside = || format!("https://olla-operator.{}.svc:9443", self.namespace);
+        self.operator_url.clone().unwrap_or_else(inside)
     }
 
     fn run(self) -> Result<()> {
@@ -127,11 +138,15 @@ impl Run {
             .with_context(|| format!("--log-level {level:?}"))?;
         let default = Config::default();
         let limit = descriptors::raise(default.connections as u64 + OTHER_DESCRIPTORS);
-        let gateways = self.gateways();
+        let (gateways, operator_url) = (self.gateways(), self.operator_url());
         let config = Config {
             connections: connections(limit).min(default.connections),
             gateways,
+            operator_url,
             listen: self.listen,
+            webhook: self.webhook_listen,
+            injection: self.injection,
+            data_plane_image: (!self.data_plane_image.is_empty()).then_some(self.data_plane_image),
             admin: self.admin,
             namespace: self.namespace,
             instance: self.instance,

@@ -12,6 +12,15 @@ use crate::gateway::GatewayConfig;
 pub struct Config {
     /// Where data planes connect, TLS. Default [::]:9443, IPv4 and IPv6; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where data planes that the operator starts reach `listen`. Default
+    /// https://olla-operator.olla-system.svc:9443.
+    pub operator_url: String,
+    /// Where the API server asks about pods that are created, TLS. Default [::]:9444.
+    pub webhook: SocketAddr,
+    /// Whether it can, and pods get sidecars. Default true.
+    pub injection: bool,
+    /// Image of the sidecars. `None`: there are none, and who asks for one gets a warning.
+    pub data_plane_image: Option<String>,
     /// Health and metrics, plain HTTP. Default [::]:9090.
     pub admin: SocketAddr,
     /// Namespace of the operator itself: its certificate's Secret lives there. Default
@@ -37,6 +46,10 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: (Ipv6Addr::UNSPECIFIED, 9443).into(),
+            operator_url: "https://olla-operator.olla-system.svc:9443".into(),
+            webhook: (Ipv6Addr::UNSPECIFIED, 9444).into(),
+            injection: true,
+            data_plane_image: None,
             admin: (Ipv6Addr::UNSPECIFIED, 9090).into(),
             namespace: "olla-system".into(),
             instance: "olla-operator".into(),

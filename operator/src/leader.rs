@@ -27,9 +27,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Error,
+    bind::bind,
     config::Config,
     events::{self, Events},
     gateway::{Gateways, Settings},
+    injection::trust,
     metrics::Metrics,
     routing::{
         hub::Hub,
@@ -115,11 +117,15 @@ impl Leader {
     async fn begin(&mut self, end: &CancellationToken) -> Result<JoinSet<()>, Error> {
         let listener = match self.listener.take() {
             Some(listener) => listener,
-            None => crate::app::bind("data planes", self.address)?,
+            None => bind("data planes", self.address)?,
         };
         // The leader before this one may have renewed it.
         match tls::load(&self.config, &self.client).await {
-            Ok(material) => self.certificate.replace(&material)?,
+            Ok(material) => {
+                if let Err(error) = self.certificate.replace(&material) {
+                    tracing::warn!(%error, "certificate not used; the current one stays in use");
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "certificate not read; the current one stays in use");
             }
@@ -169,12 +175,13 @@ impl Leader {
             self.metrics.clone(),
             end.clone(),
         ));
-        term.spawn(tls::keep_fresh(
-            self.config.clone(),
-            self.client.clone(),
-            self.certificate.clone(),
-            end.clone(),
-        ));
+        if self.config.injection {
+            term.spawn(trust::keep(
+                self.client.clone(),
+                self.certificate.clone(),
+                end.clone(),
+            ));
+        }
         if let Some(config) = &self.config.gateways {
             let gateways = Gateways::new(
                 self.client.clone(),

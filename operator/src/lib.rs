@@ -6,12 +6,14 @@
 //!             ├─ gateway   Deployment, Service, … of each namespace with a route
 //!             ├─ tls       certificate of the stream's port, CA for data planes
 //!             ├─ tokens    ServiceAccount token → namespace
+//!             ├─ injection sidecars for pods that ask for one
 //!             ├─ events    Kubernetes Events
 //!             └─ admin     health, readiness, metrics
 //! ```
 
 pub mod admin;
 pub mod app;
+mod bind;
 mod budget;
 pub mod cli;
 pub mod config;
@@ -19,6 +21,7 @@ pub mod election;
 pub mod error;
 pub mod events;
 pub mod gateway;
+pub mod injection;
 pub mod leader;
 pub mod limiter;
 pub mod metrics;
@@ -33,3 +36,9 @@ pub use error::Error;
 
 /// Field manager of all that is written, and the name in Events.
 pub const MANAGER: &str = "olla-operator";
+
+/// ConfigMap in which data planes find the CA.
+pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
+
+/// Service of the webhook's port, which leads to any replica.
+pub const WEBHOOK_SERVICE: &str = "olla-operator-webhook";

@@ -32,12 +32,14 @@ pub struct Metrics {
     pub token_reviews: Family<ResultLabel, Counter>,
     pub connections_refused: Counter,
     pub events_dropped: Counter,
+    pub injections: Family<ResultLabel, Counter>,
     registry: Mutex<Registry>,
 }
 
 const ACKS: [&str; 2] = ["ack", "nack"];
 const STATUS_WRITES: [&str; 2] = ["ok", "error"];
 const TOKEN_REVIEWS: [&str; 4] = ["cached", "accepted", "rejected", "unavailable"];
+const INJECTIONS: [&str; 4] = ["injected", "left_alone", "refused", "invalid"];
 /// Of what is watched.
 const KINDS: [&str; 6] = [
     "LlmEndpoint",
@@ -68,6 +70,7 @@ impl Default for Metrics {
             token_reviews: Family::default(),
             connections_refused: Counter::default(),
             events_dropped: Counter::default(),
+            injections: Family::default(),
             registry: Mutex::new(Registry::with_prefix("olla_operator")),
         };
         metrics.register();
@@ -92,6 +95,7 @@ impl Metrics {
             (&self.acks, &ACKS[..]),
             (&self.status_writes, &STATUS_WRITES),
             (&self.token_reviews, &TOKEN_REVIEWS),
+            (&self.injections, &INJECTIONS),
         ] {
             for result in results {
                 let _ = family.get_or_create(&ResultLabel { result });
@@ -167,6 +171,11 @@ impl Metrics {
             "Kubernetes Events dropped: a namespace exceeds its rate limit, or the API server is slow",
             self.events_dropped.clone(),
         );
+        r.register(
+            "injections",
+            "Pods that the API server asked about: injected, left_alone, refused (asked for a sidecar and cannot have one), invalid",
+            self.injections.clone(),
+        );
     }
 }
 
@@ -194,6 +203,23 @@ mod tests {
             assert!(text.contains(&line), "{text}");
         }
         assert!(text.contains("olla_operator_acks_total{result=\"nack\"} 0\n"));
+    }
+
+    #[test]
+    fn every_outcome_of_an_injection_is_there_before_it_happens() {
+        use crate::injection::review::Outcome;
+
+        let text = Metrics::default().text();
+        let outcomes = [
+            Outcome::Injected,
+            Outcome::LeftAlone,
+            Outcome::Refused,
+            Outcome::Invalid,
+        ];
+        for word in outcomes.map(Outcome::word) {
+            let line = format!("olla_operator_injections_total{{result=\"{word}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 
     #[test]

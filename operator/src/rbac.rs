@@ -18,6 +18,12 @@ pub const CLUSTER: &[Rule] = &[
     // confined to a name.
     ("", "configmaps", &["create"]),
     ("", "configmaps/olla-operator-ca", &["patch"]),
+    // injection/trust.rs
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations/olla-injection",
+        &["get", "patch"],
+    ),
     // events.rs
     ("events.k8s.io", "events", &["create", "patch"]),
     // gateway/watch.rs

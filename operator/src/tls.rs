@@ -1,4 +1,4 @@
-//! Certificate of the data planes' port: a CA of our own and a leaf, kept in Secret
+//! Certificate of the data planes' and the webhook's port: a CA of our own and a leaf, kept in Secret
 //! `olla-operator-tls` of the operator's namespace, or files of somebody else's making.
 //!
 //! In: the Secret. Out: a rustls configuration whose certificate can be changed while it serves,
@@ -33,19 +33,16 @@ use tokio_util::sync::CancellationToken;
 pub use authority::{PemBundle, VALID_FOR_MORE};
 
 use crate::{
-    Error, MANAGER,
+    CA_CONFIG_MAP, Error, MANAGER,
     config::Config,
     limiter::{Limiter, Limits},
 };
 
-/// Where data planes find the CA.
-pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
 /// Key in it.
 pub const CA_KEY: &str = "ca.crt";
-/// How often the certificate's end is looked at.
-const CHECK: Duration = Duration::from_hours(24);
-/// How often files are read again: whoever renews them expects that to be all.
-const CHECK_FILES: Duration = Duration::from_mins(1);
+/// How often the certificate is read again. All replicas serve with it, and whichever is first renews
+/// it: the others must not go on with another one for long.
+const CHECK: Duration = Duration::from_mins(1);
 /// How often the CA is applied again where somebody may have removed it: new data planes of such a
 /// namespace do not start before. It costs a request a namespace that changes nothing.
 const REAPPLY: Duration = Duration::from_mins(5);
@@ -82,6 +79,16 @@ impl ServingCertificate {
         self.leaf.server_config(&[b"h2"]).map_err(unusable)
     }
 
+    /// TLS for the webhook's port, where API servers speak HTTP/1.1.
+    pub fn webhook_config(&self) -> Result<Arc<ServerConfig>, Error> {
+        self.leaf.server_config(&[b"http/1.1"]).map_err(unusable)
+    }
+
+    /// The CA, PEM, now and whenever it changes.
+    pub fn subscribe_ca(&self) -> watch::Receiver<String> {
+        self.ca.subscribe()
+    }
+
     /// New connections get this one.
     pub fn replace(&self, material: &PemBundle) -> Result<(), Error> {
         self.leaf.replace(pair(material)?);
@@ -113,12 +120,7 @@ pub async fn keep_fresh(
     certificate: Arc<ServingCertificate>,
     stop: CancellationToken,
 ) {
-    let every = match &config.cert_dir {
-        Some(_) => CHECK_FILES,
-        None => CHECK,
-    };
-    // Soon for the first time: the look at the start may have failed.
-    let mut check = interval_at(Instant::now() + CHECK_FILES, every);
+    let mut check = interval_at(Instant::now() + CHECK, CHECK);
     let mut told = String::new();
     loop {
         tokio::select! {
@@ -133,8 +135,8 @@ pub async fn keep_fresh(
             .err()
             .map(|error| error.to_string())
             .unwrap_or_default();
-        // Files are looked at often: what is wrong with them is told once.
-        if !problem.is_empty() && (problem != told || config.cert_dir.is_none()) {
+        // It is looked at often: what is wrong is told once.
+        if !problem.is_empty() && problem != told {
             tracing::error!(
                 problem,
                 "certificate not renewed; the current one stays in use"

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use operator::{config::Config, rbac};
+use operator::{config::Config, injection, rbac};
 use serde_json::Value;
 
 fn root() -> PathBuf {
@@ -120,7 +120,19 @@ fn every_value_is_used_and_every_value_used_is_documented() {
             used.insert(part[..end.unwrap_or(part.len())].to_owned());
         }
     }
-    assert_eq!(documented, used);
+    // One that is used whole uses all that is in it.
+    let within = |leaf: &str, whole: &str| {
+        leaf.strip_prefix(whole)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    for leaf in &documented {
+        let is_used = used.iter().any(|whole| within(leaf, whole));
+        assert!(is_used, "{leaf} has no effect");
+    }
+    for whole in &used {
+        let is_documented = documented.iter().any(|leaf| within(leaf, whole));
+        assert!(is_documented, "{whole} is not in values.yaml");
+    }
 }
 
 #[test]
@@ -132,7 +144,7 @@ fn the_schema_knows_exactly_the_values() {
         map.keys().filter(|key| *key != "global").cloned().collect()
     };
     assert_eq!(keys(&values), keys(&schema["properties"]));
-    for part in ["image", "crds", "tls"] {
+    for part in ["image", "crds", "dataPlane", "injection", "tls"] {
         let known = &schema["properties"][part]["properties"];
         assert_eq!(keys(&values[part]), keys(known), "{part}");
     }
@@ -142,12 +154,39 @@ fn the_schema_knows_exactly_the_values() {
 fn the_chart_s_ports_are_the_operator_s_defaults() {
     let config = Config::default();
     let deployment = chart("templates/deployment.yaml");
-    for port in [config.listen.port(), config.admin.port()] {
+    for port in [
+        config.listen.port(),
+        config.webhook.port(),
+        config.admin.port(),
+    ] {
         assert!(deployment.contains(&format!("containerPort: {port}\n")));
     }
     let service = &documents("templates/service.yaml")[0];
     assert_eq!(service["spec"]["ports"][0]["port"], config.listen.port());
     assert_eq!(service["metadata"]["name"], operator::MANAGER);
+}
+
+#[test]
+fn the_webhooks_lead_to_the_operator_and_their_object_is_the_one_it_keeps() {
+    let object = &documents("templates/webhook.yaml")[0];
+    assert_eq!(object["metadata"]["name"], injection::WEBHOOKS);
+    let webhooks = object["webhooks"].as_array().unwrap();
+    let paths = [injection::POD_PATH, injection::NAMESPACE_PATH];
+    assert_eq!(webhooks.len(), paths.len());
+    for (webhook, path) in webhooks.iter().zip(paths) {
+        let service = &webhook["clientConfig"]["service"];
+        assert_eq!(service["name"], operator::WEBHOOK_SERVICE);
+        assert_eq!(service["path"], path);
+        assert_eq!(service["port"], Config::default().webhook.port());
+        assert_eq!(webhook["failurePolicy"], "Ignore");
+        assert_eq!(webhook["timeoutSeconds"], 5);
+        let label = &webhook["objectSelector"]["matchExpressions"][0];
+        assert_eq!(label["key"], ::injection::LABEL);
+    }
+    let service = &documents("templates/webhook.yaml")[1];
+    assert_eq!(service["metadata"]["name"], operator::WEBHOOK_SERVICE);
+    let port = &service["spec"]["ports"][0]["port"];
+    assert_eq!(*port, Config::default().webhook.port());
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) struct Read {
     pub(super) line: u32,
 }
 
-const KINDS: [&str; 4] = ["LlmEndpoint", "OllaRoute", "Secret", "List"];
+const KINDS: [&str; 5] = ["LlmEndpoint", "OllaRoute", "OllaGateway", "Secret", "List"];
 
 /// One, except for a `List`; none for kinds that are not read.
 pub(super) fn read(document: &Node, notes: &mut Notes<'_>) -> Vec<Read> {
@@ -130,10 +130,16 @@ fn object(document: &Node, kind: &str, notes: &mut Notes<'_>) -> Read {
     }
     if notes.errors() == errors_before {
         read.object = match read.kind {
+            // Its pods are the operator's to run.
+            None => {
+                let message = "has no effect without a cluster";
+                notes.warn(document.line, kind, message);
+                None
+            }
             Some(Kind::LlmEndpoint) => decode(document, notes)
                 .inspect(|endpoint| warn_of_cost(endpoint, document, notes))
                 .map(Object::Endpoint),
-            _ => decode(document, notes).map(Object::Route),
+            Some(Kind::OllaRoute) => decode(document, notes).map(Object::Route),
         };
     } else {
         tell_the_rest(document, kind, notes_before, notes);
@@ -147,6 +153,7 @@ fn tell_the_rest(document: &Node, kind: &str, notes_before: usize, notes: &mut N
     let mut unheard = Notes::on("");
     let problem = match kind {
         "LlmEndpoint" => decode(document, &mut unheard).and_then(|it| endpoint_problem(&it)),
+        "OllaGateway" => None,
         _ => decode(document, &mut unheard).and_then(|it| route_problem(&it)),
     };
     let Some(problem) = problem else { return };

@@ -91,13 +91,14 @@ fn object(
     let known = schema.properties.as_ref();
     for entry in entries {
         let at = format!("{path}.{}", entry.key);
-        let schema = known
+        let of_entry = known
             .and_then(|known| known.get(&entry.key))
             .or_else(|| additional(schema));
-        match schema {
+        match of_entry {
             // As the API server does, which prunes them.
             Some(_) if entry.value.is_null() => {}
-            Some(schema) => check(&entry.value, schema, &at, notes),
+            Some(of_entry) => check(&entry.value, of_entry, &at, notes),
+            None if schema.x_kubernetes_preserve_unknown_fields == Some(true) => {}
             None => {
                 let names = known.into_iter().flatten().map(|(name, _)| name.as_str());
                 notes.error(
@@ -237,7 +238,7 @@ mod tests {
 
     /// Members of a schema that `check` does not look at, by path.
     fn unhandled(value: &serde_json::Value, path: &str, found: &mut Vec<String>) {
-        const HANDLED: [&str; 15] = [
+        const HANDLED: [&str; 16] = [
             "type",
             "properties",
             "additionalProperties",
@@ -253,10 +254,12 @@ mod tests {
             "minimum",
             "maximum",
             "x-kubernetes-int-or-string",
+            "x-kubernetes-preserve-unknown-fields",
         ];
         // Held by `compile` itself, or without a meaning for a single document.
-        const ELSEWHERE: [&str; 5] = [
+        const ELSEWHERE: [&str; 6] = [
             "description",
+            "format",
             "default",
             "x-kubernetes-validations",
             "x-kubernetes-list-type",

@@ -1,8 +1,11 @@
 //! A bound port, and its next connection.
 
 use std::{
+    future::poll_fn,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    slice,
+    task::Poll,
     time::Duration,
 };
 
@@ -27,6 +30,18 @@ pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     }
 }
 
+/// 127.0.0.1, and `::1` where the machine has it: clients that say `localhost` may mean either.
+/// Port 0 takes a free one, the same on both.
+pub fn bind_loopback(port: u16, backlog: i32) -> io::Result<Vec<TcpListener>> {
+    let v4 = bind_one((Ipv4Addr::LOCALHOST, port).into(), backlog)?;
+    let port = v4.local_addr()?.port();
+    match bind_one((Ipv6Addr::LOCALHOST, port).into(), backlog) {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        Err(_) => Ok(vec![v4]),
+    }
+}
+
 fn bind_one(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
@@ -43,8 +58,13 @@ fn bind_one(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
 /// The next connection, however often accepting fails. `port` is its name in the log. Loses no
 /// connection when dropped.
 pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, SocketAddr) {
+    accept_any(slice::from_ref(listener), port).await
+}
+
+/// The same of several listeners, which one task accepts from.
+pub async fn accept_any(listeners: &[TcpListener], port: &'static str) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await {
+        match next(listeners).await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(port, %error, "accepting a connection failed");
@@ -54,9 +74,17 @@ pub async fn accept(listener: &TcpListener, port: &'static str) -> (TcpStream, S
     }
 }
 
+async fn next(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        let mut all = listeners.iter().map(|it| it.poll_accept(context));
+        all.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
 
@@ -71,5 +99,30 @@ mod tests {
             TcpStream::connect((Ipv6Addr::LOCALHOST, bound.port())).unwrap();
             accept(&listener, "test").await;
         }
+    }
+
+    #[tokio::test]
+    async fn both_loopback_addresses_have_the_same_port_and_no_other_address_has_it() {
+        let bound = bind_loopback(0, 8).unwrap();
+        let addresses: Vec<SocketAddr> = bound.iter().map(|it| it.local_addr().unwrap()).collect();
+        assert_eq!(addresses[0].ip(), Ipv4Addr::LOCALHOST);
+        for address in &addresses {
+            assert_eq!(address.port(), addresses[0].port());
+            let client = TcpStream::connect(address).unwrap();
+            let (_, peer) = accept_any(&bound, "test").await;
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        let elsewhere: SocketAddr = ([127, 0, 0, 2], addresses[0].port()).into();
+        assert!(TcpStream::connect(elsewhere).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_loopback_port_that_is_taken_in_one_family_is_taken() {
+        let Ok(v6) = bind_one((Ipv6Addr::LOCALHOST, 0).into(), 8) else {
+            return;
+        };
+        let port = v6.local_addr().unwrap().port();
+        let error = bind_loopback(port, 8).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }

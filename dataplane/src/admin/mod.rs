@@ -27,7 +27,10 @@ pub(crate) use self::server::serve;
 fn may_see(asker: Asker, shared: &Shared, path: &str) -> bool {
     asker == Asker::Admin
         || shared.settings.admin.is_none()
-        || matches!(path, "/internal/health" | "/internal/ready" | "/version")
+        || matches!(
+            path,
+            "/internal/health" | "/internal/ready" | "/internal/started" | "/version"
+        )
 }
 
 pub(crate) fn answer(
@@ -48,6 +51,7 @@ pub(crate) fn answer(
         // Alive is alive: what the backends do is told elsewhere.
         "/internal/health" => document(StatusCode::OK, &probe("healthy", None)),
         "/internal/ready" => ready(shared),
+        "/internal/started" => started(shared),
         "/internal/status" => document(StatusCode::OK, &status::system(shared, asker)),
         "/internal/status/endpoints" => document(StatusCode::OK, &status::endpoints(shared, asker)),
         "/internal/status/models" => document(StatusCode::OK, &status::models(shared)),
@@ -63,7 +67,7 @@ pub(crate) fn answer(
         _ => problem(
             StatusCode::NOT_FOUND,
             format!(
-                "there is nothing at {path}: see /internal/health, ready, status, \
+                "there is nothing at {path}: see /internal/health, ready, started, status, \
                  status/endpoints, status/models, metrics, explain?model=M&path=P, and /version"
             ),
         ),
@@ -93,6 +97,17 @@ fn ready(shared: &Arc<Shared>) -> Answered {
     match shared.not_ready(&shared.view()) {
         None => document(StatusCode::OK, &probe("ready", None)),
         reason => document(StatusCode::SERVICE_UNAVAILABLE, &probe("not ready", reason)),
+    }
+}
+
+/// What a pod's other containers wait for: ready, or waited long enough.
+fn started(shared: &Arc<Shared>) -> Answered {
+    match shared.not_started(&shared.view()) {
+        None => document(StatusCode::OK, &probe("started", None)),
+        reason => document(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &probe("not started", reason),
+        ),
     }
 }
 
@@ -196,7 +211,7 @@ mod tests {
             String::from_utf8(body.to_vec()).unwrap()
         };
         let mut all = Vec::new();
-        for path in ["/internal/status", "/internal/ready"] {
+        for path in ["/internal/status", "/internal/ready", "/internal/started"] {
             let text = told(path);
             all.push(format!("before the first table {path}\n{text}\n"));
         }
@@ -204,6 +219,7 @@ mod tests {
         for (path, reads) in [
             ("/internal/health", read_back::<Probe> as fn(&str)),
             ("/internal/ready", read_back::<Probe>),
+            ("/internal/started", read_back::<Probe>),
             ("/internal/status", read_back::<Status>),
             ("/internal/status/endpoints", read_back::<Endpoints>),
             ("/internal/status/models", read_back::<Models>),

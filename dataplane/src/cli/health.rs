@@ -16,11 +16,11 @@ use super::HealthArgs;
 const LONGEST_ANSWER: usize = 64 << 10;
 
 pub(super) fn health(args: &HealthArgs) -> Result<ExitCode> {
-    let addr = reachable(args.admin_listen.unwrap_or(args.listen));
-    let path = if args.ready {
-        "/internal/ready"
-    } else {
-        "/internal/health"
+    let addr = reachable(args.admin_listen.unwrap_or(args.listen.addr));
+    let path = match (args.ready, args.started) {
+        (true, _) => "/internal/ready",
+        (_, true) => "/internal/started",
+        _ => "/internal/health",
     };
     let limit = Duration::from_secs(args.timeout_seconds);
     ask(addr, path, limit).with_context(|| format!("GET http://{addr}{path}"))?;

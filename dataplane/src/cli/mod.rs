@@ -5,13 +5,16 @@ mod explain;
 mod health;
 mod run;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use http::Uri;
 
 use crate::{
-    config::DEFAULT_PORT,
     demo,
     terminal::{LogArgs, complain, say},
 };
@@ -100,11 +103,12 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "POD_NAME")]
     name: Option<String>,
     /// Address to listen on; default 127.0.0.1:40114, or what an Olla config.yaml says.
-    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN")]
-    listen: Option<SocketAddr>,
+    /// `localhost:PORT` means 127.0.0.1 and, where there is one, ::1.
+    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN", value_parser = listen)]
+    listen: Option<Listen>,
     /// Address of the admin listener for `/internal/…` (status, metrics, explain), without TLS;
     /// default: 127.0.0.1:40115 with --operator, else none. With it the clients' port serves
-    /// `/internal/health`, `/internal/ready` and `/version` only; without it, all of them, and
+    /// `/internal/health`, `/internal/ready`, `/internal/started` and `/version` only; without it, all of them, and
     /// addresses of backends to clients on this machine only.
     #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
@@ -129,6 +133,16 @@ pub(crate) struct RunArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_connections_per_client: u32,
+    /// Seconds after which `/internal/started`, and with it `olla-dataplane health --started`, says yes even
+    /// without a routing table; before, as soon as the data plane is ready. Until there is a table,
+    /// requests are answered 503.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "OLLA_START_WITHOUT_TABLE_SECONDS",
+        default_value_t = 10
+    )]
+    start_without_table_seconds: u64,
     /// Seconds to keep accepting connections after SIGTERM while reporting not ready, so that load
     /// balancers notice; default: 3 with --operator, else 0.
     #[arg(long, value_name = "SECONDS", env = "OLLA_DRAIN_DELAY_SECONDS")]
@@ -163,17 +177,52 @@ pub(crate) struct ExplainArgs {
     offline: bool,
 }
 
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// With `both_loopbacks`, the one of IPv4.
+    addr: SocketAddr,
+    both_loopbacks: bool,
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    let both_loopbacks = text.strip_prefix("localhost:");
+    let addr = match both_loopbacks {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port: u16| (Ipv4Addr::LOCALHOST, port).into()),
+        None => text.parse().ok(),
+    };
+    let addr = addr.ok_or("an IP address and port is needed, or localhost:PORT")?;
+    Ok(Listen {
+        addr,
+        both_loopbacks: both_loopbacks.is_some(),
+    })
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct HealthArgs {
     /// Address that it listens on; one of all interfaces is asked at the loopback address.
-    #[arg(long, value_name = "ADDR", env = "OLLA_LISTEN", default_value_t = SocketAddr::from(([127, 0, 0, 1], DEFAULT_PORT)))]
-    listen: SocketAddr,
+    /// `localhost:PORT` means 127.0.0.1.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "OLLA_LISTEN",
+        default_value = "localhost:40114",
+        value_parser = listen
+    )]
+    listen: Listen,
     /// Address of its admin listener, which is asked instead: it speaks no TLS.
     #[arg(long, value_name = "ADDR", env = "OLLA_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// Ask whether it is ready for requests (/internal/ready), not only alive (/internal/health).
     #[arg(long)]
     ready: bool,
+    /// Ask whether what waits for it may start (/internal/started): it is ready, or has waited long
+    /// enough for a routing table. For startup probes of sidecars.
+    #[arg(long, conflicts_with = "ready")]
+    started: bool,
     /// Seconds that connecting may take, and the answer after that.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout_seconds: u64,
@@ -224,5 +273,22 @@ mod tests {
         let told = admin(&format!("{operator} --admin-listen [::]:9"));
         assert_eq!(told.as_deref(), Some("[::]:9"));
         assert_eq!(admin("-f a.yaml"), None);
+    }
+
+    #[test]
+    fn localhost_means_both_loopback_addresses_and_an_address_itself() {
+        let of = |text: &str| listen(text).map(|it| (it.addr.to_string(), it.both_loopbacks));
+        let both = Ok(("127.0.0.1:40114".to_owned(), true));
+        assert_eq!(of("localhost:40114"), both);
+        assert_eq!(of("[::1]:1"), Ok(("[::1]:1".to_owned(), false)));
+        for text in [
+            "localhost",
+            "localhost:",
+            "localhost:70000",
+            "example.com:80",
+            "1.2.3.4",
+        ] {
+            assert!(of(text).is_err(), "{text}");
+        }
     }
 }

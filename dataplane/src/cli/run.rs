@@ -53,6 +53,7 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
             if args.operator.is_some() { 3 } else { 0 }
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
+        start_without_table: Duration::from_secs(args.start_without_table_seconds),
         // One client leaves places to others, the kubelet's probes among them.
         client_connections: (args.max_connections_per_client as usize)
             .min((all_client_connections / 4).max(4)),
@@ -67,12 +68,11 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
     settings.tls = (args.tls_cert.clone())
         .zip(args.tls_key.clone())
         .map(|(certificate, key)| TlsFiles { certificate, key });
-    let of_files = match args.listen {
-        None => listen_of_files(&args)?,
-        listen => listen,
-    };
-    if let Some(listen) = of_files {
-        settings.listen = listen;
+    if let Some(listen) = args.listen {
+        settings.listen = listen.addr;
+        settings.both_loopbacks = listen.both_loopbacks;
+    } else if let Some(addr) = listen_of_files(&args)? {
+        settings.listen = addr;
     }
     let from = match args.operator {
         Some(url) => From::Operator(operator::Config {

@@ -138,7 +138,7 @@ pub(crate) fn start_workers<S: Service>(
 }
 
 /// Accepts until the drain begins, then lets go of the workers.
-pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: Vec<Worker>) {
+pub(crate) async fn accept(shared: Arc<Shared>, listeners: Vec<TcpListener>, workers: Vec<Worker>) {
     let settings = &shared.settings;
     let limits = Limits {
         connections: settings.client_connections,
@@ -156,13 +156,15 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener, workers: 
         let (stream, peer) = tokio::select! {
             biased;
             () = shared.life.drain.cancelled() => break,
-            accepted = listen::accept(&listener, "clients") => accepted,
+            accepted = listen::accept_any(&listeners, "clients") => accepted,
         };
         acceptor.take(stream, peer).await;
     }
     // For their clients these are made: closing the listener would reset them.
-    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        acceptor.take(stream, peer).await;
+    for listener in listeners {
+        while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+            acceptor.take(stream, peer).await;
+        }
     }
 }
 

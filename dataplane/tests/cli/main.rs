@@ -17,4 +17,5 @@ mod malformed;
 mod memory;
 mod run;
 mod signals;
+mod started;
 mod support;

@@ -217,22 +217,34 @@ impl Node {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For a test that installs the product: a cluster has one.
+    pub fn alone(&self) -> MutexGuard<'static, ()> {
+        static PRODUCT: Mutex<()> = Mutex::new(());
+        PRODUCT.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `helm install` of our chart with the images of this tree; returns when the operator is ready.
     /// `more` are further arguments.
     pub fn install(&self, release: &str, namespace: &str, more: &[&str]) -> Result<()> {
+        self.helm("install", release, namespace, more)
+    }
+
+    /// The same for a release that is there.
+    pub fn upgrade(&self, release: &str, namespace: &str, more: &[&str]) -> Result<()> {
+        self.helm("upgrade", release, namespace, more)
+    }
+
+    fn helm(&self, verb: &str, release: &str, namespace: &str, more: &[&str]) -> Result<()> {
         let chart = chart();
         let chart = chart.to_str().context("the path is not UTF-8")?;
         let registry = format!("image.registry={REGISTRY}");
-        let install = [
-            "install",
-            release,
-            chart,
-            "-n",
-            namespace,
-            "--create-namespace",
-        ];
+        let install = [verb, release, chart, "-n", namespace];
+        let create = ["--create-namespace"];
+        let create = if verb == "install" { &create[..] } else { &[] };
         let wait = ["--set", &registry, "--wait", "--timeout=120s"];
-        let installed = self.cluster.helm(&[&install[..], &wait, more].concat());
+        let installed = self
+            .cluster
+            .helm(&[&install[..], &wait, create, more].concat());
         installed
             .map(|_| ())
             .map_err(|error| error.context(self.pods_story(namespace)))

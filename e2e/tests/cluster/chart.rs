@@ -113,6 +113,27 @@ fn a_certificate_of_somebody_else_is_mounted_where_the_operator_reads_it() -> Re
 }
 
 #[test]
+fn without_injection_there_is_no_webhook_no_port_and_no_right_to_it() -> Result<()> {
+    let world = World::shared()?;
+    let cluster = world.cluster();
+    let with = template(cluster, "dataPlane.image.tag=v7")?;
+    let without = template(cluster, "injection.enabled=false")?;
+    for (line, times) in [
+        ("kind: MutatingWebhookConfiguration", 1),
+        ("resources: [mutatingwebhookconfigurations]", 1),
+        ("name: webhook", 2),
+        ("--webhook-listen", 1),
+        ("failurePolicy: Ignore", 2),
+        ("--data-plane-image=olla.test/olla-dataplane:v7", 1),
+    ] {
+        assert_eq!(with.matches(line).count(), times, "{line}: {with}");
+        assert_eq!(without.matches(line).count(), 0, "{line}: {without}");
+    }
+    assert!(without.contains("- --injection=false"), "{without}");
+    Ok(())
+}
+
+#[test]
 fn an_upgrade_keeps_kinds_objects_and_traffic() -> Result<()> {
     let world = World::shared()?;
     let tenant = world.tenant()?;

@@ -9,6 +9,7 @@ mod election;
 mod example;
 mod examples;
 mod gateways;
+mod injection;
 mod litellm;
 mod metrics;
 mod objects;

@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
 
 /// All families, without the operator's prefix.
-const FAMILIES: [&str; 12] = [
+const FAMILIES: [&str; 13] = [
     "acks",
     "compile_duration_seconds",
     "connections_refused",
     "data_planes",
     "events_dropped",
+    "injections",
     "leader",
     "push_to_ack_seconds",
     "status_writes",

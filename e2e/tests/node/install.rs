@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Cluster, Node, Tenant, wait};
 use serde_json::Value;
 
-use crate::support::{SOON, ask_from, toy};
+use crate::support::{SOON, ask_from, image, toy};
 
 const SYSTEM: &str = "olla-system";
 
@@ -26,6 +26,7 @@ spec: {}
 fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the_kinds()
 -> Result<()> {
     let node = Node::shared()?;
+    let _alone = node.alone();
     let cluster = node.cluster();
     let begun = Instant::now();
     node.install("olla", SYSTEM, &[])?;
@@ -45,6 +46,7 @@ fn an_install_and_two_objects_lead_to_an_answer_and_an_uninstall_leaves_only_the
     others_are_kept_out(node, &tenant)?;
     wait_condition(&tenant, "llmendpoints/toy", "Ready")?;
     wait_condition(&tenant, "ollaroutes/default", "Ready")?;
+    a_job_finds_its_sidecar_ready_and_completes(&tenant)?;
 
     cluster.helm(&["uninstall", "olla", "-n", SYSTEM, "--wait"])?;
     wait(
@@ -96,6 +98,37 @@ fn others_are_kept_out(node: &'static Node, team: &Tenant) -> Result<()> {
     let refused = ask_from(node, &stranger, &gateway);
     let refused = format!("{:#}", refused.expect_err("a stranger is let in"));
     ensure!(refused.contains("connect"), "{refused}");
+    Ok(())
+}
+
+/// Its only deed is to ask for the sidecar, once: so that must be ready before, and must not keep the
+/// Job from completing.
+fn a_job_finds_its_sidecar_ready_and_completes(tenant: &Tenant) -> Result<()> {
+    let image = image("olla-dataplane");
+    tenant.apply(&format!(
+        "
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: asks}}
+spec:
+  backoffLimit: 0
+  template:
+    metadata: {{labels: {{olla.dev/inject: 'true'}}}}
+    spec:
+      restartPolicy: Never
+      containers:
+        - {{name: app, image: {image}, command: [olla-dataplane, health, --ready, '--listen=localhost:40114']}}
+"
+    ))?;
+    tenant.kubectl(&[
+        "wait",
+        "job/asks",
+        "--for=condition=Complete",
+        "--timeout=120s",
+    ])?;
+    let sidecar = "jsonpath={.items[0].spec.initContainers[0].name}";
+    let sidecar = tenant.kubectl(&["get", "pods", "-l", "job-name=asks", "-o", sidecar])?;
+    ensure!(sidecar == "olla-sidecar", "{sidecar:?}");
     Ok(())
 }
 

@@ -4,4 +4,5 @@
 mod images;
 mod install;
 mod pods;
+mod rollouts;
 mod support;

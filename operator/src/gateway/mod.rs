@@ -47,9 +47,6 @@ use crate::routing::{hub::Hub, sessions::Sessions, snapshot::Snapshot};
 
 /// How often namespaces are looked at for routes that came or went, and for data planes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks after which all has been applied again: what others changed where no watch tells of it is put
-/// right.
-const RECHECK_IN: usize = 600;
 /// Since the begin of a term, how long data planes may take to come back before they are missed.
 const SETTLE: Duration = Duration::from_secs(30);
 /// Changes that may wait; a full queue holds the watches back.
@@ -137,7 +134,7 @@ impl Gateways {
                 Some(done) = writes.next() => self.note(done),
                 _ = look.tick() => {
                     self.look();
-                    self.state.recheck(RECHECK_IN);
+                    self.state.recheck(Instant::now());
                 }
                 // One that panicked: its kind would be as it was for ever.
                 Some(_) = watches.join_next() => return,

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
 
 use super::settings::{Effective, Settings};
-use crate::{MANAGER, tls::CA_CONFIG_MAP};
+use crate::{CA_CONFIG_MAP, MANAGER};
 use dataplane_protocol::sync::AUDIENCE;
 
 /// Name of all objects of a gateway but its Service.

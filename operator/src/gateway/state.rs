@@ -6,7 +6,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     mem,
-    ops::Bound,
     time::Duration,
 };
 
@@ -32,6 +31,9 @@ use super::{
 /// After a write that failed, doubled with each further one.
 const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_mins(5);
+
+/// From one look at all of a namespace's objects to the next.
+const RECHECK: Duration = Duration::from_mins(10);
 
 /// So many writes of the same in this time are enough: somebody answers each of them.
 const MOST_WRITES: usize = 10;
@@ -62,8 +64,6 @@ pub struct State {
     closed: BTreeMap<String, NamespaceState>,
     children: BTreeMap<String, BTreeMap<ChildKind, ChildObject>>,
     progress: HashMap<String, Progress>,
-    /// The namespace that was checked last, see [`recheck`](Self::recheck).
-    rechecked: String,
     /// Parts that the watch told of since the write began that is under way.
     touched: HashMap<String, BTreeSet<ChildKind>>,
     /// Uid of the owner, if there is one.
@@ -82,6 +82,8 @@ struct Progress {
     failure: Option<Failure>,
     /// The settings that were followed last.
     followed: Option<Effective>,
+    /// When all is applied again, see [`State::recheck`].
+    recheck: Option<Instant>,
     /// All is applied, also what seems to be as it should.
     is_due: bool,
     /// Writes of the last minute that were for the same goal.
@@ -124,7 +126,6 @@ impl State {
             closed: BTreeMap::new(),
             children: BTreeMap::new(),
             progress: HashMap::new(),
-            rechecked: String::new(),
             touched: HashMap::new(),
             owner: None,
             unlisted: unlisted.collect(),
@@ -243,26 +244,23 @@ impl State {
         self.gateways.keys().map(String::as_str)
     }
 
-    /// Somebody may have changed what no watch tells of: the next `share` (1 of so many) of all
-    /// namespaces are applied again.
-    pub fn recheck(&mut self, share: usize) {
-        let count = self.children.len().div_ceil(share.max(1));
-        let after = (Bound::Excluded(self.rechecked.clone()), Bound::Unbounded);
-        let next: Vec<String> = (self.children.range(after))
-            .take(count)
-            .map(|(namespace, _)| namespace.clone())
-            .collect();
-        self.rechecked = if next.len() < count {
-            String::new()
-        } else {
-            next.last().cloned().unwrap_or_default()
-        };
-        for namespace in next {
-            if let Some(progress) = self.progress.get_mut(&namespace) {
+    /// Somebody may have changed what no watch tells of: each namespace is applied again once in
+    /// [`RECHECK`], each at a time of its own. To be called more often than that.
+    pub fn recheck(&mut self, now: Instant) {
+        for namespace in self.children.keys() {
+            let progress = self.progress.entry(namespace.clone()).or_default();
+            let first = || {
+                let mut hasher = DefaultHasher::new();
+                namespace.hash(&mut hasher);
+                now + RECHECK.mul_f64((hasher.finish() % 1000) as f64 / 1000.0)
+            };
+            let due = progress.recheck.get_or_insert_with(first);
+            if now >= *due {
+                *due = now + RECHECK;
                 progress.checked.clear();
                 progress.is_due = true;
+                self.dirty.insert(namespace.clone());
             }
-            self.dirty.insert(namespace);
         }
     }
 
@@ -432,13 +430,13 @@ impl State {
         } = plan(&desired, &seen, &progress.checked);
         // Why something else could not be written says nothing of this.
         progress.failure.take_if(|failure| failure.goal != goal);
-        if let Some(failure) = progress.failure.as_ref().filter(|it| now < it.until) {
-            if !orders.is_empty() {
-                again = Some(again.map_or(failure.until, |at: Instant| at.min(failure.until)));
-            }
-            orders.clear();
-        } else if orders.is_empty() {
+        if orders.is_empty() {
+            // All is as it should be, whatever went wrong on the way.
             progress.failure = None;
+        }
+        if let Some(failure) = progress.failure.as_ref().filter(|it| now < it.until) {
+            again = Some(again.map_or(failure.until, |at: Instant| at.min(failure.until)));
+            orders.clear();
         }
         if desired.is_empty() && orders.is_empty() && seen.is_empty() {
             self.progress.remove(namespace);
@@ -512,14 +510,6 @@ impl State {
         let foreign = autoscaler.is_some_and(|it| !it.seen.ours)
             || deployment.is_some_and(|it| it.autoscaled && autoscaler.is_none());
         let pods = deployment.map(|it| it.pods.desired);
-        let replicas = match autoscaling {
-            Some(bounds) => {
-                let (least, most) = (bounds.min_replicas.into(), bounds.max_replicas.into());
-                Some(pods.unwrap_or(least).clamp(least, i64::max(least, most)))
-            }
-            None if foreign => pods,
-            None => None,
-        };
         let owner = self.settings.owner.as_ref().zip(self.owner.as_ref());
         let owner = owner.map(|(name, uid)| OwnerReference {
             api_version: ClusterRole::API_VERSION.to_owned(),
@@ -528,13 +518,25 @@ impl State {
             uid: uid.clone(),
             ..OwnerReference::default()
         });
-        render(
-            namespace,
-            effective,
-            &self.settings,
-            owner.as_ref(),
-            replicas,
-        )
+        let render = |replicas| {
+            let settings = &self.settings;
+            render(namespace, effective, settings, owner.as_ref(), replicas)
+        };
+        if let Some(bounds) = autoscaling {
+            let (least, most) = (bounds.min_replicas.into(), bounds.max_replicas.into());
+            let pods = pods.unwrap_or(least).clamp(least, i64::max(least, most));
+            return render(Some(pods));
+        }
+        let made = render(None);
+        let mut hashes = made.iter().filter(|it| it.kind == ChildKind::Deployment);
+        let hash = hashes.next().map(|child| &child.hash);
+        // Whoever asks for another number gets it: an autoscaler that is there changes it again.
+        let is_same = deployment.is_some_and(|it| it.seen.hash.as_ref() == hash);
+        if foreign && is_same {
+            render(pods)
+        } else {
+            made
+        }
     }
 
     fn has_gateway(&self, namespace: &str) -> bool {

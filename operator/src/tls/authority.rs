@@ -85,7 +85,7 @@ impl Authority {
     }
 }
 
-/// Names in the leaf: of the Service in all its lengths, of this machine, and those asked for.
+/// Names in the leaf: of the Service in all its lengths, of the webhook's, of this machine, and those asked for.
 pub(super) fn names(namespace: &str, more: &[String]) -> Vec<String> {
     let service = crate::MANAGER;
     let mut names = vec![
@@ -93,6 +93,7 @@ pub(super) fn names(namespace: &str, more: &[String]) -> Vec<String> {
         format!("{service}.{namespace}"),
         format!("{service}.{namespace}.svc"),
         format!("{service}.{namespace}.svc.cluster.local"),
+        format!("{}.{namespace}.svc", crate::WEBHOOK_SERVICE),
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
     ];

@@ -1,7 +1,7 @@
 //! The Secret that holds CA and leaf. When they end stands in annotations beside them, so that
 //! no certificate has to be parsed.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -135,7 +135,12 @@ fn secret(
     names: &[String],
     found: Option<&Secret>,
 ) -> Secret {
-    let annotations = BTreeMap::from([
+    // What others have written beside it stays: the chart makes the Secret, and helm knows it by that.
+    let metadata = found
+        .map(|found| found.metadata.clone())
+        .unwrap_or_default();
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    annotations.extend([
         (
             CA_UNTIL.into(),
             authority.until.unix_timestamp().to_string(),
@@ -143,6 +148,13 @@ fn secret(
         (UNTIL.into(), until.unix_timestamp().to_string()),
         (NAMES.into(), names.join(",")),
     ]);
+    let mut labels = metadata.labels.unwrap_or_default();
+    for (key, value) in [
+        ("app.kubernetes.io/managed-by", crate::MANAGER),
+        ("app.kubernetes.io/part-of", "olla"),
+    ] {
+        labels.entry(key.into()).or_insert_with(|| value.into());
+    }
     let data = [
         (CA_CERTIFICATE, &material.ca),
         (CA_KEY, &authority.key),
@@ -153,13 +165,10 @@ fn secret(
     Secret {
         metadata: ObjectMeta {
             name: Some(SECRET.into()),
-            labels: Some(BTreeMap::from([
-                ("app.kubernetes.io/managed-by".into(), crate::MANAGER.into()),
-                ("app.kubernetes.io/part-of".into(), "olla".into()),
-            ])),
+            labels: Some(labels),
             annotations: Some(annotations),
             // A replace of what has changed meanwhile is a conflict.
-            resource_version: found.and_then(|found| found.metadata.resource_version.clone()),
+            resource_version: metadata.resource_version,
             ..ObjectMeta::default()
         },
         // The type of a Secret cannot be changed, only chosen.

@@ -199,8 +199,26 @@ fn what_somebody_changed_or_deleted_is_put_right() {
     let same = hash(&world);
     world.child(ChildKind::Deployment, Some(&same), "2");
     assert_eq!(world.step(Routes::InUse), ["apply Deployment"]);
-    world.state.recheck(1);
-    assert_eq!(world.step(Routes::InUse).len(), 5, "the regular look");
+    let mut writes = 0;
+    for _ in 0..RECHECK.as_secs() * 2 {
+        world.now += Duration::from_secs(1);
+        world.state.recheck(world.now);
+        let decision = world.state.decide("a", Routes::InUse, world.now);
+        if decision.orders.is_empty() {
+            continue;
+        }
+        writes += 1;
+        let seen = world.state.children["a"].clone();
+        let now = seen.into_iter().map(|(kind, child)| (kind, Some(child)));
+        let written = Written {
+            namespace: "a".into(),
+            now: now.collect(),
+            goal: decision.goal,
+            problem: None,
+        };
+        world.state.note_written(written, world.now);
+    }
+    assert_eq!(writes, 2, "the regular look");
 }
 
 #[test]
@@ -377,6 +395,12 @@ fn the_pods_that_somebody_elses_autoscaler_has_set_are_not_taken_away() {
     let change = Change::Child(ChildKind::Deployment, Apply(key, scaled));
     world.state.take(change);
     assert_eq!(pods_to_be(&mut world), Some(7));
+    world.gateway("g", 1, replicas(3));
+    assert_eq!(
+        pods_to_be(&mut world),
+        Some(3),
+        "who asks for a number gets it"
+    );
 }
 
 #[test]

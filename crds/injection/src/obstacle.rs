@@ -1,0 +1,81 @@
+//! Why a pod that asks for a sidecar cannot have one.
+
+use serde_json::Value;
+
+use crate::{
+    CONTAINERS, INIT_CONTAINERS, Settings, containers,
+    sidecar::{ADMIN_PORT, CONTAINER, PORT},
+};
+
+/// As it is told to whoever creates the pod, which starts without a sidecar.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    #[error(
+        "olla: no sidecar was injected: the operator does not know the data plane's image (--data-plane-image)"
+    )]
+    NoImage,
+    #[error(
+        "olla: no sidecar was injected: this API server has no native sidecars; Kubernetes 1.29 or newer is required"
+    )]
+    NoNativeSidecars,
+    #[error(
+        "olla: no sidecar was injected: the pod uses the host's network, where other pods could use its sidecar"
+    )]
+    HostNetwork,
+    #[error("olla: no sidecar was injected: the pod is for Windows")]
+    Windows,
+    #[error("olla: no sidecar was injected: container {container:?} uses port {port}")]
+    PortTaken { container: String, port: u16 },
+    #[error("olla: no sidecar was injected: the pod has a container named {CONTAINER:?}")]
+    NameTaken,
+    /// A copy of what a kubelet runs from a file: it must stay as it is. Told to nobody.
+    #[error("olla: no sidecar was injected: the pod is a static one")]
+    Mirror,
+}
+
+/// The image, and where in the init containers the sidecar is if the pod has it already.
+pub(crate) fn check<'a>(
+    pod: &Value,
+    settings: &'a Settings,
+) -> Result<(&'a str, Option<usize>), Obstacle> {
+    let spec = &pod["spec"];
+    if !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null() {
+        return Err(Obstacle::Mirror);
+    }
+    let own = containers(pod, INIT_CONTAINERS).position(|c| c["name"] == CONTAINER);
+    let image = settings.image.as_deref().ok_or(Obstacle::NoImage)?;
+    if !settings.native_sidecars {
+        return Err(Obstacle::NoNativeSidecars);
+    }
+    if spec["hostNetwork"] == true {
+        return Err(Obstacle::HostNetwork);
+    }
+    let os = |value: &Value| value == "windows";
+    if os(&spec["os"]["name"]) || os(&spec["nodeSelector"]["kubernetes.io/os"]) {
+        return Err(Obstacle::Windows);
+    }
+    if containers(pod, CONTAINERS).any(|container| container["name"] == CONTAINER) {
+        return Err(Obstacle::NameTaken);
+    }
+    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
+    match all.filter(|c| c["name"] != CONTAINER).find_map(port_taken) {
+        Some(taken) => Err(taken),
+        None => Ok((image, own)),
+    }
+}
+
+/// Ports are of the whole pod: two containers cannot listen on the same one.
+fn port_taken(container: &Value) -> Option<Obstacle> {
+    let ports = container["ports"].as_array().into_iter().flatten();
+    let tcp = ports.filter(|port| port["protocol"].as_str().unwrap_or("TCP") == "TCP");
+    let mut numbers = tcp.filter_map(|port| port["containerPort"].as_u64());
+    let port = numbers.find_map(|number| {
+        [PORT, ADMIN_PORT]
+            .into_iter()
+            .find(|own| u64::from(*own) == number)
+    })?;
+    Some(Obstacle::PortTaken {
+        container: container["name"].as_str().unwrap_or_default().to_owned(),
+        port,
+    })
+}

@@ -1,0 +1,257 @@
+//! What becomes of a pod, rule by rule. In: pods as users write them. Out: what the API server is
+//! told, a line for each addition.
+
+#![allow(clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use insta::assert_snapshot;
+use support::{decide, decide_in, patched, pod, settings, told};
+
+use injection::{Decision, Obstacle, Settings};
+
+const PLAIN: &str = "
+metadata: { labels: { olla.dev/inject: 'true' } }
+spec: { containers: [{ name: app, image: app }] }
+";
+
+#[test]
+fn a_plain_pod_gets_the_whole_sidecar() {
+    let pod = patched(&pod(PLAIN), &decide(PLAIN));
+    assert_snapshot!(serde_json::to_string_pretty(&pod).unwrap());
+}
+
+#[test]
+fn additions_go_into_the_lists_that_the_pod_has() {
+    assert_snapshot!(told(&decide(
+        "
+metadata: { labels: { olla.dev/inject: 'true' }, annotations: { note: kept } }
+spec:
+  volumes: [{ name: data, emptyDir: {} }]
+  initContainers: [{ name: migrate, image: app }]
+  containers:
+    - { name: app, image: app, env: [{ name: LEVEL, value: info }] }
+    - { name: worker, image: app }
+"
+    )));
+}
+
+#[test]
+fn the_pod_s_label_wins_over_the_namespace_s() {
+    for (pod, namespace, asks) in [
+        ("", "", false),
+        ("", "true", true),
+        ("", "false", false),
+        ("true", "", true),
+        ("true", "false", true),
+        ("false", "true", false),
+        ("yes", "true", true),
+        ("yes", "", false),
+        ("True", "", false),
+    ] {
+        let labels = match pod {
+            "" => String::new(),
+            value => format!("olla.dev/inject: '{value}'"),
+        };
+        let pod = format!(
+            "{{metadata: {{labels: {{ {labels} }}}}, spec: {{containers: [{{name: a, image: a}}]}}}}"
+        );
+        let injected = matches!(
+            decide_in(&pod, namespace, &settings()),
+            Decision::Inject { .. }
+        );
+        assert_eq!(injected, asks, "{pod} in a namespace with {namespace:?}");
+    }
+}
+
+#[test]
+fn a_container_keeps_what_it_sets_and_what_it_may_get_from_elsewhere() {
+    assert_snapshot!(told(&decide(
+        "
+metadata: { labels: { olla.dev/inject: 'true' } }
+spec:
+  containers:
+    # Its own place for one client: nothing of that client is touched.
+    - { name: own-place, image: a, env: [{ name: OPENAI_API_BASE, value: https://example.com/v1 }] }
+    # Its own key alone: the place is ours, and the key ends at the sidecar.
+    - { name: own-key, image: a, env: [{ name: OPENAI_API_KEY, valueFrom: { secretKeyRef: { name: s, key: k } } }] }
+    - { name: from-anything, image: a, envFrom: [{ configMapRef: { name: c } }] }
+    - { name: from-other-names, image: a, envFrom: [{ prefix: DB_, secretRef: { name: s } }] }
+    - { name: from-ollama-names, image: a, envFrom: [{ prefix: OLLAMA_, secretRef: { name: s } }] }
+    - { name: ollama, image: ollama/ollama, ports: [{ containerPort: 11434 }] }
+"
+    )));
+}
+
+#[test]
+fn containers_that_start_before_the_sidecar_get_no_variables() {
+    assert_snapshot!(told(&decide(
+        "
+metadata:
+  labels: { olla.dev/inject: 'true' }
+  annotations: { olla.dev/start-after: istio-proxy }
+spec:
+  initContainers:
+    - { name: istio-init, image: i }
+    - { name: istio-proxy, image: i, restartPolicy: Always }
+    - { name: migrate, image: app }
+  containers: [{ name: app, image: app }]
+"
+    )));
+}
+
+#[test]
+fn a_sidecar_that_should_start_after_nobody_is_the_first_and_says_so() {
+    let decision = decide(
+        "
+metadata: { labels: { olla.dev/inject: 'true' }, annotations: { olla.dev/start-after: linkerd-proxy } }
+spec: { containers: [{ name: app, image: app }] }
+",
+    );
+    let Decision::Inject { warnings, .. } = decision else {
+        panic!("{decision:?}");
+    };
+    assert_eq!(
+        warnings,
+        [
+            "olla.dev/start-after: the pod has no init container \"linkerd-proxy\"; the sidecar starts first"
+        ]
+    );
+}
+
+#[test]
+fn annotations_set_the_sidecar_s_resources_and_patience() {
+    let cases = [
+        "",
+        "olla.dev/memory-limit: 256Mi",
+        "olla.dev/cpu-request: 100m\nolla.dev/cpu-limit: '1'",
+        // A request over the limit would be refused.
+        "olla.dev/memory-limit: 8Mi",
+        "olla.dev/cpu-limit: fast\nolla.dev/memory-request: '-1'",
+        "olla.dev/start-without-table-after: 0s",
+        "olla.dev/start-without-table-after: 1m500ms",
+        "olla.dev/start-without-table-after: soon",
+        "olla.dev/start-without-table-after: 11m",
+    ];
+    let mut text = String::new();
+    for annotations in cases {
+        let annotations = annotations.replace('\n', ", ");
+        let pod = format!(
+            "{{metadata: {{labels: {{olla.dev/inject: 'true'}}, annotations: {{ {annotations} }}}}, \
+             spec: {{containers: [{{name: a, image: a}}]}}}}"
+        );
+        let decision = decide(&pod);
+        let sidecar = &patched(&support::pod(&pod), &decision)["spec"]["initContainers"][0];
+        let Decision::Inject { warnings, .. } = decision else {
+            panic!("{decision:?}");
+        };
+        let _ = write!(
+            text,
+            "{{{annotations}}}\n  {} {} of {}\n",
+            sidecar["resources"], sidecar["args"][3], sidecar["startupProbe"]["failureThreshold"]
+        );
+        for warning in warnings {
+            let _ = writeln!(text, "  {warning}");
+        }
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn a_pod_with_resources_of_its_own_shares_them_with_the_sidecar() {
+    let text = "
+metadata: { labels: { olla.dev/inject: 'true' }, annotations: { olla.dev/cpu-limit: '1' } }
+spec:
+  resources: { requests: { cpu: '1' }, limits: { cpu: '2' } }
+  containers: [{ name: app, image: app, resources: { requests: { cpu: '1' } } }]
+";
+    let decision = decide(text);
+    let sidecar = &patched(&pod(text), &decision)["spec"]["initContainers"][0];
+    assert!(sidecar["resources"].is_null(), "{sidecar}");
+    let Decision::Inject { warnings, .. } = decision else {
+        panic!("{decision:?}");
+    };
+    assert_eq!(
+        warnings,
+        ["olla.dev/cpu-limit: not used, because the pod has resources of its own (spec.resources)"]
+    );
+}
+
+#[test]
+fn pods_that_cannot_have_a_sidecar_start_without_and_their_creator_is_told() {
+    let pods = [
+        "{hostNetwork: true, containers: [{name: app}]}",
+        "{os: {name: windows}, containers: [{name: app}]}",
+        "{nodeSelector: {kubernetes.io/os: windows}, containers: [{name: app}]}",
+        "{containers: [{name: app, ports: [{containerPort: 40114}]}]}",
+        "{containers: [{name: app, ports: [{containerPort: 40115, protocol: TCP}]}]}",
+        "{initContainers: [{name: first, ports: [{containerPort: 40114}]}], containers: [{name: app}]}",
+        "{containers: [{name: olla-sidecar}]}",
+    ];
+    let mut text = String::new();
+    for spec in pods {
+        let pod = format!("{{metadata: {{labels: {{olla.dev/inject: 'true'}}}}, spec: {spec}}}");
+        let _ = write!(text, "{spec}\n  {}\n", told(&decide(&pod)));
+    }
+    let on = |settings: &Settings| told(&decide_in(PLAIN, "", settings));
+    let no_image = Settings {
+        image: None,
+        ..settings()
+    };
+    let old = Settings {
+        native_sidecars: false,
+        ..settings()
+    };
+    let _ = write!(
+        text,
+        "no image\n  {}\nold server\n  {}\n",
+        on(&no_image),
+        on(&old)
+    );
+    assert_snapshot!(text);
+}
+
+#[test]
+fn a_port_of_another_protocol_is_not_ours() {
+    let decision = decide(
+        "{metadata: {labels: {olla.dev/inject: 'true'}}, \
+          spec: {containers: [{name: a, ports: [{containerPort: 40114, protocol: UDP}]}]}}",
+    );
+    assert!(matches!(decision, Decision::Inject { .. }), "{decision:?}");
+}
+
+#[test]
+fn whoever_did_not_ask_hears_nothing_of_what_stands_in_the_way() {
+    let pod = "{spec: {hostNetwork: true, containers: [{name: app}]}}";
+    assert_eq!(decide(pod), Decision::LeaveAlone);
+}
+
+#[test]
+fn a_static_pod_s_copy_is_left_alone() {
+    let pod = "{metadata: {labels: {olla.dev/inject: 'true'}, \
+                annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{name: app}]}}";
+    assert_eq!(decide(pod), Decision::LeaveAlone);
+}
+
+#[test]
+fn a_container_that_another_webhook_added_meanwhile_is_pointed_at_the_sidecar_too() {
+    let mut pod = patched(&pod(PLAIN), &decide(PLAIN));
+    let added = serde_json::json!({ "name": "late", "image": "late" });
+    pod["spec"]["containers"]
+        .as_array_mut()
+        .unwrap()
+        .push(added);
+    let decision = injection::decide(&pod, &BTreeMap::new(), &settings());
+    assert_snapshot!(told(&decision));
+}
+
+#[test]
+fn an_obstacle_is_one_line_and_names_who_speaks() {
+    for obstacle in [Obstacle::NoImage, Obstacle::HostNetwork, Obstacle::Windows] {
+        let text = obstacle.to_string();
+        assert!(text.starts_with("olla: "), "{text}");
+        assert!(text.len() < 256 && !text.contains('\n'), "{text}");
+    }
+}

@@ -1,0 +1,213 @@
+//! The webhook's port: TLS and HTTP/1.1, as API servers speak to webhooks.
+//!
+//! Nobody authenticates here: an answer tells nothing that its question did not hold. 404 and 405 not
+//! our path, 400 no AdmissionReview, 411 and 413 a body without a length or too long, 408 one that does
+//! not come in time, or for which there is no room in time.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use injection::Settings;
+use rustls::ServerConfig;
+use serving::{
+    listen::accept,
+    slots::{Slot, SlotLimits, Slots},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    NAMESPACE_PATH, POD_PATH,
+    review::{self, Outcome},
+};
+use crate::metrics::{Metrics, ResultLabel};
+
+const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Also between two requests. API servers keep connections for 90 s; one that is closed under a request
+/// is a pod without a sidecar, so they are to be the first to close.
+const IDLE: Duration = Duration::from_secs(120);
+/// The API server waits 5 s for an answer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(4);
+/// The API server takes objects of 3 MiB at most, and writes some more around them.
+const MAX_BODY: usize = 4 << 20;
+/// Of all bodies together, KiB: read, they are some times as large.
+const ALL_BODIES_KIB: usize = 16 << 10;
+/// From the goodbye to cutting what still hangs.
+const DRAIN: Duration = Duration::from_secs(5);
+/// An API server keeps up to 25 idle connections, and opens more when many pods are created at once.
+const LIMITS: SlotLimits = SlotLimits {
+    total: 256,
+    unauthenticated: 256,
+    per_address: 64,
+    unauthenticated_per_address: 64,
+};
+
+#[derive(Debug)]
+pub struct Webhook {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    bodies: Semaphore,
+}
+
+impl Webhook {
+    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            metrics,
+            bodies: Semaphore::new(ALL_BODIES_KIB),
+        })
+    }
+
+    /// Until stopped; requests that have begun are answered.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        stop: CancellationToken,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let slots = Arc::new(Slots::new(LIMITS));
+        let connections = TaskTracker::new();
+        loop {
+            let (stream, peer) = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = accept(&listener, "webhook") => accepted,
+            };
+            let Some(slot) = slots.take(peer.ip()) else {
+                tracing::debug!(%peer, "connection to the webhook refused: too many connections");
+                continue;
+            };
+            let webhook = self.clone();
+            let (acceptor, stop) = (acceptor.clone(), stop.clone());
+            connections.spawn(webhook.connection(stream, peer, slot, acceptor, stop));
+        }
+        connections.close();
+        if timeout(DRAIN, connections.wait()).await.is_err() {
+            tracing::debug!("connections to the webhook left open at the end");
+        }
+    }
+
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: Slot,
+        acceptor: TlsAcceptor,
+        stop: CancellationToken,
+    ) {
+        let _ = stream.set_nodelay(true);
+        let stream = tokio::select! {
+            shaken = timeout(TLS_TIMEOUT, acceptor.accept(stream)) => match shaken {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    // Most likely, the CA in the webhook's configuration is not ours.
+                    tracing::debug!(%peer, %error, "TLS handshake at the webhook failed");
+                    return;
+                }
+                Err(_) => return,
+            },
+            () = slot.evicted() => return,
+        };
+        let webhook = self.clone();
+        let answer = service_fn(move |request| webhook.clone().answer(request));
+        let mut serve = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE)
+                .serve_connection(TokioIo::new(stream), answer)
+        );
+        tokio::select! {
+            _ = serve.as_mut() => {}
+            () = slot.evicted() => {}
+            () = stop.cancelled() => {
+                serve.as_mut().graceful_shutdown();
+                let _ = serve.await;
+            }
+        }
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let namespace_asks = match request.uri().path() {
+            POD_PATH => false,
+            NAMESPACE_PATH => true,
+            _ => return Ok(problem(StatusCode::NOT_FOUND, "not found")),
+        };
+        if request.method() != Method::POST {
+            return Ok(problem(StatusCode::METHOD_NOT_ALLOWED, "POST only"));
+        }
+        let (outcome, response) = match self.review(request.into_body(), namespace_asks).await {
+            Ok((Outcome::Invalid, _)) => (
+                Outcome::Invalid,
+                problem(StatusCode::BAD_REQUEST, "not an AdmissionReview of v1"),
+            ),
+            Ok((outcome, text)) => (outcome, json(text)),
+            Err((status, message)) => (Outcome::Invalid, problem(status, message)),
+        };
+        let label = ResultLabel {
+            result: outcome.word(),
+        };
+        self.metrics.injections.get_or_create(&label).inc();
+        Ok(response)
+    }
+
+    async fn review(
+        &self,
+        body: Incoming,
+        namespace_asks: bool,
+    ) -> Result<(Outcome, Vec<u8>), (StatusCode, &'static str)> {
+        // API servers send it. Without it nobody knows how much room is needed.
+        let length = body.size_hint().exact();
+        let length = length.ok_or((StatusCode::LENGTH_REQUIRED, "a body with a length, please"))?;
+        if length > MAX_BODY as u64 {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "more than 4 MiB"));
+        }
+        let late = |_| (StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+        let read = async {
+            let kib = (length as u32).div_ceil(1024).max(1);
+            // Never closed.
+            let room = self.bodies.acquire_many(kib).await.ok();
+            let body = Limited::new(body, MAX_BODY).collect().await;
+            let body = body.map_err(|_| (StatusCode::BAD_REQUEST, "the body broke off"))?;
+            Ok((room, body.to_bytes()))
+        };
+        let (_room, body) = timeout(BODY_TIMEOUT, read).await.map_err(late)??;
+        Ok(review::answer(&body, namespace_asks, &self.settings))
+    }
+}
+
+fn json(text: Vec<u8>) -> Response<Full<Bytes>> {
+    typed(StatusCode::OK, "application/json", text)
+}
+
+fn problem(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+    typed(
+        status,
+        "text/plain; charset=utf-8",
+        format!("{message}\n").into_bytes(),
+    )
+}
+
+fn typed(status: StatusCode, content_type: &'static str, text: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
