@@ -185,6 +185,8 @@ fn pods_that_cannot_have_a_sidecar_start_without_and_their_creator_is_told() {
         "{hostNetwork: true, containers: [{name: app}]}",
         "{os: {name: windows}, containers: [{name: app}]}",
         "{nodeSelector: {kubernetes.io/os: windows}, containers: [{name: app}]}",
+        "{dnsPolicy: Default, containers: [{name: app}]}",
+        "{dnsPolicy: None, dnsConfig: {searches: [example.com]}, containers: [{name: app}]}",
         "{containers: [{name: app, ports: [{containerPort: 40114}]}]}",
         "{containers: [{name: app, ports: [{containerPort: 40115, protocol: TCP}]}]}",
         "{initContainers: [{name: first, ports: [{containerPort: 40114}]}], containers: [{name: app}]}",
@@ -211,6 +213,41 @@ fn pods_that_cannot_have_a_sidecar_start_without_and_their_creator_is_told() {
         on(&old)
     );
     assert_snapshot!(text);
+}
+
+#[test]
+fn pods_that_find_the_operator_get_a_sidecar_whatever_their_dns_policy() {
+    let on_an_address = Settings {
+        operator_url: "https://olla.example.com:9443".into(),
+        ..settings()
+    };
+    let by_default = settings();
+    for (dns, settings) in [
+        ("dnsPolicy: ClusterFirst", &by_default),
+        (
+            "dnsConfig: {options: [{name: ndots, value: '1'}]}",
+            &by_default,
+        ),
+        (
+            "dnsPolicy: None, dnsConfig: {searches: [example.com, svc.example.org]}",
+            &by_default,
+        ),
+        (
+            "dnsPolicy: Default, dnsConfig: {searches: [svc.cluster.local]}",
+            &by_default,
+        ),
+        ("dnsPolicy: Default", &on_an_address),
+    ] {
+        let pod = format!(
+            "{{metadata: {{labels: {{olla.dev/inject: 'true'}}}}, \
+             spec: {{ {dns}, containers: [{{name: a, image: a}}]}}}}"
+        );
+        let decision = decide_in(&pod, "", settings);
+        assert!(
+            matches!(decision, Decision::Inject { .. }),
+            "{dns}: {decision:?}"
+        );
+    }
 }
 
 #[test]
@@ -249,7 +286,13 @@ fn a_container_that_another_webhook_added_meanwhile_is_pointed_at_the_sidecar_to
 
 #[test]
 fn an_obstacle_is_one_line_and_names_who_speaks() {
-    for obstacle in [Obstacle::NoImage, Obstacle::HostNetwork, Obstacle::Windows] {
+    let no_dns = Obstacle::NoClusterDns { policy: "Default" };
+    for obstacle in [
+        Obstacle::NoImage,
+        Obstacle::HostNetwork,
+        Obstacle::Windows,
+        no_dns,
+    ] {
         let text = obstacle.to_string();
         assert!(text.starts_with("olla: "), "{text}");
         assert!(text.len() < 256 && !text.contains('\n'), "{text}");
