@@ -5,6 +5,7 @@
 //! obstacle     why it cannot have one
 //! options      what its annotations say about the sidecar
 //! sidecar      the container and its volumes
+//! server       which containers serve models themselves
 //! environment  which variables point its other containers at the sidecar
 //! additions    all of that as a JSON patch
 //! ```
@@ -19,6 +20,7 @@ mod obstacle;
 mod opt_in;
 mod options;
 mod quantity;
+mod server;
 mod sidecar;
 
 use std::collections::BTreeMap;

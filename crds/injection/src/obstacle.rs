@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, Settings, containers,
+    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
     sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
@@ -28,6 +28,10 @@ pub enum Obstacle {
         "olla: no sidecar was injected: with dnsPolicy {policy:?} the sidecar cannot resolve the operator's name; add the cluster's search domain, such as svc.cluster.local, to dnsConfig.searches if dnsConfig.nameservers has the cluster's DNS"
     )]
     NoClusterDns { policy: &'static str },
+    #[error(
+        "olla: no sidecar was injected: container {container:?} is a model server or proxy by its image ({image}); label the pod olla.dev/inject=true if it should have one"
+    )]
+    ModelServer { container: String, image: String },
     #[error("olla: no sidecar was injected: container {container:?} uses port {port}")]
     PortTaken { container: String, port: u16 },
     #[error("olla: no sidecar was injected: the pod has a container named {CONTAINER:?}")]
@@ -65,6 +69,14 @@ pub(crate) fn check<'a>(
     }
     if containers(pod, CONTAINERS).any(|container| container["name"] == CONTAINER) {
         return Err(Obstacle::NameTaken);
+    }
+    if !opt_in::itself_asks(pod)
+        && let Some((container, image)) = server::in_pod(pod)
+    {
+        return Err(Obstacle::ModelServer {
+            container: container.to_owned(),
+            image: image.to_owned(),
+        });
     }
     let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
     match all.filter(|c| c["name"] != CONTAINER).find_map(port_taken) {

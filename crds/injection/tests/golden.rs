@@ -80,9 +80,72 @@ spec:
     - { name: from-anything, image: a, envFrom: [{ configMapRef: { name: c } }] }
     - { name: from-other-names, image: a, envFrom: [{ prefix: DB_, secretRef: { name: s } }] }
     - { name: from-ollama-names, image: a, envFrom: [{ prefix: OLLAMA_, secretRef: { name: s } }] }
-    - { name: ollama, image: ollama/ollama, ports: [{ containerPort: 11434 }] }
 "
     )));
+}
+
+#[test]
+fn a_client_of_azure_or_behind_a_proxy_is_not_pointed_at_the_sidecar() {
+    assert_snapshot!(told(&decide(
+        "
+metadata: { labels: { olla.dev/inject: 'true' } }
+spec:
+  containers:
+    - { name: azure, image: a, env: [{ name: AZURE_OPENAI_ENDPOINT, value: https://x.openai.azure.com }] }
+    - { name: azure-key, image: a, env: [{ name: AZURE_OPENAI_API_KEY, valueFrom: { secretKeyRef: { name: s, key: k } } }] }
+    - { name: azure-type, image: a, env: [{ name: OPENAI_API_TYPE, value: azure }] }
+    - { name: azure-version, image: a, env: [{ name: OPENAI_API_VERSION, value: 2024-06-01 }] }
+    - { name: azure-from-secret, image: a, envFrom: [{ prefix: AZURE_, secretRef: { name: s } }] }
+    - { name: openai-type, image: a, env: [{ name: OPENAI_API_TYPE, value: open_ai }] }
+    - { name: proxy, image: a, env: [{ name: HTTP_PROXY, value: 'http://proxy:3128' }] }
+    - { name: proxy-past-sidecar, image: a, env: [{ name: http_proxy, value: 'http://proxy:3128' }, { name: NO_PROXY, value: 'localhost, 127.0.0.1' }] }
+    - { name: one-list-lacks-it, image: a, env: [{ name: ALL_PROXY, value: 'http://proxy:3128' }, { name: NO_PROXY, value: 127.0.0.1 }, { name: no_proxy, value: .svc }] }
+    - { name: https-alone, image: a, env: [{ name: HTTPS_PROXY, value: 'http://proxy:3128' }, { name: HTTP_PROXY, value: '' }] }
+"
+    )));
+}
+
+#[test]
+fn beside_an_ollama_nobody_gets_ollama_s_variable() {
+    let pods = [
+        "{containers: [{name: ollama, image: own, ports: [{containerPort: 11434}]}]}",
+        "{containers: [{name: ollama, image: 'registry.example.com:5000/ollama/ollama:1'}, {name: pull, image: a, command: [ollama, pull, m]}]}",
+        "{initContainers: [{name: ollama, image: a, restartPolicy: Always, args: [ollama serve]}], containers: [{name: app, image: a}]}",
+        "{containers: [{name: app, image: a, command: [ollama, list]}]}",
+    ];
+    let mut text = String::new();
+    for spec in pods {
+        let pod = format!("{{metadata: {{labels: {{olla.dev/inject: 'true'}}}}, spec: {spec}}}");
+        let patched = patched(&support::pod(&pod), &decide(&pod));
+        let not_set = &patched["metadata"]["annotations"]["olla.dev/env-not-set"];
+        let _ = write!(text, "{spec}\n  {not_set}\n");
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn a_model_server_gets_a_sidecar_only_if_it_asks_itself() {
+    let pod = |label: &str, image: &str| {
+        format!(
+            "{{metadata: {{labels: {{olla.dev/inject: '{label}'}}}}, \
+             spec: {{containers: [{{name: llm, image: '{image}'}}]}}}}"
+        )
+    };
+    for image in [
+        "ghcr.io/berriai/litellm:main-latest",
+        "vllm/vllm-openai:v0.9",
+        "ollama/ollama",
+    ] {
+        let by_namespace = decide_in(&pod("", image), "true", &settings());
+        assert!(
+            matches!(by_namespace, Decision::Refuse(Obstacle::ModelServer { .. })),
+            "{by_namespace:?}"
+        );
+        let itself = decide_in(&pod("true", image), "true", &settings());
+        assert!(matches!(itself, Decision::Inject { .. }), "{itself:?}");
+    }
+    let app = decide_in(&pod("", "example.com/litellm/app"), "true", &settings());
+    assert!(matches!(app, Decision::Inject { .. }), "{app:?}");
 }
 
 #[test]
