@@ -1,7 +1,11 @@
 //! What becomes of a pod, rule by rule. In: pods as users write them. Out: what the API server is
 //! told, a line for each addition.
 
-#![allow(clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -10,7 +14,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use insta::assert_snapshot;
 use support::{decide, decide_in, patched, pod, settings, told};
 
-use injection::{Decision, Obstacle, Settings};
+use injection::{Decision, Defaults, Obstacle, Settings};
 
 const PLAIN: &str = "
 metadata: { labels: { olla.dev/inject: 'true' } }
@@ -191,7 +195,12 @@ fn annotations_set_the_sidecar_s_resources_and_patience() {
         "olla.dev/memory-limit: 256Mi",
         "olla.dev/cpu-request: 100m\nolla.dev/cpu-limit: '1'",
         // A request over the limit would be refused.
-        "olla.dev/memory-limit: 8Mi",
+        "olla.dev/memory-limit: 64Mi\nolla.dev/memory-request: 65Mi",
+        // The sidecar would be killed, or never be ready.
+        "olla.dev/memory-limit: 16Mi",
+        "olla.dev/memory-limit: 64m",
+        "olla.dev/cpu-limit: 5m",
+        "olla.dev/cpu-limit: 20m\nolla.dev/cpu-request: 20m",
         "olla.dev/cpu-limit: fast\nolla.dev/memory-request: '-1'",
         "olla.dev/start-without-table-after: 0s",
         "olla.dev/start-without-table-after: 1m500ms",
@@ -220,6 +229,111 @@ fn annotations_set_the_sidecar_s_resources_and_patience() {
         }
     }
     assert_snapshot!(text);
+}
+
+/// What the sidecar of a pod with these containers gets.
+fn resources(containers: &str, annotations: &str, defaults: &str) -> String {
+    let text = format!(
+        "{{metadata: {{labels: {{olla.dev/inject: 'true'}}, annotations: {{ {annotations} }}}}, \
+         spec: {{containers: {containers}}}}}"
+    );
+    let settings = Settings {
+        defaults: Defaults::parse(defaults).unwrap(),
+        ..settings()
+    };
+    let decision = decide_in(&text, "", &settings);
+    patched(&pod(&text), &decision)["spec"]["initContainers"][0]["resources"].to_string()
+}
+
+#[test]
+fn the_cluster_s_resources_are_used_where_a_pod_says_nothing() {
+    let app = "[{name: app, image: a}]";
+    let defaults = r#"{"resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"cpu": 1, "memory": "8Mi"}}}"#;
+    // Of memory the least that it can do with.
+    assert_eq!(
+        resources(app, "", defaults),
+        r#"{"limits":{"cpu":"1","memory":"48Mi"},"requests":{"cpu":"50m","memory":"48Mi"}}"#
+    );
+    assert_eq!(
+        resources(
+            app,
+            "olla.dev/cpu-request: 60m, olla.dev/memory-limit: 1Gi",
+            defaults
+        ),
+        r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"60m","memory":"32Mi"}}"#
+    );
+}
+
+#[test]
+fn where_all_containers_have_limits_the_sidecar_has_one_and_the_pod_stays_guaranteed() {
+    let of = |resources: &str| format!("{{name: a, image: a, resources: {{ {resources} }}}}");
+    let equal = of("limits: {cpu: 1, memory: 1Gi}, requests: {cpu: '1', memory: 1024Mi}");
+    let implied = of("limits: {cpu: 1, memory: 1Gi}");
+    let burstable = of("limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 100m, memory: 1Gi}");
+    let memory_alone = of("limits: {memory: 1Gi}");
+    let none = of("requests: {cpu: 1}");
+    let mut text = String::new();
+    for (name, containers, annotations) in [
+        ("guaranteed", format!("[{equal}, {implied}]"), ""),
+        (
+            "guaranteed, own request",
+            format!("[{equal}]"),
+            "olla.dev/cpu-request: 200m",
+        ),
+        (
+            "guaranteed, own limit",
+            format!("[{equal}]"),
+            "olla.dev/cpu-limit: 200m",
+        ),
+        ("one is not", format!("[{equal}, {burstable}]"), ""),
+        ("memory alone", format!("[{equal}, {memory_alone}]"), ""),
+        ("one has none", format!("[{equal}, {none}]"), ""),
+    ] {
+        let _ = writeln!(
+            text,
+            "{name}: {}",
+            resources(&containers, annotations, "{}")
+        );
+    }
+    assert_snapshot!(text);
+}
+
+#[test]
+fn the_cluster_s_image_secrets_and_policy_are_the_sidecar_s() {
+    let settings = Settings {
+        defaults: Defaults::parse(
+            r#"{"imagePullPolicy": "Always", "imagePullSecrets": [{"name": "pull"}, {"name": "own"}]}"#,
+        )
+        .unwrap(),
+        ..settings()
+    };
+    let text = "{metadata: {labels: {olla.dev/inject: 'true'}}, \
+                spec: {imagePullSecrets: [{name: own}], containers: [{name: a, image: a}]}}";
+    for (text, secrets) in [
+        (text, r#"[{"name":"own"},{"name":"pull"}]"#),
+        (PLAIN, r#"[{"name":"pull"},{"name":"own"}]"#),
+    ] {
+        let patched = patched(&pod(text), &decide_in(text, "", &settings));
+        assert_eq!(patched["spec"]["imagePullSecrets"].to_string(), secrets);
+        let sidecar = &patched["spec"]["initContainers"][0];
+        assert_eq!(sidecar["imagePullPolicy"], "Always");
+        // Not the app's.
+        assert!(patched["spec"]["containers"][0]["imagePullPolicy"].is_null());
+        let again = injection::decide(&patched, &BTreeMap::new(), &settings);
+        assert_eq!(again, Decision::LeaveAlone);
+    }
+}
+
+#[test]
+fn a_cluster_that_assigns_users_chooses_the_sidecar_s() {
+    let settings = Settings {
+        assigns_users: true,
+        ..settings()
+    };
+    let pod = patched(&pod(PLAIN), &decide_in(PLAIN, "", &settings));
+    let context = &pod["spec"]["initContainers"][0]["securityContext"];
+    assert!(context["runAsUser"].is_null() && context["runAsGroup"].is_null());
+    assert_eq!(context["runAsNonRoot"], true, "{context}");
 }
 
 #[test]
