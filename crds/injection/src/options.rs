@@ -192,7 +192,7 @@ fn amounts(
         _ => limit,
     };
     (
-        if at_limit {
+        if at_limit || as_limit {
             Some(limit.clone())
         } else {
             request
