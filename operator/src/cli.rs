@@ -53,6 +53,10 @@ struct Run {
     /// Inject sidecars into pods with the label olla.dev/inject, or in namespaces with it.
     #[arg(long, env = "OLLA_INJECTION", default_value_t = true, action = ArgAction::Set)]
     injection: bool,
+    /// Defaults for all sidecars, JSON: `resources` (`requests` and `limits` of `cpu` and `memory`),
+    /// `imagePullPolicy`, `imagePullSecrets`. Annotations of a pod win.
+    #[arg(long, env = "OLLA_INJECTION_DEFAULTS", default_value = "{}", value_parser = injection::Defaults::parse)]
+    injection_defaults: injection::Defaults,
     /// Listen address for /healthz, /readyz and /metrics (plain HTTP).
     #[arg(long, env = "OLLA_ADMIN", default_value = "[::]:9090")]
     admin: SocketAddr,
@@ -146,6 +150,7 @@ impl Run {
             listen: self.listen,
             webhook: self.webhook_listen,
             injection: self.injection,
+            injection_defaults: self.injection_defaults,
             data_plane_image: (!self.data_plane_image.is_empty()).then_some(self.data_plane_image),
             admin: self.admin,
             namespace: self.namespace,

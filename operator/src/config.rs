@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use injection::Defaults;
+
 use crate::gateway::GatewayConfig;
 
 #[derive(Clone, Debug)]
@@ -21,6 +23,9 @@ pub struct Config {
     pub injection: bool,
     /// Image of the sidecars. `None`: there are none, and who asks for one gets a warning.
     pub data_plane_image: Option<String>,
+    /// For what a pod's annotations say nothing about its sidecar. Default: those of the
+    /// crate.
+    pub injection_defaults: Defaults,
     /// Health and metrics, plain HTTP. Default [::]:9090.
     pub admin: SocketAddr,
     /// Namespace of the operator itself: its certificate's Secret lives there. Default
@@ -50,6 +55,7 @@ impl Default for Config {
             webhook: (Ipv6Addr::UNSPECIFIED, 9444).into(),
             injection: true,
             data_plane_image: None,
+            injection_defaults: Defaults::default(),
             admin: (Ipv6Addr::UNSPECIFIED, 9090).into(),
             namespace: "olla-system".into(),
             instance: "olla-operator".into(),

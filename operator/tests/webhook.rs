@@ -63,6 +63,8 @@ async fn serve() -> Served {
         operator_url: "https://operator:9443".into(),
         ca_config_map: "ca".into(),
         native_sidecars: true,
+        assigns_users: false,
+        defaults: injection::Defaults::default(),
     };
     let webhook = Webhook::new(settings, metrics.clone());
     Served {

@@ -48,3 +48,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- toJson $defaults }}
 {{- end }}
+
+{{- /* What --injection-defaults takes, as JSON. */}}
+{{- define "olla.injectionDefaults" -}}
+{{- $defaults := dict "resources" .Values.injection.resources }}
+{{- $_ := set $defaults "imagePullPolicy" .Values.dataPlane.image.pullPolicy }}
+{{- $_ := set $defaults "imagePullSecrets" .Values.dataPlane.image.pullSecrets }}
+{{- toJson $defaults }}
+{{- end }}

@@ -3,7 +3,7 @@
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
 use serde_json::{Value, json};
 
-use crate::INIT_CONTAINERS;
+use crate::{INIT_CONTAINERS, defaults::Reference};
 
 /// Of all annotations of an object together, names and values, bytes: more is refused.
 const MAX_ANNOTATIONS: usize = 256 << 10;
@@ -42,13 +42,23 @@ impl<'a> Additions<'a> {
 
     /// Those that the pod does not have by name.
     pub(crate) fn add_volumes(&mut self, volumes: impl IntoIterator<Item = Value>) {
-        let own = &self.pod["spec"]["volumes"];
-        let there = |volume: &Value| {
+        self.add_named("volumes", volumes);
+    }
+
+    /// Those that the pod does not have. Its ServiceAccount's are there before any webhook is asked.
+    pub(crate) fn add_pull_secrets(&mut self, secrets: &[Reference]) {
+        let secrets = secrets.iter().map(|secret| json!({ "name": secret.name }));
+        self.add_named("imagePullSecrets", secrets);
+    }
+
+    fn add_named(&mut self, list: &str, values: impl IntoIterator<Item = Value>) {
+        let own = &self.pod["spec"][list];
+        let there = |value: &Value| {
             let mut own = own.as_array().into_iter().flatten();
-            own.any(|it| it["name"] == volume["name"])
+            own.any(|it| it["name"] == value["name"])
         };
-        let missing = volumes.into_iter().filter(|volume| !there(volume));
-        self.append(&["spec", "volumes"], own, missing.collect());
+        let missing = values.into_iter().filter(|value| !there(value));
+        self.append(&["spec", list], own, missing.collect());
     }
 
     /// Variables for the container that the pod has at `index` of `list`.

@@ -3,8 +3,10 @@
 //! ```text
 //! opt_in       does the pod, or its namespace, ask for a sidecar?
 //! obstacle     why it cannot have one
+//! defaults     what the cluster's owner says about all sidecars
 //! options      what its annotations say about the sidecar
 //! sidecar      the container and its volumes
+//! server       which containers serve models themselves
 //! environment  which variables point its other containers at the sidecar
 //! additions    all of that as a JSON patch
 //! ```
@@ -14,11 +16,13 @@
 //! of it already gets no patch: the API server may ask again after other webhooks.
 
 mod additions;
+mod defaults;
 mod environment;
 mod obstacle;
 mod opt_in;
 mod options;
 mod quantity;
+mod server;
 mod sidecar;
 
 use std::collections::BTreeMap;
@@ -29,6 +33,7 @@ use serde_json::Value;
 use self::{additions::Additions, options::Options};
 
 pub use self::{
+    defaults::Defaults,
     environment::NOT_SET,
     obstacle::Obstacle,
     opt_in::LABEL,
@@ -40,7 +45,7 @@ pub use self::{
 };
 
 /// What is the same for all pods of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Image of the data plane; `None`: nobody has said which.
     pub image: Option<String>,
@@ -50,6 +55,9 @@ pub struct Settings {
     pub ca_config_map: String,
     /// The API server knows sidecars among the init containers (Kubernetes 1.29).
     pub native_sidecars: bool,
+    /// The cluster chooses users for containers itself and refuses others (OpenShift).
+    pub assigns_users: bool,
+    pub defaults: Defaults,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +86,7 @@ pub fn decide(
         Err(Obstacle::Mirror) => return Decision::LeaveAlone,
         Err(obstacle) => return Decision::Refuse(obstacle),
     };
-    let (options, mut warnings) = Options::of(pod);
+    let (options, mut warnings) = Options::of(pod, &settings.defaults.resources);
     let mut additions = Additions::new(pod);
     let position = match own {
         // A second look: where it stands is where it was put, or where another webhook moved it.
@@ -91,6 +99,7 @@ pub fn decide(
         }
     };
     additions.add_volumes(sidecar::volumes(settings));
+    additions.add_pull_secrets(&settings.defaults.image_pull_secrets);
     let not_set = environment::add(pod, position, &mut additions);
     additions.annotate(NOT_SET, &not_set);
     match additions.into_patch() {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, Settings, containers,
+    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
     sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
@@ -24,6 +24,14 @@ pub enum Obstacle {
     HostNetwork,
     #[error("olla: no sidecar was injected: the pod is for Windows")]
     Windows,
+    #[error(
+        "olla: no sidecar was injected: with dnsPolicy {policy:?} the sidecar cannot resolve the operator's name; add the cluster's search domain, such as svc.cluster.local, to dnsConfig.searches if dnsConfig.nameservers has the cluster's DNS"
+    )]
+    NoClusterDns { policy: &'static str },
+    #[error(
+        "olla: no sidecar was injected: container {container:?} is a model server or proxy by its image ({image}); label the pod olla.dev/inject=true if it should have one"
+    )]
+    ModelServer { container: String, image: String },
     #[error("olla: no sidecar was injected: container {container:?} uses port {port}")]
     PortTaken { container: String, port: u16 },
     #[error("olla: no sidecar was injected: the pod has a container named {CONTAINER:?}")]
@@ -54,14 +62,46 @@ pub(crate) fn check<'a>(
     if os(&spec["os"]["name"]) || os(&spec["nodeSelector"]["kubernetes.io/os"]) {
         return Err(Obstacle::Windows);
     }
+    if let Some(policy) = without_cluster_dns(spec)
+        && is_service(&settings.operator_url)
+    {
+        return Err(Obstacle::NoClusterDns { policy });
+    }
     if containers(pod, CONTAINERS).any(|container| container["name"] == CONTAINER) {
         return Err(Obstacle::NameTaken);
+    }
+    if !opt_in::itself_asks(pod)
+        && let Some((container, image)) = server::in_pod(pod)
+    {
+        return Err(Obstacle::ModelServer {
+            container: container.to_owned(),
+            image: image.to_owned(),
+        });
     }
     let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
     match all.filter(|c| c["name"] != CONTAINER).find_map(port_taken) {
         Some(taken) => Err(taken),
         None => Ok((image, own)),
     }
+}
+
+/// The policy that leaves the cluster's DNS out. Who has put its search domain in speaks to it.
+fn without_cluster_dns(spec: &Value) -> Option<&'static str> {
+    let mut policies = ["Default", "None"].into_iter();
+    let policy = policies.find(|policy| spec["dnsPolicy"] == *policy)?;
+    let mut searches = spec["dnsConfig"]["searches"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let of_services = |domain: &Value| domain.as_str().is_some_and(|d| d.starts_with("svc."));
+    (!searches.any(of_services)).then_some(policy)
+}
+
+/// The host of the URL is the name of a Service.
+fn is_service(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    let host = rest.split([':', '/']).next().unwrap_or_default();
+    host.split('.').skip(2).any(|label| label == "svc")
 }
 
 /// Ports are of the whole pod: two containers cannot listen on the same one.

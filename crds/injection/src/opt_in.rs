@@ -9,11 +9,20 @@ use serde_json::Value;
 pub const LABEL: &str = "olla.dev/inject";
 
 pub(crate) fn asks(pod: &Value, namespace_labels: &BTreeMap<String, String>) -> bool {
-    let own = pod["metadata"]["labels"][LABEL].as_str();
     let of_namespace = namespace_labels.get(LABEL).map(String::as_str);
-    own.and_then(read)
+    own(pod)
         .or_else(|| of_namespace.and_then(read))
         .unwrap_or(false)
+}
+
+/// Not only by its namespace.
+pub(crate) fn itself_asks(pod: &Value) -> bool {
+    own(pod) == Some(true)
+}
+
+fn own(pod: &Value) -> Option<bool> {
+    let label = pod["metadata"]["labels"][LABEL].as_str();
+    label.and_then(read)
 }
 
 fn read(value: &str) -> Option<bool> {

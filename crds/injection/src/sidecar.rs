@@ -63,9 +63,7 @@ pub(crate) fn container(image: &str, options: &Options, settings: &Settings) -> 
             "capabilities": { "drop": ["ALL"] },
             "privileged": false,
             "readOnlyRootFilesystem": true,
-            "runAsGroup": USER,
             "runAsNonRoot": true,
-            "runAsUser": USER,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -77,6 +75,14 @@ pub(crate) fn container(image: &str, options: &Options, settings: &Settings) -> 
             { "name": OPERATOR_VOLUME, "mountPath": API_TOKEN, "readOnly": true },
         ],
     });
+    if !settings.assigns_users {
+        for field in ["runAsGroup", "runAsUser"] {
+            container["securityContext"][field] = USER.into();
+        }
+    }
+    if let Some(policy) = settings.defaults.image_pull_policy {
+        container["imagePullPolicy"] = policy.word().into();
+    }
     if options.resources.as_object().is_some_and(|r| !r.is_empty()) {
         container["resources"] = options.resources.clone();
     }

@@ -6,7 +6,9 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fs::File,
+    io::{self, Read as _},
+    iter,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     sync::{Arc, LazyLock},
     time::{Duration, Instant},
@@ -41,6 +43,14 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// Of one name. More than these nobody waits for.
 const MAX_ADDRESSES: usize = 64;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Bytes read of it. Kubernetes allows a search list of 2048.
+const MAX_RESOLV_CONF: u64 = 64 << 10;
+
+/// Of most clusters, for a pod whose search list does not tell.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// Clonable, as each who joined gets it.
 type Answer = Result<Arc<[IpAddr]>, (io::ErrorKind, Arc<str>)>;
@@ -191,8 +201,77 @@ impl Good {
 }
 
 fn system(host: &str) -> io::Result<Vec<IpAddr>> {
-    let found = (host, 0).to_socket_addrs()?;
-    Ok(found.map(|address| address.ip()).collect())
+    first_found(host, &search_list(), |name| {
+        let found = (name, 0).to_socket_addrs()?;
+        Ok(found.map(|address| address.ip()).collect())
+    })
+}
+
+/// The addresses of the first of the host's names that has any; else the error of the host itself.
+fn first_found(
+    host: &str,
+    search: &[String],
+    lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>>,
+) -> io::Result<Vec<IpAddr>> {
+    let mut told = None;
+    for name in names(host, search) {
+        match lookup(&name) {
+            Ok(found) => return Ok(found),
+            Err(error) if name == host => told = Some(error),
+            Err(_) => {}
+        }
+    }
+    Err(told.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+}
+
+/// What to look up for `host`, in this order: the host as it is, and the name that it has in the
+/// cluster.
+///
+/// musl, unlike glibc, does not go on to the search list for a name with as many dots as `ndots`
+/// says, drops a list over 255 bytes, and a pod may have any of both. So a Service's name is
+/// completed here, by those three domains that Kubernetes puts into the list:
+/// `NAMESPACE.svc.DOMAIN`, `svc.DOMAIN` and `DOMAIN`, for names without a dot, with one, and those
+/// that end in `.svc`.
+fn names(host: &str, search: &[String]) -> Vec<String> {
+    let mut search = search.iter().map(String::as_str);
+    let of_services = search.clone().find(|domain| domain.starts_with("svc."));
+    let completed = |suffix: &str| format!("{host}.{suffix}.");
+    let as_it_is = host.to_owned();
+    let top = host.rsplit('.').next();
+    match host.matches('.').count() {
+        0 => {
+            let own = search.find(|domain| domain.contains(".svc."));
+            iter::once(as_it_is).chain(own.map(completed)).collect()
+        }
+        1 => iter::once(as_it_is)
+            .chain(of_services.map(completed))
+            .collect(),
+        _ if top.is_some_and(|label| label.eq_ignore_ascii_case("svc")) => {
+            let domain = of_services.and_then(|domain| domain.strip_prefix("svc."));
+            vec![completed(domain.unwrap_or(CLUSTER_DOMAIN)), as_it_is]
+        }
+        _ => vec![as_it_is],
+    }
+}
+
+/// The domains of the machine's search list; empty where that cannot be read.
+fn search_list() -> Vec<String> {
+    let mut text = Vec::new();
+    let file = File::open(RESOLV_CONF);
+    let read = file.and_then(|file| file.take(MAX_RESOLV_CONF).read_to_end(&mut text));
+    match read {
+        Ok(_) => searched(&String::from_utf8_lossy(&text)),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Of the last line that says, as everywhere.
+fn searched(resolv_conf: &str) -> Vec<String> {
+    let lines = resolv_conf.lines().map(str::split_whitespace);
+    let mut said = lines.filter_map(|mut words| (words.next()? == "search").then_some(words));
+    let domains = said.next_back().into_iter().flatten();
+    let domains = domains.map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
+    domains.filter(|domain| !domain.is_empty()).collect()
 }
 
 /// Families in turn, beginning with the first one's, so that a family that leads nowhere costs
@@ -249,6 +328,81 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         SocketAddr::new(ip(text), 80)
+    }
+
+    fn list(domains: &str) -> Vec<String> {
+        searched(&format!("search {domains}"))
+    }
+
+    const IN_A_POD: &str = "team-a.svc.example.org svc.example.org example.org node.test";
+
+    #[test]
+    fn a_service_s_name_is_completed_whatever_ndots_says() {
+        for (host, domains, expected) in [
+            ("ollama", IN_A_POD, "ollama ollama.team-a.svc.example.org."),
+            ("ollama.b", IN_A_POD, "ollama.b ollama.b.svc.example.org."),
+            (
+                "ollama.b.svc",
+                IN_A_POD,
+                "ollama.b.svc.example.org. ollama.b.svc",
+            ),
+            (
+                "o-0.ollama.b.SVC",
+                IN_A_POD,
+                "o-0.ollama.b.SVC.example.org. o-0.ollama.b.SVC",
+            ),
+            (
+                "ollama.b.svc",
+                "example.com",
+                "ollama.b.svc.cluster.local. ollama.b.svc",
+            ),
+            ("ollama", "example.com", "ollama"),
+            ("ollama.b", "", "ollama.b"),
+        ] {
+            assert_eq!(names(host, &list(domains)).join(" "), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_none_of_a_service_are_looked_up_as_they_are() {
+        for host in [
+            "api.example.com",
+            "ollama.b.svc.example.org",
+            "ollama.b.svc.",
+            "asvc.b.c",
+        ] {
+            assert_eq!(names(host, &list(IN_A_POD)), [host]);
+        }
+    }
+
+    #[test]
+    fn the_search_list_is_read_in_whole_and_the_last_one_counts() {
+        let long = format!("{}.test", "a".repeat(300));
+        let text =
+            format!("domain x\nsearch old\noptions ndots:1\n search\t{long}  svc.Example.org.\n");
+        assert_eq!(searched(&text), [long.as_str(), "svc.example.org"]);
+        assert!(searched("nameserver 10.0.0.10\n#search a\n").is_empty());
+    }
+
+    /// As musl does with `ndots:1`: a name with a dot is absolute.
+    #[test]
+    fn a_resolver_without_a_search_list_finds_services_and_tells_of_the_name_that_was_asked_for() {
+        let absolute = |name: &str| match name.trim_end_matches('.') {
+            "ollama.b.svc.example.org" | "api.example.com" => Ok(vec![ip("10.0.0.1")]),
+            _ => Err(io::Error::other(format!("no {name}"))),
+        };
+        let found = |host| first_found(host, &list(IN_A_POD), absolute);
+        for host in [
+            "ollama.b",
+            "ollama.b.svc",
+            "ollama.b.svc.example.org",
+            "api.example.com",
+        ] {
+            assert_eq!(found(host).unwrap(), [ip("10.0.0.1")], "{host}");
+        }
+        for host in ["other", "other.b", "other.b.svc", "other.example.com"] {
+            assert_eq!(found(host).unwrap_err().to_string(), format!("no {host}"));
+        }
     }
 
     fn refused<T>() -> io::Result<T> {

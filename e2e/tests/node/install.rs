@@ -116,8 +116,12 @@ spec:
     metadata: {{labels: {{olla.dev/inject: 'true'}}}}
     spec:
       restartPolicy: Never
+      securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
       containers:
-        - {{name: app, image: {image}, command: [olla-dataplane, health, --ready, '--listen=localhost:40114']}}
+        - name: app
+          image: {image}
+          command: [olla-dataplane, health, --ready, '--listen=localhost:40114']
+          securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
 "
     ))?;
     tenant.kubectl(&[

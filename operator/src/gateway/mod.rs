@@ -270,7 +270,10 @@ impl Gateways {
         };
         // They come back one by one.
         let before = self.state.data_planes(namespace);
-        let before = before.filter(|before| before.connected > counts.connected);
+        let more = |before: &&DataPlaneCounts| {
+            before.connected > counts.connected || before.programmed > counts.programmed
+        };
+        let before = before.filter(more);
         match before {
             Some(before) if self.began.elapsed() < SETTLE => before.clone(),
             _ => counts,

@@ -215,6 +215,9 @@ impl State {
                             if let Some(children) = self.children.get_mut(&namespace) {
                                 children.remove(&kind);
                             }
+                            if let Some(touched) = self.touched.get_mut(&namespace) {
+                                touched.insert(kind);
+                            }
                             dirty.insert(namespace);
                         }
                     }
@@ -267,6 +270,7 @@ impl State {
     pub fn note_written(&mut self, written: Written, now: Instant) {
         let progress = self.progress.entry(written.namespace.clone()).or_default();
         let children = self.children.entry(written.namespace.clone()).or_default();
+        progress.is_due &= written.problem.is_some();
         // What the watch has said since is newer, or the same.
         let touched = self.touched.remove(&written.namespace).unwrap_or_default();
         for (kind, now) in written.now {
@@ -413,7 +417,7 @@ impl State {
         let progress = self.progress.entry(namespace.to_owned()).or_default();
         // At the first look what is of the right hash is taken to be as it was applied: a new leader
         // has thousands of these. The regular look comes to it.
-        if !mem::take(&mut progress.is_due) {
+        if !progress.is_due {
             for child in &desired {
                 let same = seen
                     .get(&child.kind)
@@ -431,6 +435,7 @@ impl State {
         // Why something else could not be written says nothing of this.
         progress.failure.take_if(|failure| failure.goal != goal);
         if orders.is_empty() {
+            progress.is_due = false;
             // All is as it should be, whatever went wrong on the way.
             progress.failure = None;
         }

@@ -31,6 +31,8 @@ pub const NAMESPACE_PATH: &str = "/inject/namespace";
 
 /// The first with sidecars among the init containers, without a feature gate.
 const OLDEST: (u32, u32) = (1, 29);
+/// Group of the SecurityContextConstraints.
+const OPENSHIFT: &str = "security.openshift.io";
 const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the configuration and the cluster say.
@@ -58,6 +60,25 @@ pub async fn settings(config: &Config, client: &Client) -> Settings {
         operator_url: config.operator_url.clone(),
         ca_config_map: CA_CONFIG_MAP.to_owned(),
         native_sidecars,
+        assigns_users: assigns_users(client).await,
+        defaults: config.injection_defaults.clone(),
+    }
+}
+
+/// OpenShift refuses pods with a container whose user it has not chosen.
+async fn assigns_users(client: &Client) -> bool {
+    match timeout(API_TIMEOUT, client.list_api_groups()).await {
+        Ok(Ok(groups)) => groups.groups.iter().any(|group| group.name == OPENSHIFT),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "API groups not known; sidecars run as a user of ours");
+            false
+        }
+        Err(_) => {
+            tracing::warn!(
+                "no API groups from the API server within 10s; sidecars run as a user of ours"
+            );
+            false
+        }
     }
 }
 

@@ -105,6 +105,8 @@ mod tests {
             operator_url: "https://operator:9443".into(),
             ca_config_map: "ca".into(),
             native_sidecars: true,
+            assigns_users: false,
+            defaults: injection::Defaults::default(),
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Routing {
     objects_changed: bool,
     /// By namespace, the version of its needs that the watches are in step with.
     followed: HashMap<String, u64>,
+    /// Namespaces of the first lists that are not published yet, once these lists are in.
+    first: Option<BTreeSet<String>>,
     /// First lists that namespaces wait for.
     list_deadlines: ListDeadlines,
     deleted_secrets: DeletedSecrets,
@@ -96,6 +98,7 @@ impl Routing {
             changes,
             objects_changed: false,
             followed: HashMap::new(),
+            first: None,
             list_deadlines: ListDeadlines::default(),
             deleted_secrets: DeletedSecrets::default(),
             hub,
@@ -276,7 +279,10 @@ impl Routing {
             // A form that was accepted takes the place of one whose sources are needed no more.
             self.follow_needs(vec![namespace]);
         }
-        if self.index.dirty().is_empty() {
+        // Namespaces that come later may have lists of their own to wait for.
+        let first = self.first.get_or_insert_with(|| self.index.occupied());
+        first.retain(|namespace| self.index.dirty().contains(namespace));
+        if first.is_empty() {
             self.ready.store(true, Ordering::Release);
         }
         self.list_deadlines

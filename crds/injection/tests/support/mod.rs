@@ -14,6 +14,8 @@ pub(crate) fn settings() -> Settings {
         operator_url: "https://olla-operator.olla-system.svc:9443".to_owned(),
         ca_config_map: "olla-operator-ca".to_owned(),
         native_sidecars: true,
+        assigns_users: false,
+        defaults: injection::Defaults::default(),
     }
 }
 
