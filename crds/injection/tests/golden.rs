@@ -428,6 +428,47 @@ fn pods_that_find_the_operator_get_a_sidecar_whatever_their_dns_policy() {
 }
 
 #[test]
+fn pods_for_windows_are_known_by_their_nodes_and_settings() {
+    let affinity = |terms: &str| {
+        format!(
+            "affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{terms}]}}}}}}, containers: [{{name: a}}]"
+        )
+    };
+    let windows = "{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [windows]}]}";
+    let both =
+        "{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [windows, linux]}]}";
+    let not = "{matchExpressions: [{key: kubernetes.io/os, operator: NotIn, values: [windows]}]}";
+    for (spec, is) in [
+        (
+            "nodeSelector: {beta.kubernetes.io/os: windows}, containers: [{name: a}]".to_owned(),
+            true,
+        ),
+        (
+            "securityContext: {windowsOptions: {runAsUserName: x}}, containers: [{name: a}]"
+                .to_owned(),
+            true,
+        ),
+        (
+            "containers: [{name: a, securityContext: {windowsOptions: {runAsUserName: x}}}]"
+                .to_owned(),
+            true,
+        ),
+        (
+            "containers: [{name: a, securityContext: {windowsOptions: {}}}]".to_owned(),
+            false,
+        ),
+        (affinity(windows), true),
+        (affinity(&format!("{windows}, {both}")), false),
+        (affinity(not), false),
+    ] {
+        let pod =
+            format!("{{metadata: {{labels: {{olla.dev/inject: 'true'}}}}, spec: {{ {spec} }}}}");
+        let refused = matches!(decide(&pod), Decision::Refuse(Obstacle::Windows));
+        assert_eq!(refused, is, "{spec}");
+    }
+}
+
+#[test]
 fn a_port_of_another_protocol_is_not_ours() {
     let decision = decide(
         "{metadata: {labels: {olla.dev/inject: 'true'}}, \
