@@ -69,7 +69,7 @@ fn needed(rules: &[rbac::Rule]) -> BTreeSet<String> {
 /// `a.b` for each value that is no map, or an empty one.
 fn leaves(value: &Value, path: &str, into: &mut BTreeSet<String>) {
     // What Kubernetes defines is passed on whole.
-    let whole = ["resources", "injection.resources", "gateways.defaults"].contains(&path);
+    let whole = ["resources", "gateways.defaults"].contains(&path);
     match value.as_object() {
         Some(map) if !map.is_empty() && !whole => {
             for (key, value) in map {

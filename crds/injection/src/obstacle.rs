@@ -53,7 +53,7 @@ pub(crate) fn check<'a>(
     if !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null() {
         return Err(Obstacle::Mirror);
     }
-    let own = containers(pod, INIT_CONTAINERS).position(|c| c["name"] == CONTAINER);
+    let own = own(pod);
     let image = settings.image.as_deref().ok_or(Obstacle::NoImage)?;
     if !settings.native_sidecars {
         return Err(Obstacle::NoNativeSidecars);
@@ -85,6 +85,11 @@ pub(crate) fn check<'a>(
         Some(taken) => Err(taken),
         None => Ok((image, own)),
     }
+}
+
+/// Where in the init containers the sidecar is.
+pub(crate) fn own(pod: &Value) -> Option<usize> {
+    containers(pod, INIT_CONTAINERS).position(|container| container["name"] == CONTAINER)
 }
 
 /// By what it says of its nodes, or by settings that Linux refuses.

@@ -503,6 +503,29 @@ fn a_container_that_another_webhook_added_meanwhile_is_pointed_at_the_sidecar_to
 }
 
 #[test]
+fn a_pod_that_has_its_sidecar_is_not_told_that_it_has_none() {
+    let pod = patched(&pod(PLAIN), &decide(PLAIN));
+    let no_image = Settings {
+        image: None,
+        ..settings()
+    };
+    let decision = injection::decide(&pod, &BTreeMap::new(), &no_image);
+    assert_eq!(decision, Decision::LeaveAlone);
+}
+
+#[test]
+fn why_a_pod_has_no_sidecar_is_said_once_in_an_annotation() {
+    for text in ["{metadata: {}}", "{metadata: {annotations: {note: kept}}}"] {
+        let mut pod = pod(text);
+        let patch = injection::refusal(&pod, &Obstacle::Windows).unwrap();
+        json_patch::patch(&mut pod, &patch.0).unwrap();
+        let why = &pod["metadata"]["annotations"][injection::NOT_INJECTED];
+        assert_eq!(why, "olla: no sidecar was injected: the pod is for Windows");
+        assert_eq!(injection::refusal(&pod, &Obstacle::Windows), None);
+    }
+}
+
+#[test]
 fn an_obstacle_is_one_line_and_names_who_speaks() {
     let no_dns = Obstacle::NoClusterDns { policy: "Default" };
     for obstacle in [
