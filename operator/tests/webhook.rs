@@ -266,6 +266,26 @@ async fn questions_that_come_after_the_goodbye_are_answered_and_the_connection_i
 }
 
 #[tokio::test]
+async fn a_client_that_refuses_the_certificate_is_counted_and_one_that_just_leaves_is_not() {
+    let served = serve().await;
+    drop(TcpStream::connect(served.address).await.unwrap());
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    assert!(connector.connect(name, stream).await.is_err());
+    let counted = async {
+        while served.metrics.webhook_untrusted.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, counted).await.unwrap();
+    assert_eq!(served.metrics.webhook_untrusted.get(), 1);
+}
+
+#[tokio::test]
 async fn it_ends_when_it_is_told_to_although_connections_are_open() {
     let served = serve().await;
     let mut send = served.connect().await;

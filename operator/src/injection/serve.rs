@@ -6,9 +6,10 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use injection::Settings;
+use parking_lot::Mutex;
 use rustls::ServerConfig;
 use serving::{
     listen::accept,
@@ -45,6 +47,8 @@ const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Also between two requests. API servers keep connections for 90 s; one that is closed under a request
 /// is a pod without a sidecar, so they are to be the first to close.
 const IDLE: Duration = Duration::from_secs(120);
+/// Anybody can refuse a certificate, as often as they like.
+const WARN_EVERY: Duration = Duration::from_mins(1);
 /// The API server waits 5 s for an answer.
 const BODY_TIMEOUT: Duration = Duration::from_secs(4);
 /// The API server takes objects of 3 MiB at most, and writes some more around them.
@@ -71,6 +75,8 @@ pub struct Webhook {
     settings: Settings,
     metrics: Arc<Metrics>,
     bodies: Arc<Room>,
+    /// Of a certificate that was refused.
+    warned: Mutex<Option<Instant>>,
 }
 
 impl Webhook {
@@ -79,6 +85,7 @@ impl Webhook {
             settings,
             metrics,
             bodies: Room::new(ALL_BODIES),
+            warned: Mutex::default(),
         })
     }
 
@@ -128,8 +135,7 @@ impl Webhook {
             shaken = timeout(TLS_TIMEOUT, acceptor.accept(stream)) => match shaken {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
-                    // Most likely, the CA in the webhook's configuration is not ours.
-                    tracing::debug!(%peer, %error, "TLS handshake at the webhook failed");
+                    self.not_shaken(peer, &error);
                     return;
                 }
                 Err(_) => return,
@@ -163,6 +169,24 @@ impl Webhook {
                 serve.as_mut().graceful_shutdown();
                 let _ = serve.await;
             }
+        }
+    }
+
+    fn not_shaken(&self, peer: SocketAddr, error: &io::Error) {
+        tracing::debug!(%peer, %error, "TLS handshake at the webhook failed");
+        if !refuses_certificate(error) {
+            return;
+        }
+        self.metrics.webhook_untrusted.inc();
+        let now = Instant::now();
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|at| now.duration_since(at) >= WARN_EVERY) {
+            *warned = Some(now);
+            tracing::warn!(
+                %peer, %error,
+                "a client of the webhook refuses its certificate; if it is an API server, pods get no sidecars: \
+                 the certificate must be valid for olla-operator-webhook.NAMESPACE.svc, and its CA in the webhook's configuration"
+            );
         }
     }
 
@@ -222,6 +246,12 @@ impl Webhook {
         let (_room, body) = timeout(BODY_TIMEOUT, read).await.map_err(late)??;
         Ok(review::answer(&body, namespace_asks, &self.settings))
     }
+}
+
+/// What a client says that does not trust the certificate, or its name.
+fn refuses_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::AlertReceived(_)))
 }
 
 fn json(text: Vec<u8>) -> Response<Full<Bytes>> {
