@@ -44,6 +44,8 @@ pub struct Settings {
     pub all_client_connections: usize,
     /// From the start until it counts as started without a routing table.
     pub start_without_table: Duration,
+    /// Made once it has started, for the next process. Default: absent.
+    pub started_file: Option<PathBuf>,
     /// Between SIGTERM, when it says that it is not ready, and the end of accepting: balancers
     /// need that long to look away.
     pub drain_delay: Duration,
@@ -77,6 +79,7 @@ impl Default for Settings {
             client_connections: 1024,
             all_client_connections: usize::MAX,
             start_without_table: Duration::from_secs(10),
+            started_file: None,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(25),
             access_log: true,

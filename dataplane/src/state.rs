@@ -8,6 +8,7 @@ pub(crate) mod outage;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -48,6 +49,8 @@ pub struct Shared {
     first_table: OnceLock<Mono>,
     /// It has been ready once.
     was_ready: AtomicBool,
+    /// It has started, and the next process is told.
+    was_started: AtomicBool,
     pub life: Life,
     /// Of request bodies that are kept for a retry.
     pub(crate) kept: Arc<KeptBytes>,
@@ -76,6 +79,7 @@ impl Shared {
             source: watch::Sender::new(SourceState::default()),
             first_table: OnceLock::new(),
             was_ready: AtomicBool::new(false),
+            was_started: AtomicBool::new(false),
             life: Life::default(),
             kept: Arc::default(),
         })
@@ -176,6 +180,13 @@ impl Shared {
         let limit = self.settings.start_without_table;
         let long_enough = Duration::from_micros(self.clock.now().as_micros()) >= limit;
         (!long_enough).then(|| self.not_ready(view)).flatten()
+    }
+
+    /// The file to make for the next process; told once.
+    pub fn started_file(&self) -> Option<PathBuf> {
+        let file = self.settings.started_file.as_ref()?;
+        let first = !self.was_started.swap(true, Ordering::Relaxed);
+        first.then(|| file.clone())
     }
 
     /// Made anew for each who asks.

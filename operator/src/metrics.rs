@@ -33,6 +33,7 @@ pub struct Metrics {
     pub connections_refused: Counter,
     pub events_dropped: Counter,
     pub injections: Family<ResultLabel, Counter>,
+    pub webhook_untrusted: Counter,
     registry: Mutex<Registry>,
 }
 
@@ -71,6 +72,7 @@ impl Default for Metrics {
             connections_refused: Counter::default(),
             events_dropped: Counter::default(),
             injections: Family::default(),
+            webhook_untrusted: Counter::default(),
             registry: Mutex::new(Registry::with_prefix("olla_operator")),
         };
         metrics.register();
@@ -175,6 +177,11 @@ impl Metrics {
             "injections",
             "Pods that the API server asked about: injected, left_alone, refused (asked for a sidecar and cannot have one), invalid",
             self.injections.clone(),
+        );
+        r.register(
+            "webhook_untrusted",
+            "Connections to the webhook whose client refused the certificate: pods get no sidecars if API servers do",
+            self.webhook_untrusted.clone(),
         );
     }
 }

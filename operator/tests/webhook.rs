@@ -28,7 +28,7 @@ use rustls::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -78,6 +78,10 @@ async fn serve() -> Served {
 
 impl Served {
     async fn secured(&self) -> TlsStream<TcpStream> {
+        self.secured_from(Ipv4Addr::LOCALHOST).await
+    }
+
+    async fn secured_from(&self, address: Ipv4Addr) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap();
         roots.add(ca).unwrap();
@@ -86,7 +90,9 @@ impl Served {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        let stream = socket.connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         connector.connect(name, stream).await.unwrap()
     }
@@ -191,32 +197,92 @@ async fn a_body_that_is_too_long_or_does_not_say_is_refused_before_it_is_read() 
     assert_eq!(raw(&served, &unknown).await, "HTTP/1.1 411");
 }
 
-#[tokio::test]
-async fn bodies_that_do_not_come_hold_up_nobody_for_longer_than_an_api_server_waits() {
-    let served = serve().await;
-    let slow =
-        format!("POST {POD_PATH} HTTP/1.1\r\nhost: olla\r\ncontent-length: 4194304\r\n\r\n{{");
-    // All the room there is.
-    let mut hanging = Vec::new();
-    for _ in 0..4 {
-        let mut stream = served.secured().await;
-        stream.write_all(slow.as_bytes()).await.unwrap();
+/// Connections from another address, each with a body that is promised, and `come` bytes of it.
+async fn hang(served: &Served, connections: usize, come: usize) -> Vec<TlsStream<TcpStream>> {
+    let head = format!("POST {POD_PATH} HTTP/1.1\r\nhost: olla\r\ncontent-length: 4194304\r\n\r\n");
+    let (spaces, mut hanging) = (vec![b' '; come], Vec::new());
+    for _ in 0..connections {
+        let mut stream = served.secured_from(Ipv4Addr::new(127, 0, 0, 2)).await;
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // What finds no room is not read: it fills the buffers in between.
+        let sent = stream.write_all(&spaces);
+        let _ = timeout(Duration::from_millis(200), sent).await;
         hanging.push(stream);
     }
+    hanging
+}
+
+/// Far less than a body may take, so nobody's end was waited for.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+async fn is_answered_at_once(served: &Served, padding: usize) {
+    let mut send = served.connect().await;
+    let mine = review(&json!({"olla.dev/inject": "true", "x": "x".repeat(padding)}));
+    let answer = ask(&mut send, Method::POST, POD_PATH, mine);
+    let (status, _) = timeout(AT_ONCE, answer).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn bodies_that_are_promised_and_do_not_come_hold_up_nobody() {
+    let served = serve().await;
+    let hanging = hang(&served, 60, 1).await;
+    is_answered_at_once(&served, 0).await;
+    is_answered_at_once(&served, 1 << 20).await;
     for mut stream in hanging {
         let mut head = [0; 12];
-        timeout(HANG, stream.read_exact(&mut head))
-            .await
-            .unwrap()
-            .unwrap();
+        let read = stream.read_exact(&mut head);
+        timeout(HANG, read).await.unwrap().unwrap();
         assert_eq!(&head, b"HTTP/1.1 408");
     }
-    let mut send = served.connect().await;
+}
+
+#[tokio::test]
+async fn an_address_that_fills_the_room_for_bodies_leaves_room_to_others() {
+    let served = serve().await;
+    let _hanging = hang(&served, 6, (4 << 20) - 1).await;
+    is_answered_at_once(&served, 0).await;
+    is_answered_at_once(&served, 2 << 20).await;
+}
+
+#[tokio::test]
+async fn questions_that_come_after_the_goodbye_are_answered_and_the_connection_is_closed() {
+    let served = serve().await;
+    served.stop.cancel();
     let mine = review(&json!({"olla.dev/inject": "true"}));
-    assert_eq!(
-        ask(&mut send, Method::POST, POD_PATH, mine).await.0,
-        StatusCode::OK
+    let request = format!(
+        "POST {POD_PATH} HTTP/1.1\r\nhost: olla\r\ncontent-length: {}\r\n\r\n{mine}",
+        mine.len()
     );
+    let mut stream = served.secured().await;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = Vec::new();
+    // Without the connection's end this would hang.
+    let read = timeout(HANG, stream.read_to_end(&mut text)).await.unwrap();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.starts_with("HTTP/1.1 200"), "{read:?} {text}");
+    assert!(text.contains("connection: close"), "{text}");
+    timeout(HANG, served.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_refuses_the_certificate_is_counted_and_one_that_just_leaves_is_not() {
+    let served = serve().await;
+    drop(TcpStream::connect(served.address).await.unwrap());
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    assert!(connector.connect(name, stream).await.is_err());
+    let counted = async {
+        while served.metrics.webhook_untrusted.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, counted).await.unwrap();
+    assert_eq!(served.metrics.webhook_untrusted.get(), 1);
 }
 
 #[tokio::test]

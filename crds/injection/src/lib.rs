@@ -84,6 +84,8 @@ pub fn decide(
     let (image, own) = match obstacle::check(pod, settings) {
         Ok(found) => found,
         Err(Obstacle::Mirror) => return Decision::LeaveAlone,
+        // It has one: nobody is told that it has none.
+        Err(_) if obstacle::own(pod).is_some() => return Decision::LeaveAlone,
         Err(obstacle) => return Decision::Refuse(obstacle),
     };
     let (options, mut warnings) = Options::of(pod, &settings.defaults.resources);
@@ -106,6 +108,17 @@ pub fn decide(
         None => Decision::LeaveAlone,
         Some(patch) => Decision::Inject { patch, warnings },
     }
+}
+
+/// Annotation of a pod that asked for a sidecar and cannot have one: why. Warnings end at whoever
+/// creates pods, mostly a controller.
+pub const NOT_INJECTED: &str = "olla.dev/not-injected";
+
+/// That annotation; `None` where the pod has it, or no room for it.
+pub fn refusal(pod: &Value, obstacle: &Obstacle) -> Option<Patch> {
+    let mut additions = Additions::new(pod);
+    additions.annotate(NOT_INJECTED, &obstacle.to_string());
+    additions.into_patch()
 }
 
 /// Among the init containers. The first, so that all others can use it, unless the pod names one

@@ -7,6 +7,9 @@ use crate::{
     sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
+/// Of nodes; the second is what it was called before.
+const OS_LABELS: [&str; 2] = ["kubernetes.io/os", "beta.kubernetes.io/os"];
+
 /// As it is told to whoever creates the pod, which starts without a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Obstacle {
@@ -50,7 +53,7 @@ pub(crate) fn check<'a>(
     if !pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_null() {
         return Err(Obstacle::Mirror);
     }
-    let own = containers(pod, INIT_CONTAINERS).position(|c| c["name"] == CONTAINER);
+    let own = own(pod);
     let image = settings.image.as_deref().ok_or(Obstacle::NoImage)?;
     if !settings.native_sidecars {
         return Err(Obstacle::NoNativeSidecars);
@@ -58,8 +61,7 @@ pub(crate) fn check<'a>(
     if spec["hostNetwork"] == true {
         return Err(Obstacle::HostNetwork);
     }
-    let os = |value: &Value| value == "windows";
-    if os(&spec["os"]["name"]) || os(&spec["nodeSelector"]["kubernetes.io/os"]) {
+    if is_for_windows(spec) {
         return Err(Obstacle::Windows);
     }
     if let Some(policy) = without_cluster_dns(spec)
@@ -83,6 +85,47 @@ pub(crate) fn check<'a>(
         Some(taken) => Err(taken),
         None => Ok((image, own)),
     }
+}
+
+/// Where in the init containers the sidecar is.
+pub(crate) fn own(pod: &Value) -> Option<usize> {
+    containers(pod, INIT_CONTAINERS).position(|container| container["name"] == CONTAINER)
+}
+
+/// By what it says of its nodes, or by settings that Linux refuses.
+fn is_for_windows(spec: &Value) -> bool {
+    let windows = |value: &Value| value == "windows";
+    let selector = &spec["nodeSelector"];
+    if windows(&spec["os"]["name"]) || OS_LABELS.iter().any(|label| windows(&selector[*label])) {
+        return true;
+    }
+    let required =
+        &spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    let terms = || list(&required["nodeSelectorTerms"]);
+    // One term that fits is enough, so all of them must be for Windows.
+    if terms().next().is_some()
+        && terms().all(|term| list(&term["matchExpressions"]).any(is_windows))
+    {
+        return true;
+    }
+    let all = containers_of(spec).chain([spec]);
+    all.map(|it| &it["securityContext"]["windowsOptions"])
+        .any(|options| options.as_object().is_some_and(|map| !map.is_empty()))
+}
+
+fn is_windows(expression: &Value) -> bool {
+    let of_os = OS_LABELS.iter().any(|label| expression["key"] == *label);
+    let mut values = list(&expression["values"]).peekable();
+    let some = values.peek().is_some();
+    of_os && expression["operator"] == "In" && some && values.all(|value| value == "windows")
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn containers_of(spec: &Value) -> impl Iterator<Item = &Value> {
+    list(&spec[INIT_CONTAINERS]).chain(list(&spec[CONTAINERS]))
 }
 
 /// The policy that leaves the cluster's DNS out. Who has put its search domain in speaks to it.

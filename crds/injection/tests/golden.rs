@@ -428,6 +428,47 @@ fn pods_that_find_the_operator_get_a_sidecar_whatever_their_dns_policy() {
 }
 
 #[test]
+fn pods_for_windows_are_known_by_their_nodes_and_settings() {
+    let affinity = |terms: &str| {
+        format!(
+            "affinity: {{nodeAffinity: {{requiredDuringSchedulingIgnoredDuringExecution: {{nodeSelectorTerms: [{terms}]}}}}}}, containers: [{{name: a}}]"
+        )
+    };
+    let windows = "{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [windows]}]}";
+    let both =
+        "{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [windows, linux]}]}";
+    let not = "{matchExpressions: [{key: kubernetes.io/os, operator: NotIn, values: [windows]}]}";
+    for (spec, is) in [
+        (
+            "nodeSelector: {beta.kubernetes.io/os: windows}, containers: [{name: a}]".to_owned(),
+            true,
+        ),
+        (
+            "securityContext: {windowsOptions: {runAsUserName: x}}, containers: [{name: a}]"
+                .to_owned(),
+            true,
+        ),
+        (
+            "containers: [{name: a, securityContext: {windowsOptions: {runAsUserName: x}}}]"
+                .to_owned(),
+            true,
+        ),
+        (
+            "containers: [{name: a, securityContext: {windowsOptions: {}}}]".to_owned(),
+            false,
+        ),
+        (affinity(windows), true),
+        (affinity(&format!("{windows}, {both}")), false),
+        (affinity(not), false),
+    ] {
+        let pod =
+            format!("{{metadata: {{labels: {{olla.dev/inject: 'true'}}}}, spec: {{ {spec} }}}}");
+        let refused = matches!(decide(&pod), Decision::Refuse(Obstacle::Windows));
+        assert_eq!(refused, is, "{spec}");
+    }
+}
+
+#[test]
 fn a_port_of_another_protocol_is_not_ours() {
     let decision = decide(
         "{metadata: {labels: {olla.dev/inject: 'true'}}, \
@@ -459,6 +500,29 @@ fn a_container_that_another_webhook_added_meanwhile_is_pointed_at_the_sidecar_to
         .push(added);
     let decision = injection::decide(&pod, &BTreeMap::new(), &settings());
     assert_snapshot!(told(&decision));
+}
+
+#[test]
+fn a_pod_that_has_its_sidecar_is_not_told_that_it_has_none() {
+    let pod = patched(&pod(PLAIN), &decide(PLAIN));
+    let no_image = Settings {
+        image: None,
+        ..settings()
+    };
+    let decision = injection::decide(&pod, &BTreeMap::new(), &no_image);
+    assert_eq!(decision, Decision::LeaveAlone);
+}
+
+#[test]
+fn why_a_pod_has_no_sidecar_is_said_once_in_an_annotation() {
+    for text in ["{metadata: {}}", "{metadata: {annotations: {note: kept}}}"] {
+        let mut pod = pod(text);
+        let patch = injection::refusal(&pod, &Obstacle::Windows).unwrap();
+        json_patch::patch(&mut pod, &patch.0).unwrap();
+        let why = &pod["metadata"]["annotations"][injection::NOT_INJECTED];
+        assert_eq!(why, "olla: no sidecar was injected: the pod is for Windows");
+        assert_eq!(injection::refusal(&pod, &Obstacle::Windows), None);
+    }
 }
 
 #[test]

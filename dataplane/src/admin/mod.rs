@@ -5,12 +5,13 @@ pub(crate) mod explain;
 mod server;
 mod status;
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use dataplane_protocol::status::{ErrorDocument, Probe, Version};
 use http::{HeaderValue, Method, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use crate::{
     proxy::{Answered, Asker, OutBody, respond},
@@ -103,11 +104,24 @@ fn ready(shared: &Arc<Shared>) -> Answered {
 /// What a pod's other containers wait for: ready, or waited long enough.
 fn started(shared: &Arc<Shared>) -> Answered {
     match shared.not_started(&shared.view()) {
-        None => document(StatusCode::OK, &probe("started", None)),
+        None => {
+            if let Some(file) = shared.started_file() {
+                // Nobody waits for it; the runtime's end does, for a second.
+                spawn_blocking(move || remember_start(&file));
+            }
+            document(StatusCode::OK, &probe("started", None))
+        }
         reason => document(
             StatusCode::SERVICE_UNAVAILABLE,
             &probe("not started", reason),
         ),
+    }
+}
+
+fn remember_start(file: &Path) {
+    if let Err(error) = fs::write(file, b"") {
+        let file = file.display();
+        tracing::debug!(%file, %error, "the next process will not know that this one has started");
     }
 }
 

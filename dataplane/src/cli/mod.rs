@@ -122,20 +122,20 @@ pub(crate) struct RunArgs {
     /// Worker threads; default: one per core.
     #[arg(long, value_name = "N", env = "OLLA_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Maximum connections per client address; further ones are closed at once. An HTTP/2 connection
+    /// Maximum connections per client address; further ones are closed at once. Default: 1024, at most a
+    /// quarter of all; with `--listen localhost:PORT`, whose clients are one pod's, all. An HTTP/2 connection
     /// counts as two for each stream that it may open, at most 100. Raise it if a proxy in front
     /// carries many clients.
     #[arg(
         long,
         value_name = "N",
         env = "OLLA_MAX_CONNECTIONS_PER_CLIENT",
-        default_value_t = 1024,
         value_parser = clap::value_parser!(u32).range(1..)
     )]
-    max_connections_per_client: u32,
+    max_connections_per_client: Option<u32>,
     /// Seconds after which `/internal/started`, and with it `olla-dataplane health --started`, says yes even
     /// without a routing table; before, as soon as the data plane is ready. Until there is a table,
-    /// requests are answered 503.
+    /// requests are answered 503. One that has started once with the same `--state-dir` says yes at once.
     #[arg(
         long,
         value_name = "SECONDS",

@@ -40,10 +40,25 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     done
 }
 
+const CLIENT_CONNECTIONS: usize = 1024;
+
+/// In the state folder, empty: a process before this one has started.
+const STARTED_FILE: &str = "started";
+
 /// How many clients' connections a limit on open files has room for, each with one to a backend.
 fn client_connections(limit: u64) -> usize {
     let each = limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
     usize::try_from(each).unwrap_or(usize::MAX).max(16)
+}
+
+/// How many of them one address may have. It leaves places to others, the kubelet's probes among
+/// them, unless all clients are one pod's.
+fn connections_of_one(asked: Option<u32>, all: usize, one_pod: bool) -> usize {
+    let asked = asked.map(|number| number as usize);
+    if one_pod {
+        return asked.unwrap_or(usize::MAX).min(all);
+    }
+    asked.unwrap_or(CLIENT_CONNECTIONS).min((all / 4).max(4))
 }
 
 async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode> {
@@ -54,9 +69,6 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
         })),
         drain_timeout: Duration::from_secs(args.drain_seconds),
         start_without_table: Duration::from_secs(args.start_without_table_seconds),
-        // One client leaves places to others, the kubelet's probes among them.
-        client_connections: (args.max_connections_per_client as usize)
-            .min((all_client_connections / 4).max(4)),
         all_client_connections,
         access_log: args.access_log,
         admin: admin_listen(&args),
@@ -73,6 +85,23 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
         settings.both_loopbacks = listen.both_loopbacks;
     } else if let Some(addr) = listen_of_files(&args)? {
         settings.listen = addr;
+    }
+    settings.client_connections = connections_of_one(
+        args.max_connections_per_client,
+        all_client_connections,
+        settings.both_loopbacks,
+    );
+    if settings.both_loopbacks {
+        settings.replay_client_bytes = settings.replay_total_bytes;
+    }
+    if args.operator.is_some() {
+        let marker = args.state_dir.join(STARTED_FILE);
+        // The containers that wait for a sidecar run already, and are out of their Service for as
+        // long as it has not started again.
+        if marker.exists() {
+            settings.start_without_table = Duration::ZERO;
+        }
+        settings.started_file = Some(marker);
     }
     let from = match args.operator {
         Some(url) => From::Operator(operator::Config {
@@ -137,4 +166,24 @@ fn listen_of_files(args: &RunArgs) -> Result<Option<SocketAddr>> {
 fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_leaves_places_to_others_unless_all_clients_are_one_pod_s() {
+        for (asked, all, one_pod, gets) in [
+            (None, usize::MAX, false, 1024),
+            (None, 1000, false, 250),
+            (Some(10), 1000, false, 10),
+            (None, 10, false, 4),
+            (None, 1000, true, 1000),
+            (None, usize::MAX, true, usize::MAX),
+            (Some(10), 1000, true, 10),
+        ] {
+            assert_eq!(connections_of_one(asked, all, one_pod), gets);
+        }
+    }
 }

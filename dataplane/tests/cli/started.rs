@@ -61,6 +61,19 @@ fn after_its_patience_it_has_started_and_answers_503_with_retry_after() {
 }
 
 #[test]
+fn one_that_starts_again_keeps_nobody_waiting() {
+    let files = Files::new();
+    let first = without_operator(&files, "1");
+    wait_for("it has started", || started(&first).0 == 0);
+    let marker = files.0.path().join("state/started");
+    wait_for("it is remembered", || marker.exists());
+    drop(first);
+    let again = without_operator(&files, "3600");
+    let (code, text) = started(&again);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
 fn it_has_started_once_its_backends_are_probed() {
     let backend = Backend::listing(&["m"]);
     let files = Files::new();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! serve    the port: TLS, HTTP/1.1, limits ─▶ review
+//! room     memory for what strangers send to it
 //! review   AdmissionReview in, AdmissionReview out; what happens to a pod is decided in `injection`
 //! trust    the CA that the API server checks the port by
 //! ```
@@ -11,6 +12,7 @@
 //! Nothing here may keep a pod from starting: whatever goes wrong, it starts without a sidecar.
 
 pub mod review;
+mod room;
 pub mod serve;
 pub mod trust;
 

@@ -73,6 +73,9 @@ fn decide(
         Decision::Refuse(obstacle) => {
             // No more than this: anybody in the cluster can ask. The metric counts them.
             tracing::debug!(namespace, pod = name, %obstacle, "pod starts without a sidecar");
+            let told = injection::refusal(&pod, &obstacle)
+                .and_then(|patch| response.clone().with_patch(patch).ok());
+            let response = told.unwrap_or(response);
             (
                 Outcome::Refused,
                 warned(response, vec![obstacle.to_string()]),
@@ -146,6 +149,13 @@ mod tests {
         (outcome, serde_json::from_slice(&text).unwrap_or_default())
     }
 
+    fn patch(told: &Value) -> Value {
+        // kube writes bytes as numbers, which Go reads as it reads base64.
+        let patch = told["response"]["patch"].clone();
+        let patch: Vec<u8> = serde_json::from_value(patch).unwrap();
+        serde_json::from_slice(&patch).unwrap()
+    }
+
     #[test]
     fn the_answer_is_a_review_with_the_question_s_uid_and_a_json_patch() {
         let spec = json!({ "containers": [{ "name": "app", "image": "app" }] });
@@ -157,9 +167,7 @@ mod tests {
         assert_eq!(response["uid"], "705ab4f5");
         assert_eq!(response["allowed"], true);
         assert_eq!(response["patchType"], "JSONPatch");
-        // kube writes bytes as numbers, which Go reads as it reads base64.
-        let patch: Vec<u8> = serde_json::from_value(response["patch"].clone()).unwrap();
-        let patch: Value = serde_json::from_slice(&patch).unwrap();
+        let patch = patch(&told);
         assert_eq!(patch[0]["op"], "add");
         assert_eq!(patch[0]["path"], "/spec/initContainers");
     }
@@ -185,7 +193,14 @@ mod tests {
         let (outcome, told) = ask(&review(&pod("true", &spec)), false);
         assert_eq!(outcome, Outcome::Refused);
         assert_eq!(told["response"]["allowed"], true);
-        assert!(told["response"]["patch"].is_null(), "{told}");
+        let patch = patch(&told);
+        assert_eq!(patch.as_array().map(Vec::len), Some(1), "{patch}");
+        assert_eq!(patch[0]["path"], "/metadata/annotations");
+        let reason = patch[0]["value"][injection::NOT_INJECTED].as_str();
+        assert!(
+            reason.unwrap_or_default().contains("host's network"),
+            "{patch}"
+        );
         let warning = told["response"]["warnings"][0].as_str();
         assert!(
             warning.unwrap_or_default().contains("host's network"),

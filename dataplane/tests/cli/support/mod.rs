@@ -57,7 +57,7 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A folder that is gone with its test.
-pub(crate) struct Files(TempDir);
+pub(crate) struct Files(pub(crate) TempDir);
 
 impl Files {
     pub(crate) fn new() -> Self {
