@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
-    sidecar::{ADMIN_PORT, CONTAINER, PORT},
+    CONTAINER, CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
+    sidecar::{ADMIN_PORT, PORT},
 };
 
 /// Of nodes; the second is what it was called before.

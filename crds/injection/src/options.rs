@@ -6,10 +6,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, containers,
+    CONTAINER, CONTAINERS, INIT_CONTAINERS, containers,
     defaults::{Amount, Amounts, Resources},
     quantity::Quantity,
-    sidecar::CONTAINER,
 };
 
 /// How long containers of the pod wait for the sidecar's first routing table, such as `10s`, the
