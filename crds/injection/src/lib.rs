@@ -145,3 +145,9 @@ const INIT_CONTAINERS: &str = "initContainers";
 fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     pod["spec"][list].as_array().into_iter().flatten()
 }
+
+/// All containers but the sidecar.
+fn others(pod: &Value) -> impl Iterator<Item = &Value> {
+    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
+    all.filter(|container| container["name"] != CONTAINER)
+}

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
+    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, others, server,
     sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
@@ -80,8 +80,7 @@ pub(crate) fn check<'a>(
             image: image.to_owned(),
         });
     }
-    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
-    match all.filter(|c| c["name"] != CONTAINER).find_map(port_taken) {
+    match others(pod).find_map(port_taken) {
         Some(taken) => Err(taken),
         None => Ok((image, own)),
     }

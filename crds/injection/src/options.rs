@@ -6,10 +6,9 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CONTAINERS, INIT_CONTAINERS, containers,
     defaults::{Amount, Amounts, Resources},
+    others,
     quantity::Quantity,
-    sidecar::CONTAINER,
 };
 
 /// How long containers of the pod wait for the sidecar's first routing table, such as `10s`, the
@@ -212,8 +211,7 @@ enum Limits {
 }
 
 fn others_limits(pod: &Value, resource: &str) -> Limits {
-    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
-    let mut others = all.filter(|it| it["name"] != CONTAINER).peekable();
+    let mut others = others(pod).peekable();
     let mut found = match others.peek() {
         Some(_) => Limits::AsRequested,
         None => Limits::Missing,
