@@ -40,5 +40,8 @@ pub const MANAGER: &str = "olla-operator";
 /// ConfigMap in which data planes find the CA.
 pub const CA_CONFIG_MAP: &str = "olla-operator-ca";
 
+/// ServiceAccount of the data planes that are a namespace's gateway.
+pub const GATEWAY_ACCOUNT: &str = "olla-gateway";
+
 /// Service of the webhook's port, which leads to any replica.
 pub const WEBHOOK_SERVICE: &str = "olla-operator-webhook";

@@ -6,7 +6,9 @@
 
 use serde_json::{Value, json};
 
-use crate::{CONTAINER, CONTAINERS, INIT_CONTAINERS, additions::Additions, containers, server};
+use crate::{
+    CONTAINERS, INIT_CONTAINERS, additions::Additions, containers, server, sidecar::CONTAINER,
+};
 
 /// Annotation with the variables that were not set, by container:
 /// `app: OLLAMA_HOST (env); worker: OPENAI_BASE_URL OPENAI_API_BASE OPENAI_API_KEY (envFrom)`.

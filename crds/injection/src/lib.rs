@@ -41,7 +41,7 @@ pub use self::{
         CPU_LIMIT, CPU_REQUEST, MEMORY_LIMIT, MEMORY_REQUEST, START_AFTER,
         START_WITHOUT_TABLE_AFTER,
     },
-    sidecar::{ADMIN_PORT, PORT},
+    sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
 /// What is the same for all pods of a cluster.
@@ -139,11 +139,15 @@ fn position(pod: &Value, options: &Options, warnings: &mut Vec<String>) -> usize
     }
 }
 
-/// Name of the sidecar among the init containers. Whatever has it there is taken for the sidecar.
-pub const CONTAINER: &str = "olla-sidecar";
 const CONTAINERS: &str = "containers";
 const INIT_CONTAINERS: &str = "initContainers";
 
 fn containers<'a>(pod: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     pod["spec"][list].as_array().into_iter().flatten()
+}
+
+/// All containers but the sidecar.
+fn others(pod: &Value) -> impl Iterator<Item = &Value> {
+    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
+    all.filter(|container| container["name"] != CONTAINER)
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::{
-    CONTAINER, CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, server,
-    sidecar::{ADMIN_PORT, PORT},
+    CONTAINERS, INIT_CONTAINERS, Settings, containers, opt_in, others, server,
+    sidecar::{ADMIN_PORT, CONTAINER, PORT},
 };
 
 /// Of nodes; the second is what it was called before.
@@ -80,8 +80,7 @@ pub(crate) fn check<'a>(
             image: image.to_owned(),
         });
     }
-    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
-    match all.filter(|c| c["name"] != CONTAINER).find_map(port_taken) {
+    match others(pod).find_map(port_taken) {
         Some(taken) => Err(taken),
         None => Ok((image, own)),
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    CONTAINER, CONTAINERS, INIT_CONTAINERS, containers,
     defaults::{Amount, Amounts, Resources},
+    others,
     quantity::Quantity,
 };
 
@@ -211,8 +211,7 @@ enum Limits {
 }
 
 fn others_limits(pod: &Value, resource: &str) -> Limits {
-    let all = containers(pod, INIT_CONTAINERS).chain(containers(pod, CONTAINERS));
-    let mut others = all.filter(|it| it["name"] != CONTAINER).peekable();
+    let mut others = others(pod).peekable();
     let mut found = match others.peek() {
         Some(_) => Limits::AsRequested,
         None => Limits::Missing,

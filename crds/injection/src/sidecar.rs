@@ -3,8 +3,10 @@
 use dataplane_protocol::sync::AUDIENCE;
 use serde_json::{Value, json};
 
-use crate::{CONTAINER, Settings, options::Options};
+use crate::{Settings, options::Options};
 
+/// Name of the sidecar among the init containers. Whatever has it there is taken for the sidecar.
+pub const CONTAINER: &str = "olla-sidecar";
 /// Where the sidecar listens for clients, on the loopback addresses of the pod.
 pub const PORT: u16 = 40114;
 /// Where it tells its status, on 127.0.0.1.

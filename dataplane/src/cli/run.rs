@@ -91,9 +91,6 @@ async fn serve(args: RunArgs, all_client_connections: usize) -> Result<ExitCode>
         all_client_connections,
         settings.both_loopbacks,
     );
-    if settings.both_loopbacks {
-        settings.replay_client_bytes = settings.replay_total_bytes;
-    }
     if args.operator.is_some() {
         let marker = args.state_dir.join(STARTED_FILE);
         // The containers that wait for a sidecar run already, and are out of their Service for as

@@ -102,7 +102,7 @@ fn others_are_kept_out(node: &'static Node, team: &Tenant) -> Result<()> {
 }
 
 /// Its only deed is to ask for the sidecar, once: so that must be ready before, and must not keep the
-/// Job from completing.
+/// Job from completing. With `ndots: 1` musl asks for the operator's name without the search list.
 fn a_job_finds_its_sidecar_ready_and_completes(tenant: &Tenant) -> Result<()> {
     let image = image("olla-dataplane");
     tenant.apply(&format!(
@@ -117,6 +117,7 @@ spec:
     spec:
       restartPolicy: Never
       securityContext: {{runAsNonRoot: true, runAsUser: 1000, seccompProfile: {{type: RuntimeDefault}}}}
+      dnsConfig: {{options: [{{name: ndots, value: '1'}}]}}
       containers:
         - name: app
           image: {image}

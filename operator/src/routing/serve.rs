@@ -38,6 +38,7 @@ use super::{
     status_cache::StatusCache,
 };
 use crate::{
+    GATEWAY_ACCOUNT,
     events::Events,
     metrics::Metrics,
     tokens::{AuthError, Identity, Tokens},
@@ -81,6 +82,9 @@ pub struct Server {
 pub struct Limits {
     /// Data planes of one namespace at a time; a sidecar is one. Default 1000.
     pub streams_per_namespace: usize,
+    /// Beyond those, for the namespace's gateway: however many sidecars there are, it gets its table.
+    /// Default 100.
+    pub gateway_streams: usize,
     /// A connection without a conversation is closed after this long, or strangers who only answer
     /// pings would hold all slots. Default 15s.
     pub idle: Duration,
@@ -97,6 +101,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             streams_per_namespace: 1000,
+            gateway_streams: 100,
             idle: Duration::from_secs(15),
             lifetime: Duration::from_hours(1),
             line: Duration::from_secs(10),
@@ -253,7 +258,7 @@ impl Server {
             Ok(identity) => identity,
             Err(refusal) => return Ok(not_identified(&refusal)),
         };
-        if self.sessions.connected(&identity.namespace) >= self.limits.streams_per_namespace {
+        if self.sessions.connected(&identity.namespace) >= self.limits.streams(&identity) {
             let message = "this namespace has too many data planes connected";
             return Ok(refused(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -295,7 +300,7 @@ impl Server {
             status_cache: self.status_cache.clone(),
             events: self.events.clone(),
             metrics: self.metrics.clone(),
-            limit: self.limits.streams_per_namespace,
+            limit: self.limits.streams(&identity),
             line: self.limits.line,
             lifetime: jittered(self.limits.lifetime, fastrand::f64()),
         };
@@ -316,6 +321,16 @@ impl Server {
             HeaderValue::from_static("application/x-ndjson"),
         );
         response
+    }
+}
+
+impl Limits {
+    fn streams(&self, identity: &Identity) -> usize {
+        let own = match identity.service_account.as_str() {
+            GATEWAY_ACCOUNT => self.gateway_streams,
+            _ => 0,
+        };
+        self.streams_per_namespace + own
     }
 }
 

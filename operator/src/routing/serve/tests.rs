@@ -58,3 +58,16 @@ fn streams_that_began_together_end_within_a_tenth_of_an_hour_of_an_hour() {
     let last = jittered(hour, 1.0).as_secs_f64();
     assert!((last - 66.0 * 60.0).abs() < 0.001, "{last}");
 }
+
+#[test]
+fn a_namespace_full_of_sidecars_has_places_for_its_gateway() {
+    let limits = Limits::default();
+    let streams = |account: &str| {
+        limits.streams(&Identity {
+            namespace: "team-a".into(),
+            service_account: account.into(),
+        })
+    };
+    assert_eq!(streams("app"), 1000);
+    assert_eq!(streams(crate::gateway::render::NAME), 1100);
+}
