@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{MODEL, SOON, endpoint, route, served, wait_answer};
 
 /// All families, without the operator's prefix.
-const FAMILIES: [&str; 13] = [
+const FAMILIES: [&str; 14] = [
     "acks",
     "compile_duration_seconds",
     "connections_refused",
@@ -23,6 +23,7 @@ const FAMILIES: [&str; 13] = [
     "token_reviews",
     "watch_errors",
     "watches",
+    "webhook_untrusted",
 ];
 
 /// What Prometheus and its operator call a target's own labels.
