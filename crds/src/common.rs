@@ -145,6 +145,8 @@ pub enum Reason {
     Pending,
     /// A data plane refused the table.
     Refused,
+    /// There is none because it is switched off, or because nothing needs it.
+    Disabled,
 }
 
 impl Reason {
@@ -168,6 +170,7 @@ impl Reason {
             Self::NoReadyInstances => "NoReadyInstances",
             Self::Pending => "Pending",
             Self::Refused => "Refused",
+            Self::Disabled => "Disabled",
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod app;
 mod bind;
 mod budget;
 pub mod cli;
+mod condition;
 pub mod config;
 pub mod election;
 pub mod error;

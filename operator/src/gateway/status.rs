@@ -2,15 +2,13 @@
 
 use compile::{Kind, Verdicts};
 use crds::{
-    OllaGatewayStatus, condition,
+    OllaGatewayStatus, Reason, condition,
     gateway::{DataPlaneCounts, GatewayAddress},
 };
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::jiff::Timestamp;
 
 use super::render::{ChildKind, PORT, SERVICE};
+use crate::condition::{ConditionState, states_of};
 
 /// What decides a gateway's status.
 #[derive(Clone, Debug, Default)]
@@ -61,13 +59,6 @@ pub fn has_route(verdicts: &Verdicts) -> bool {
     })
 }
 
-struct State {
-    type_: &'static str,
-    status: &'static str,
-    reason: &'static str,
-    message: String,
-}
-
 /// `previous`: for the times at which conditions changed.
 pub fn desired(
     namespace: &str,
@@ -81,7 +72,7 @@ pub fn desired(
         let ready = ready(facts, &programmed);
         vec![accepted, programmed, ready]
     } else {
-        let not = |type_| State {
+        let not = |type_| ConditionState {
             type_,
             status: "False",
             reason: accepted.reason,
@@ -101,41 +92,35 @@ pub fn desired(
         observed_generation: Some(facts.generation),
         conditions: states
             .into_iter()
-            .map(|state| state.condition(facts.generation, previous, now))
+            .map(|state| {
+                let mut before = previous.conditions.iter();
+                let before = before.find(|before| before.type_ == state.type_);
+                state.condition(facts.generation, before, now)
+            })
             .collect(),
         addresses,
         data_planes: facts.data_planes.clone().filter(|_| counts),
     }
 }
 
-fn accepted(facts: &Facts<'_>) -> State {
-    let state = |status, reason, message| State {
-        type_: condition::ACCEPTED,
-        status,
-        reason,
-        message,
-    };
+fn accepted(facts: &Facts<'_>) -> ConditionState {
+    let state = states_of(condition::ACCEPTED);
     if let Some(older) = facts.older {
         let message = format!(
             "OllaGateway `{older}` is older, and a namespace has one gateway; delete one of the two"
         );
-        state("False", "Conflicted", message)
+        state("False", Reason::Conflicted, message)
     } else if let Some(refusal) = &facts.refusal {
-        state("False", "Invalid", refusal.clone())
+        state("False", Reason::Invalid, refusal.clone())
     } else {
-        state("True", "Accepted", "accepted".to_owned())
+        state("True", Reason::Accepted, "accepted".to_owned())
     }
 }
 
-fn programmed(facts: &Facts<'_>) -> State {
-    let state = |status, reason, message| State {
-        type_: condition::PROGRAMMED,
-        status,
-        reason,
-        message,
-    };
+fn programmed(facts: &Facts<'_>) -> ConditionState {
+    let state = states_of(condition::PROGRAMMED);
     if let Some(off) = facts.off {
-        state("False", "Disabled", off.to_owned())
+        state("False", Reason::Disabled, off.to_owned())
     } else if !facts.in_the_way.is_empty() {
         let objects: Vec<String> = facts
             .in_the_way
@@ -146,24 +131,19 @@ fn programmed(facts: &Facts<'_>) -> State {
             "{} was not made by the operator and is left as it is; delete or rename it",
             objects.join(", ")
         );
-        state("False", "Conflicted", message)
+        state("False", Reason::Conflicted, message)
     } else if let Some(problem) = &facts.problem {
-        state("False", "Invalid", problem.clone())
+        state("False", Reason::Invalid, problem.clone())
     } else if facts.is_written {
         let message = "all objects of the gateway are written".to_owned();
-        state("True", "Programmed", message)
+        state("True", Reason::Programmed, message)
     } else {
-        state("Unknown", "Pending", "being written".to_owned())
+        state("Unknown", Reason::Pending, "being written".to_owned())
     }
 }
 
-fn ready(facts: &Facts<'_>, programmed: &State) -> State {
-    let state = |status, reason, message| State {
-        type_: condition::READY,
-        status,
-        reason,
-        message,
-    };
+fn ready(facts: &Facts<'_>, programmed: &ConditionState) -> ConditionState {
+    let state = states_of(condition::READY);
     let PodCounts {
         desired,
         updated,
@@ -178,15 +158,15 @@ fn ready(facts: &Facts<'_>, programmed: &State) -> State {
             "; clients outside of the cluster are refused: set access.from to All to let them in";
     }
     if ready > 0 && updated >= desired {
-        state("True", "Ready", message)
+        state("True", Reason::Ready, message)
     } else if ready > 0 {
         state(
             "True",
-            "Ready",
+            Reason::Ready,
             format!("{message}; {updated} are up to date"),
         )
     } else {
-        state("False", "Pending", message)
+        state("False", Reason::Pending, message)
     }
 }
 
@@ -202,23 +182,6 @@ fn addresses(namespace: &str, facts: &Facts<'_>) -> Vec<GatewayAddress> {
     let inside = format!("{scheme}://{SERVICE}.{namespace}:{PORT}");
     let all = std::iter::once(inside).chain(balancers).take(16);
     all.map(|value| GatewayAddress { value }).collect()
-}
-
-impl State {
-    fn condition(self, generation: i64, previous: &OllaGatewayStatus, now: Timestamp) -> Condition {
-        let before = previous.conditions.iter().find(|it| it.type_ == self.type_);
-        let since = before
-            .filter(|before| before.status == self.status)
-            .map_or(Time(now), |before| before.last_transition_time.clone());
-        Condition {
-            type_: self.type_.to_owned(),
-            status: self.status.to_owned(),
-            reason: self.reason.to_owned(),
-            message: self.message,
-            observed_generation: Some(generation),
-            last_transition_time: since,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 use compile::{Kind, Problem, Verdict};
 use crds::{Reason, condition, endpoint::InstanceCounts};
 use dataplane_protocol::InstanceId;
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde::{Deserialize, Serialize};
+
+use crate::condition::ConditionState;
 
 use super::sessions::{InstanceView, View};
 
@@ -92,7 +91,10 @@ pub fn desired_status(
     states.push(last);
     let mut conditions: Vec<Condition> = states
         .into_iter()
-        .map(|state| state.condition(verdict.generation, previous, now))
+        .map(|state| {
+            let before = previous.condition(state.type_);
+            state.condition(verdict.generation, before, now)
+        })
         .collect();
     if let (Some(kept), Some(last)) = (kept, conditions.last_mut()) {
         *last = kept;
@@ -101,7 +103,8 @@ pub fn desired_status(
         && let Some(programmed) = conditions.last()
     {
         let ready = route_readiness(verdict, programmed);
-        conditions.push(ready.condition(verdict.generation, previous, now));
+        let before = previous.condition(ready.type_);
+        conditions.push(ready.condition(verdict.generation, before, now));
     }
     let desired = ObjectStatus {
         conditions,
@@ -109,31 +112,6 @@ pub fn desired_status(
         observed_generation: Some(verdict.generation),
     };
     (!says_the_same(previous, &desired)).then_some(desired)
-}
-
-/// A condition before it is known whether it is a transition.
-struct ConditionState {
-    type_: &'static str,
-    status: &'static str,
-    reason: Reason,
-    message: String,
-}
-
-impl ConditionState {
-    fn condition(self, generation: i64, previous: &ObjectStatus, now: Timestamp) -> Condition {
-        let since = previous
-            .condition(self.type_)
-            .filter(|before| before.status == self.status)
-            .map_or(Time(now), |before| before.last_transition_time.clone());
-        Condition {
-            type_: self.type_.to_owned(),
-            status: self.status.to_owned(),
-            reason: self.reason.as_str().to_owned(),
-            message: self.message,
-            observed_generation: Some(generation),
-            last_transition_time: since,
-        }
-    }
 }
 
 fn from_result(

@@ -1,5 +1,7 @@
 //! Each case: what compile and the data planes said → the exact condition a user reads.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::*;
 use crate::routing::{
     sessions::{InstanceView, Nack},
