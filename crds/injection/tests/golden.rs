@@ -136,7 +136,7 @@ fn a_model_server_gets_a_sidecar_only_if_it_asks_itself() {
         )
     };
     for image in [
-        "ghcr.io/berriai/litellm:main-latest",
+        "registry.example.com/berriai/litellm:main-latest",
         "vllm/vllm-openai:v0.9",
         "ollama/ollama",
     ] {
