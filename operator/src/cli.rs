@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     app::App,
     config::Config,
-    gateway::{Defaults, GatewayConfig},
+    gateway::{Defaults, Settings},
 };
 
 /// From the signal to the end of the process.
@@ -115,11 +115,11 @@ impl Cli {
 }
 
 impl Run {
-    fn gateways(&self) -> Option<GatewayConfig> {
+    fn gateways(&self) -> Option<Settings> {
         if !self.gateways || self.data_plane_image.is_empty() {
             return None;
         }
-        Some(GatewayConfig {
+        Some(Settings {
             image: self.data_plane_image.clone(),
             operator_url: self.operator_url(),
             defaults: self.gateway_defaults.clone(),

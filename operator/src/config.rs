@@ -8,7 +8,7 @@ use std::{
 
 use injection::Defaults;
 
-use crate::gateway::GatewayConfig;
+use crate::gateway::Settings;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -44,7 +44,7 @@ pub struct Config {
     /// Connections of data planes at a time. Default 20,000.
     pub connections: usize,
     /// Absent: no gateways are run, and those there are stay as they are. Default absent.
-    pub gateways: Option<GatewayConfig>,
+    pub gateways: Option<Settings>,
 }
 
 impl Default for Config {

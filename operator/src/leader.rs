@@ -30,7 +30,7 @@ use crate::{
     bind::bind,
     config::Config,
     events::{self, Events},
-    gateway::{Gateways, Settings},
+    gateway::Gateways,
     injection::trust,
     metrics::Metrics,
     routing::{
@@ -182,16 +182,10 @@ impl Leader {
                 end.clone(),
             ));
         }
-        if let Some(config) = &self.config.gateways {
+        if let Some(settings) = &self.config.gateways {
             let gateways = Gateways::new(
                 self.client.clone(),
-                Settings {
-                    image: config.image.clone(),
-                    operator_url: config.operator_url.clone(),
-                    defaults: config.defaults.clone(),
-                    owner: config.owner.clone(),
-                },
-                config.removal_delay,
+                settings.clone(),
                 self.hub.clone(),
                 sessions,
                 self.occupied.clone(),

@@ -38,7 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::settings::{Defaults, GatewayConfig, Settings};
+pub use self::settings::{Defaults, Settings};
 use self::{
     state::{Routes, State},
     write::{GatewayWriter, Written},
@@ -85,7 +85,6 @@ impl Gateways {
     pub fn new(
         client: Client,
         settings: Settings,
-        removal_delay: Duration,
         hub: Arc<Hub>,
         sessions: Arc<Sessions>,
         occupied: signal::Receiver<BTreeSet<String>>,
@@ -93,7 +92,7 @@ impl Gateways {
     ) -> Self {
         Self {
             writer: GatewayWriter::new(client),
-            state: State::new(settings, removal_delay),
+            state: State::new(settings),
             hub,
             sessions,
             occupied,

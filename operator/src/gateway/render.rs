@@ -6,7 +6,7 @@ use crds::gateway::{AccessFrom, AccessSpec, AutoscalingSpec, PodSettings};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Map, Value, json};
 
-use super::settings::{Effective, Settings};
+use super::settings::{Effective, Settings, is_absent};
 use crate::{CA_CONFIG_MAP, MANAGER};
 use dataplane_protocol::sync::AUDIENCE;
 
@@ -352,15 +352,6 @@ fn pod_spec(effective: &Effective, settings: &Settings, pod: &PodSettings, drain
         }
     }
     spec
-}
-
-fn is_absent(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(list) => list.is_empty(),
-        Value::Object(members) => members.is_empty(),
-        _ => false,
-    }
 }
 
 fn spread(key: &str) -> Value {

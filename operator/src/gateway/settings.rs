@@ -21,6 +21,8 @@ pub struct Settings {
     /// Name of the ClusterRole that owns all that is made: it is of the operator's release and in no
     /// namespace, so that gateways go with the release. Nothing is written while there is none.
     pub owner: Option<String>,
+    /// From a namespace's last route to the end of its gateway.
+    pub removal_delay: Duration,
 }
 
 /// What `--gateway-defaults` says, JSON.
@@ -75,7 +77,7 @@ fn unknown(given: &Value, known: &Value, path: &str) -> Option<String> {
             let path = format!("{path}{dot}{key}");
             match known.get(key) {
                 Some(known) => unknown(value, known, &path),
-                None => (!is_empty(value)).then_some(path),
+                None => (!is_absent(value)).then_some(path),
             }
         }),
         (Value::Array(given), Value::Array(known)) => {
@@ -86,28 +88,14 @@ fn unknown(given: &Value, known: &Value, path: &str) -> Option<String> {
     }
 }
 
-/// Left out when it is written.
-fn is_empty(value: &Value) -> bool {
+/// Nothing, which Kubernetes leaves out.
+pub(super) fn is_absent(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(list) => list.is_empty(),
         Value::Object(members) => members.is_empty(),
         _ => false,
     }
-}
-
-/// What the operator is told about gateways.
-#[derive(Clone, Debug)]
-pub struct GatewayConfig {
-    /// As [`Settings::image`].
-    pub image: String,
-    /// As [`Settings::operator_url`].
-    pub operator_url: String,
-    pub defaults: Defaults,
-    /// As [`Settings::owner`].
-    pub owner: Option<String>,
-    /// From a namespace's last route to the end of its gateway.
-    pub removal_delay: Duration,
 }
 
 /// The settings of one namespace's gateway.

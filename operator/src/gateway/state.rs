@@ -57,8 +57,6 @@ pub enum Routes {
 #[derive(Debug)]
 pub struct State {
     settings: Settings,
-    /// From a namespace's last route to the end of its gateway.
-    removal_delay: Duration,
     gateways: BTreeMap<String, BTreeMap<String, Box<GatewayObject>>>,
     /// Namespaces that are not open.
     closed: BTreeMap<String, NamespaceState>,
@@ -114,14 +112,13 @@ pub struct Decision {
 }
 
 impl State {
-    pub fn new(settings: Settings, removal_delay: Duration) -> Self {
+    pub fn new(settings: Settings) -> Self {
         let kinds = ChildKind::ALL.map(ChildKind::as_str);
         let owner = settings.owner.as_ref().map(|_| "ClusterRole");
         let unlisted = kinds.into_iter().chain(["OllaGateway", "Namespace"]);
         let unlisted = unlisted.chain(owner);
         Self {
             settings,
-            removal_delay,
             gateways: BTreeMap::new(),
             closed: BTreeMap::new(),
             children: BTreeMap::new(),
@@ -181,50 +178,41 @@ impl State {
             Change::Child(kind, update) => {
                 self.unlisted
                     .retain(|it| *it != kind.as_str() || !is_list(&update));
-                let mut set = |namespace: String, child: Option<ChildObject>| {
-                    if let Some(touched) = self.touched.get_mut(&namespace) {
-                        touched.insert(kind);
-                    }
-                    let children = self.children.entry(namespace.clone()).or_default();
-                    match child {
-                        Some(child) => children.insert(kind, child),
-                        None => children.remove(&kind),
-                    };
-                    dirty.insert(namespace);
-                };
                 match update {
-                    Update::Apply((namespace, _), child) => set(namespace, Some(child)),
-                    Update::Delete((namespace, _)) => set(namespace, None),
+                    Update::Apply((namespace, _), child) => {
+                        self.set_child(kind, namespace, Some(child));
+                    }
+                    Update::Delete((namespace, _)) => self.set_child(kind, namespace, None),
                     Update::Reset(list) => {
-                        let present: BTreeSet<String> = list
-                            .iter()
-                            .map(|((namespace, _), _)| namespace.clone())
-                            .collect();
-                        for (namespace, child) in list {
-                            set(namespace.0, Some(child));
+                        let has = |children: &BTreeMap<_, _>| children.contains_key(&kind);
+                        let known = self.children.iter().filter(|(_, children)| has(children));
+                        let mut gone: BTreeSet<String> =
+                            known.map(|(namespace, _)| namespace.clone()).collect();
+                        for ((namespace, _), child) in list {
+                            gone.remove(&namespace);
+                            self.set_child(kind, namespace, Some(child));
                         }
-                        let gone: Vec<String> = self
-                            .children
-                            .iter()
-                            .filter(|(namespace, children)| {
-                                children.contains_key(&kind) && !present.contains(*namespace)
-                            })
-                            .map(|(namespace, _)| namespace.clone())
-                            .collect();
                         for namespace in gone {
-                            if let Some(children) = self.children.get_mut(&namespace) {
-                                children.remove(&kind);
-                            }
-                            if let Some(touched) = self.touched.get_mut(&namespace) {
-                                touched.insert(kind);
-                            }
-                            dirty.insert(namespace);
+                            self.set_child(kind, namespace, None);
                         }
                     }
                 }
                 self.children.retain(|_, children| !children.is_empty());
             }
         }
+    }
+
+    /// As the watch has it now.
+    fn set_child(&mut self, kind: ChildKind, namespace: String, child: Option<ChildObject>) {
+        if let Some(touched) = self.touched.get_mut(&namespace) {
+            touched.insert(kind);
+        }
+        let children = self.children.entry(namespace.clone()).or_default();
+        match child {
+            Some(child) => children.insert(kind, child),
+            None => children.remove(&kind),
+        };
+        self.dirty.insert(namespace);
     }
 
     /// Namespaces that changed since the last time.
@@ -388,7 +376,7 @@ impl State {
             (None, Routes::InUse) => (None, true),
             (None, Routes::None) => {
                 let since = *progress.unrouted.get_or_insert(now);
-                let ends = since + self.removal_delay;
+                let ends = since + self.settings.removal_delay;
                 let serves = has_gateway && now < ends;
                 again = serves.then_some(ends);
                 ((!serves).then_some(NO_ROUTE), serves)

@@ -33,8 +33,9 @@ impl World {
             operator_url: "https://o:9443".into(),
             defaults,
             owner: None,
+            removal_delay: DELAY,
         };
-        let mut state = State::new(settings, DELAY);
+        let mut state = State::new(settings);
         state.take(Change::Gateway(Reset(vec![])));
         state.take(Change::Namespace(Reset(vec![])));
         for kind in ChildKind::ALL {
